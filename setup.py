@@ -1,0 +1,44 @@
+"""Metadata, pins and console scripts of the distribution ``spleeter-2``."""
+
+import re
+from pathlib import Path
+
+from setuptools import setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "spleeter_2/__init__.py").read_text(), re.M)
+
+setup(
+    name="spleeter-2",
+    version=VERSION.group(1),
+    description="Music source separation: Spleeter's command line, one network, memory that does not grow",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.10,<3.12",
+    packages=["spleeter_2", "spleeter_2.models", "weight_converter", "evaluation"],
+    package_data={
+        "spleeter_2": ["resources/*", "resources/weights/*", "resources/weights/*/*"],
+    },
+    install_requires=[
+        # Spleeter brings, and pins, tensorflow 2.12.1, numpy < 2, pandas 1.5 and typer 0.3.
+        "spleeter[evaluation]==2.4.2",
+        "tensorflow==2.12.1",
+        "setuptools<81",  # TensorFlow 2.12 and stempeg import pkg_resources
+        "norbert>=0.2.1,<0.3",
+        "ffmpeg-python>=0.2,<0.3",
+        "imageio-ffmpeg>=0.5",
+        "soundfile>=0.12",
+        "soxr>=0.3.7",
+        "scipy>=1.10",
+        "dacite>=1.8,<2",
+        "tqdm>=4.60",
+    ],
+    extras_require={"tests": ["pytest>=7", "hypothesis>=6", "matplotlib>=3.7", "build"]},
+    entry_points={
+        "console_scripts": [
+            "spleeter = spleeter_2.__main__:entrypoint",
+            "spleeter-2 = spleeter_2.__main__:entrypoint",
+        ]
+    },
+)

@@ -1,0 +1,474 @@
+"""Files in and out through ffmpeg, a block at a time.
+
+The system's ffmpeg is preferred; without one, the binary inside the package imageio-ffmpeg
+serves. Neither needs ffprobe: ffmpeg decodes to a WAV stream, whose header tells sample rate and
+channels, and its messages tell the duration and the tags.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import shutil
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import ffmpeg
+import numpy as np
+
+from .errors import SeparationError
+
+STANDARD = "-"  # standard input or output in the place of a path
+BLOCK = 1 << 17  # samples per block, about three seconds
+
+# codec -> container, encoder of ffmpeg, sample rates in Hz that it can hold (None: any)
+MPEG_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
+CODECS = {
+    "wav": ("wav", None, None),
+    "flac": ("flac", "flac", None),
+    "mp3": ("mp3", "libmp3lame", MPEG_RATES),
+    "ogg": ("ogg", "libvorbis", None),
+    "m4a": ("ipod", "aac", (*MPEG_RATES, 64000, 88200, 96000)),
+    "wma": ("asf", "wmav2", MPEG_RATES),
+}
+BITS = {
+    "wav": {"16": {"c:a": "pcm_s16le"}, "24": {"c:a": "pcm_s24le"}, "32f": {"c:a": "pcm_f32le"}},
+    "flac": {
+        "16": {"sample_fmt": "s16"},
+        "24": {"sample_fmt": "s32", "bits_per_raw_sample": "24"},
+    },
+}
+TAGS = (
+    "title artist album album_artist composer performer genre date track disc comment copyright "
+    "language publisher"
+).split()
+
+_TEMPORARY = re.compile(r"^\.spleeter-2-(\d+)-[0-9a-f]{8}-")
+
+
+def ffmpeg_command() -> str:
+    """Path of the ffmpeg to run.
+
+    Raises:
+        SeparationError: neither the system nor imageio-ffmpeg has one.
+    """
+    system = shutil.which("ffmpeg")
+    if system:
+        return system
+    try:
+        import imageio_ffmpeg
+
+        return imageio_ffmpeg.get_ffmpeg_exe()
+    except (ImportError, RuntimeError) as error:
+        raise SeparationError(
+            "there is no ffmpeg: install it (apt-get install ffmpeg) or the Python package "
+            "imageio-ffmpeg"
+        ) from error
+
+
+def nearest_rate(codec: str, sample_rate: int) -> int:
+    """The sample rate in Hz at which a codec can hold audio of ``sample_rate``: the next higher
+    one, or its highest."""
+    rates = CODECS[codec][2]
+    if rates is None or sample_rate in rates:
+        return sample_rate
+    return min((rate for rate in rates if rate > sample_rate), default=max(rates))
+
+
+class _Ffmpeg:
+    """A running ffmpeg whose messages are collected while it works."""
+
+    def __init__(self, stream, **pipes) -> None:
+        stream = stream.global_args("-hide_banner", "-nostats", "-loglevel", "info")
+        self.process = subprocess.Popen(
+            ffmpeg.compile(stream, cmd=ffmpeg_command(), overwrite_output=True),
+            stderr=subprocess.PIPE,
+            # Ctrl-C is for us: we tidy up, and ffmpeg ends with its pipe
+            start_new_session=True,
+            **pipes,
+        )
+        self.messages: list[str] = []
+        self._collector = threading.Thread(target=self._collect, daemon=True)
+        self._collector.start()
+
+    def _collect(self) -> None:
+        for line in self.process.stderr:
+            if len(self.messages) < 1000:  # a broken file may complain without end
+                self.messages.append(line.decode("utf-8", "replace").rstrip())
+            else:
+                self.messages[-1] = line.decode("utf-8", "replace").rstrip()
+
+    def wait(self) -> int:
+        """Exit status, all messages collected."""
+        status = self.process.wait()
+        self._collector.join()
+        return status
+
+    def kill(self) -> None:
+        """End it, whatever it does, and release its pipes."""
+        self.process.kill()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        self.wait()
+        self.process.stderr.close()
+
+    @property
+    def last_message(self) -> str:
+        """ffmpeg's own last word."""
+        lines = [line.strip() for line in self.messages if line.strip()]
+        lines = [line for line in lines if line != "Conversion failed!"] or lines
+        return lines[-1] if lines else f"ffmpeg exited with status {self.process.returncode}"
+
+
+class AudioReader:
+    """Decode the first audio stream of a file.
+
+    Mono stays mono, stereo stays stereo, more channels are mixed down to stereo.
+
+    Args:
+        path: a file, or "-" for standard input.
+        sample_rate: in Hz; None keeps the file's.
+        offset: seconds to skip.
+        duration: seconds to read at most.
+
+    Attributes:
+        sample_rate: in Hz. nb_channels: 1 or 2. seconds: duration to expect, or None.
+        tags: title, artist and the like. notes: sentences that the user should read.
+
+    Raises:
+        SeparationError: the file is missing, empty, not audio, or has no audio stream.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        sample_rate: int | None = None,
+        offset: float = 0.0,
+        duration: float | None = None,
+    ) -> None:
+        self.name = "standard input" if path == STANDARD else os.fspath(path)
+        self.notes: list[str] = []
+        self._whole = offset == 0 and duration is None
+        self._offset = offset
+        self._check(path)
+        source = "pipe:0" if path == STANDARD else f"file:{os.path.abspath(path)}"
+        options = {"map": "0:a:0", "f": "wav", "c:a": "pcm_f32le"}
+        options["af"] = "aformat=channel_layouts=mono|stereo"
+        if sample_rate is not None:
+            options["ar"] = str(sample_rate)
+        if offset:
+            options["ss"] = f"{offset:.6f}"
+        if duration is not None:
+            options["t"] = f"{duration:.6f}"
+        self._ffmpeg = _Ffmpeg(
+            ffmpeg.input(source).output("pipe:1", **options),
+            stdin=None if path == STANDARD else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+        )
+        try:
+            self.sample_rate, self.nb_channels = self._header()
+        except BaseException:
+            self._ffmpeg.kill()
+            raise
+        self.seconds = self._expected(offset, duration)
+        self.tags = _tags(self._ffmpeg.messages)
+
+    def _check(self, path: str | os.PathLike) -> None:
+        if path == STANDARD:
+            if sys.stdin is None or sys.stdin.isatty():
+                raise SeparationError("standard input is a terminal: pipe audio into it")
+            return
+        if not os.path.exists(path):
+            raise SeparationError(f"there is no file {self.name}")
+        if os.path.isdir(path):
+            raise SeparationError(f"{self.name} is a folder, not an audio file")
+        if not os.access(path, os.R_OK):
+            raise SeparationError(f"{self.name} cannot be read: permission denied")
+        if os.path.isfile(path) and os.path.getsize(path) == 0:
+            raise SeparationError(f"{self.name} is an empty file")
+
+    def _header(self) -> tuple[int, int]:
+        """Sample rate and channels from the WAV header that ffmpeg writes."""
+        pipe: BinaryIO = self._ffmpeg.process.stdout
+        if len(pipe.read(12)) == 12:
+            format_ = b""
+            while len(chunk := pipe.read(8)) == 8:
+                name, size = struct.unpack("<4sI", chunk)
+                if name == b"data":
+                    channels, rate = struct.unpack_from("<2xHI", format_)
+                    self._refuse_misdetection()
+                    return rate, channels
+                content = pipe.read(size)
+                format_ = content if name == b"fmt " else format_
+        self._ffmpeg.wait()
+        messages = "\n".join(self._ffmpeg.messages)
+        if "matches no streams" in messages or "does not contain any stream" in messages:
+            raise SeparationError(f"{self.name} has no audio stream")
+        raise SeparationError(
+            f"{self.name} is not audio that ffmpeg can read: {self._ffmpeg.last_message}"
+        )
+
+    def _refuse_misdetection(self) -> None:
+        if any("misdetection possible" in line for line in self._ffmpeg.messages):
+            raise SeparationError(f"{self.name} is not audio that ffmpeg can read")
+
+    def _expected(self, offset: float, duration: float | None) -> float | None:
+        """Seconds of audio to expect, as far as the container says; notes a down-mix."""
+        text = "\n".join(self._ffmpeg.messages)
+        stream = re.search(r"Stream #0.*?: Audio: [^\n]*? Hz, ([^,\n]+)", text)
+        if stream and stream[1] not in ("mono", "stereo", "1 channels", "2 channels"):
+            self.notes.append(f"{self.name} has {stream[1]} channels: mixed down to stereo")
+        found = re.search(r"Duration: (\d+):(\d+):(\d+(?:\.\d+)?)", text)
+        if not found:
+            return duration
+        hours, minutes, seconds = found.groups()
+        self._declared = int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+        left = max(self._declared - offset, 0.0)
+        return left if duration is None else min(left, duration)
+
+    _declared: float | None = None
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """Decode to the end.
+
+        Yields:
+            float32 ``[n, C]`` with n > 0.
+
+        Raises:
+            SeparationError: no samples at all, or one that is not a number.
+        """
+        frame = 4 * self.nb_channels
+        position = 0
+        while data := self._ffmpeg.process.stdout.read(BLOCK * frame):
+            block = np.frombuffer(data[: len(data) // frame * frame], "<f4")
+            block = block.reshape(-1, self.nb_channels)
+            if not np.isfinite(block).all():
+                bad = position + int(np.argmin(np.isfinite(block).all(axis=1)))
+                raise SeparationError(
+                    f"{self.name} holds NaN or infinity at {bad / self.sample_rate:.3f} s: "
+                    "repair it first"
+                )
+            position += len(block)
+            if len(block):
+                yield block
+        self._finish(position)
+
+    def _finish(self, nb_samples: int) -> None:
+        status = self._ffmpeg.wait()
+        seconds = nb_samples / self.sample_rate
+        if nb_samples == 0:
+            if self._offset:
+                raise SeparationError(f"{self.name} ends before {self._offset:g} s")
+            reason = f": {self._ffmpeg.last_message}" if status else ""
+            raise SeparationError(f"{self.name} holds no samples{reason}")
+        if status:
+            self.notes.append(
+                f"{self.name} is damaged, only {seconds:.1f} s could be decoded: "
+                f"{self._ffmpeg.last_message}"
+            )
+        elif self._whole and self._declared and seconds < 0.98 * self._declared - 1:
+            self.notes.append(
+                f"{self.name} says it lasts {self._declared:.1f} s, but only {seconds:.1f} s "
+                "could be decoded: it is cut short or damaged"
+            )
+
+    def close(self) -> None:
+        """End ffmpeg if it still runs."""
+        self._ffmpeg.kill()
+
+    def __enter__(self) -> AudioReader:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+
+class AudioWriter:
+    """Encode a file under a temporary name and rename it when it is whole.
+
+    Args:
+        path: where it will stand (an existing file is replaced), or "-" for standard output.
+        sample_rate: in Hz, of the samples; the file has ``nearest_rate`` of the codec.
+        nb_channels: 1 or 2.
+        codec: one of ``CODECS``.
+        bits: "16", "24" or "32f", for codecs in ``BITS``.
+        bitrate: such as "128k", for the others.
+        tags: carried over where the container can.
+
+    Attributes:
+        nb_clipped: samples beyond full scale so far, which 16 and 24 bits cut off.
+
+    Raises:
+        SeparationError: the folder cannot be written to, or ffmpeg fails.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        sample_rate: int,
+        nb_channels: int,
+        codec: str = "wav",
+        bits: str = "16",
+        bitrate: str = "128k",
+        tags: dict[str, str] | None = None,
+    ) -> None:
+        self.name = "standard output" if path == STANDARD else os.fspath(path)
+        self.nb_clipped = 0
+        self._counts = codec in BITS and bits != "32f"
+        self._made: list[Path] = []
+        self._temporary: Path | None = None
+        self._path = None if path == STANDARD else Path(os.path.abspath(path))
+        target = "pipe:1"
+        if self._path is not None:
+            self._temporary = self._reserve(self._path)
+            target = f"file:{self._temporary}"
+        source = ffmpeg.input("pipe:0", f="f32le", ar=str(sample_rate), ac=str(nb_channels))
+        options = _encoding(codec, bits, bitrate, sample_rate)
+        for index, (key, value) in enumerate((tags or {}).items()):
+            options[f"metadata:g:{index}"] = f"{key}={value}"
+        self._ffmpeg = _Ffmpeg(
+            source.output(target, **options),
+            stdin=subprocess.PIPE,
+            stdout=None if self._path is None else subprocess.DEVNULL,
+        )
+
+    def _reserve(self, path: Path) -> Path:
+        """Make the folder and a temporary file beside ``path``; sweep what a crash left."""
+        try:
+            for folder in reversed([path.parent, *path.parent.parents]):
+                if not folder.exists():
+                    folder.mkdir()
+                    self._made.append(folder)
+            remove_stale(path.parent)
+            token = f".spleeter-2-{os.getpid()}-{secrets.token_hex(4)}-"
+            # names may be as long as the file system allows: keep the end, with the suffix
+            temporary = path.with_name(token + path.name[-64:])
+            temporary.touch(exist_ok=False)
+        except OSError as error:
+            self._remove_made()
+            raise SeparationError(
+                f"cannot write to {path.parent}: {error.strerror or error}"
+            ) from error
+        return temporary
+
+    def write(self, block: np.ndarray) -> None:
+        """Encode float32 ``[n, C]``."""
+        if self._counts:
+            self.nb_clipped += int(np.count_nonzero(np.abs(block) > 1.0))
+        try:
+            self._ffmpeg.process.stdin.write(np.ascontiguousarray(block, "<f4"))
+        except OSError as error:
+            self._ffmpeg.wait()
+            raise self._failure() from error
+
+    def finish(self) -> None:
+        """Complete the file, still under its temporary name."""
+        try:
+            self._ffmpeg.process.stdin.close()
+        except OSError as error:
+            self._ffmpeg.wait()
+            raise self._failure() from error
+        if self._ffmpeg.wait() or any(_FAILED.search(line) for line in self._ffmpeg.messages):
+            raise self._failure()
+
+    def publish(self) -> None:
+        """Give the finished file its name."""
+        if self._temporary is not None:
+            try:
+                os.replace(self._temporary, self._path)
+            except OSError as error:
+                raise SeparationError(
+                    f"cannot write {self.name}: {error.strerror or error}"
+                ) from error
+            self._temporary = None
+            self._made.clear()
+
+    def close(self) -> None:
+        """End ffmpeg; whatever was not published is removed."""
+        self._ffmpeg.kill()
+        if self._temporary is not None:
+            self._temporary.unlink(missing_ok=True)
+            self._temporary = None
+        self._remove_made()
+
+    def _remove_made(self) -> None:
+        for folder in reversed(self._made):
+            with contextlib.suppress(OSError):  # somebody else has put a file there
+                folder.rmdir()
+        self._made.clear()
+
+    def _failure(self) -> SeparationError:
+        messages = [line for line in self._ffmpeg.messages if _FAILED.search(line)]
+        reason = messages[-1].strip() if messages else self._ffmpeg.last_message
+        return SeparationError(f"cannot write {self.name}: {reason}")
+
+    def __enter__(self) -> AudioWriter:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+
+# ffmpeg exits with 0 after some failed writes, so its words are read as well
+_FAILED = re.compile(r"No space left|File too large|Broken pipe|Disk quota|Input/output error|I/O")
+
+
+def _encoding(
+    codec: str, bits: str, bitrate: str, sample_rate: int
+) -> dict[str, str]:
+    """ffmpeg's output options."""
+    container, encoder, _ = CODECS[codec]
+    options = {"f": container, "ar": str(nearest_rate(codec, sample_rate))}
+    if encoder:
+        options["c:a"] = encoder
+    if codec in BITS:
+        options.update(BITS[codec][bits])
+    elif codec == "ogg" and sample_rate not in (44100, 48000):
+        options["q:a"] = "6"  # libvorbis refuses most bit rates at other sample rates
+    else:
+        options["b:a"] = bitrate
+    if codec == "wav":
+        options["rf64"] = "auto"  # above 4 GB
+    return options
+
+
+def _tags(messages: list[str]) -> dict[str, str]:
+    """Tags of the input as ffmpeg prints them, of the file or of its audio stream."""
+    tags: dict[str, str] = {}
+    for line in messages:
+        if line.startswith("Output #"):
+            break
+        found = re.match(r"\s+(\w+)\s*: (.*)", line)
+        if found and found[1].lower() in TAGS:
+            tags.setdefault(found[1].lower(), found[2])
+    return tags
+
+
+def remove_stale(folder: Path) -> None:
+    """Remove temporary files that a killed run left in a folder."""
+    for path in folder.iterdir():
+        found = _TEMPORARY.match(path.name)
+        if found and not _alive(int(found[1])):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _alive(pid: int) -> bool:
+    if pid == os.getpid():
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True

@@ -1,0 +1,321 @@
+"""Descriptor -> validated ``Configuration``.
+
+A descriptor is ``spleeter_2:NAME`` (embedded in ``resources/``), a JSON file, or a folder that
+holds ``config.json`` (a converted checkpoint, a training run). A JSON file may name a ``base``
+descriptor and state only what it changes.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Optional, Union
+
+import dacite
+
+from .errors import SeparationError
+
+PREFIX = "spleeter_2:"
+RESOURCES = Path(__file__).parent / "resources"
+CHECKPOINT = "checkpoint"  # prefix of a checkpoint's files in the folder of the weights
+FORMAT = 1  # value of the key "spleeter_2", which tells our configurations from Spleeter's
+
+
+def _require(condition: bool, sentence: str) -> None:
+    if not condition:
+        raise SeparationError(sentence)
+
+
+@dataclass(frozen=True)
+class Stft:
+    """Short-time Fourier transform: periodic Hann window, lengths in samples."""
+
+    frame_length: int = 4096
+    frame_step: int = 1024
+
+    def __post_init__(self) -> None:
+        _require(
+            self.frame_length >= 4 and self.frame_length % 2 == 0,
+            f"stft.frame_length must be an even number of samples, not {self.frame_length}",
+        )
+        _require(
+            0 < self.frame_step <= self.frame_length // 2,
+            "stft.frame_step must lie between 1 and half of stft.frame_length, "
+            f"not {self.frame_step}",
+        )
+
+    @property
+    def nb_bins(self) -> int:
+        """Frequency bins of a frame."""
+        return self.frame_length // 2 + 1
+
+
+@dataclass(frozen=True)
+class Segment:
+    """How a song is cut into windows for the network and joined again.
+
+    ``nb_frames``: STFT frames per window. ``trim``: samples of context on either side of a
+    window that help the network and are then dropped. ``overlap``: share of the rest that is
+    computed twice. ``join``: "linear" cross-fades neighbours, over at least one STFT frame;
+    "equal" weighs them alike where they overlap.
+    """
+
+    nb_frames: int = 512
+    trim: int = 2048
+    overlap: float = 0.0
+    join: Literal["linear", "equal"] = "linear"
+
+    def __post_init__(self) -> None:
+        _require(self.nb_frames > 1, f"segment.nb_frames must exceed 1, not {self.nb_frames}")
+        _require(self.trim >= 0, f"segment.trim must not be negative, not {self.trim}")
+        _require(
+            0 <= self.overlap <= 0.5, f"the overlap must lie between 0 and 0.5, not {self.overlap}"
+        )
+
+
+@dataclass(frozen=True)
+class FrequencyTransformation:
+    """A residual block along frequency. ``level`` is the encoder stage after which it stands."""
+
+    type: Literal["grouped"] = "grouped"
+    level: int = 6
+    bands: int = 4
+    kernel_size: int = 3
+    dilations: tuple[int, ...] = (1,)
+    width: int = 128
+
+    def __post_init__(self) -> None:
+        for name in ("level", "bands", "kernel_size", "width"):
+            value = getattr(self, name)
+            _require(value >= 1, f"frequency transformation: {name} must be positive, not {value}")
+        _require(
+            len(self.dilations) > 0 and min(self.dilations) >= 1,
+            "frequency transformation: dilations must be positive whole numbers, "
+            f"not {list(self.dilations)}",
+        )
+
+
+@dataclass(frozen=True)
+class Head:
+    """What turns decoder features into spectrograms: a mask, or a complex regression."""
+
+    type: Literal["mask", "regression"] = "mask"
+    width: int = 16  # channels of the regression's hidden layer
+
+
+@dataclass(frozen=True)
+class UNet:
+    """Spleeter's U-Net (Jansson et al., ISMIR 2017).
+
+    ``nb_bins``: frequency bins that it looks at, from 0 Hz up; the estimate is silent above.
+    ``level``: RMS of full scale to which each window's mixture is brought before the network,
+    and back behind it; null leaves it alone. ``max_gain``: limit of that gain in dB.
+    """
+
+    type: Literal["unet"] = "unet"
+    nb_bins: int = 1024
+    level: Optional[float] = 0.175
+    max_gain: float = 40.0
+    filters: tuple[int, ...] = (16, 32, 64, 128, 256, 512)
+    dropout: float = 0.5
+    frequency: tuple[FrequencyTransformation, ...] = ()
+    head: Head = field(default_factory=Head)
+
+    def __post_init__(self) -> None:
+        _require(self.nb_bins >= 1, f"model.nb_bins must be positive, not {self.nb_bins}")
+        _require(
+            self.level is None or 0 < self.level <= 1,
+            f"model.level must be null or an RMS between 0 and 1, not {self.level}",
+        )
+        _require(
+            len(self.filters) >= 2 and min(self.filters) >= 1,
+            f"model.filters must list two or more positive widths, not {list(self.filters)}",
+        )
+        for block in self.frequency:
+            _require(
+                block.level <= len(self.filters),
+                f"frequency transformation: level {block.level} does not exist, "
+                f"the U-Net has {len(self.filters)} levels",
+            )
+
+    @property
+    def stride(self) -> int:
+        """Frames and bins are padded to a multiple of this."""
+        return 2 ** len(self.filters)
+
+
+@dataclass(frozen=True)
+class Card:
+    """Facts about an embedded model, as ``spleeter models`` prints them; tested against it."""
+
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Everything that a separation needs to know about a model.
+
+    ``targets`` are the instruments that the network estimates, ``residual`` is the instrument
+    that is mixture minus the targets, or None. ``weights`` is the folder of the checkpoint.
+    """
+
+    name: str
+    sample_rate: int
+    nb_channels: int
+    targets: tuple[str, ...]
+    residual: Optional[str]
+    stft: Stft
+    segment: Segment
+    model: Union[UNet]
+    description: str = ""
+    weights: Optional[Path] = None
+    card: Optional[Card] = None
+
+    def __post_init__(self) -> None:
+        names = self.instruments
+        _require(len(self.targets) > 0, "targets must name at least one instrument")
+        _require(
+            len(set(names)) == len(names),
+            f"targets and residual name an instrument twice: {', '.join(names)}",
+        )
+        _require(self.sample_rate > 0, f"sample_rate must be positive, not {self.sample_rate}")
+        _require(self.nb_channels in (1, 2), f"nb_channels must be 1 or 2, not {self.nb_channels}")
+        useful = (self.segment.nb_frames - 1) * self.stft.frame_step - 2 * self.segment.trim
+        _require(
+            useful > self.stft.frame_length,
+            f"segment: {self.segment.nb_frames} frames leave no room beside a trim of "
+            f"{self.segment.trim} samples",
+        )
+        stride = self.model.stride
+        _require(
+            self.segment.nb_frames % stride == 0,
+            f"segment.nb_frames must be a multiple of {stride} for this model, "
+            f"not {self.segment.nb_frames}",
+        )
+        _require(
+            self.model.nb_bins <= self.stft.nb_bins,
+            f"model.nb_bins is {self.model.nb_bins}, but the STFT has only "
+            f"{self.stft.nb_bins} bins",
+        )
+
+    @property
+    def instruments(self) -> tuple[str, ...]:
+        """Targets, then the residual where there is one."""
+        return self.targets + ((self.residual,) if self.residual else ())
+
+    @property
+    def band(self) -> float:
+        """Highest frequency in Hz that the model estimates."""
+        return min(self.model.nb_bins / self.stft.frame_length, 0.5) * self.sample_rate
+
+
+def embedded_names() -> list[str]:
+    """Names that may follow ``spleeter_2:``, sorted."""
+    return sorted(path.stem for path in RESOURCES.glob("*.json"))
+
+
+def has_weights(folder: Path | None) -> bool:
+    """Whether a folder holds a checkpoint; what is in it shows when it is loaded."""
+    return folder is not None and (folder / f"{CHECKPOINT}.index").is_file()
+
+
+def is_ours(descriptor: str) -> bool:
+    """Whether a descriptor is for spleeter-2 rather than for upstream Spleeter.
+
+    Raises:
+        SeparationError: a file or folder that does not exist or is not JSON.
+    """
+    if descriptor.startswith(PREFIX):
+        return True
+    if descriptor.startswith("spleeter:"):
+        return False
+    return "spleeter_2" in _read_json(_locate(descriptor))
+
+
+def load_configuration(descriptor: str) -> Configuration:
+    """Read and validate the configuration that a descriptor names.
+
+    Raises:
+        SeparationError: one sentence that names the descriptor and the fault.
+    """
+    data = _resolve(descriptor, seen=())
+    data.pop("spleeter_2")
+    try:
+        return dacite.from_dict(
+            Configuration,
+            data,
+            config=dacite.Config(strict=True, cast=[tuple, Path], strict_unions_match=False),
+        )
+    except dacite.UnexpectedDataError as error:
+        keys = ", ".join(sorted(error.keys))
+        raise SeparationError(f"{descriptor}: unknown key in the configuration: {keys}") from error
+    except dacite.MissingValueError as error:
+        raise SeparationError(
+            f"{descriptor}: the configuration lacks the key {error.field_path}"
+        ) from error
+    except (dacite.DaciteError, TypeError) as error:
+        raise SeparationError(f"{descriptor}: {error}") from error
+    except SeparationError as error:
+        raise SeparationError(f"{descriptor}: {error}") from error
+
+
+def _locate(descriptor: str) -> Path:
+    """File behind a descriptor."""
+    if descriptor.startswith(PREFIX):
+        name = descriptor[len(PREFIX) :]
+        if name not in embedded_names():
+            known = ", ".join(PREFIX + known for known in embedded_names())
+            raise SeparationError(f"there is no model {descriptor}; known models: {known}")
+        return RESOURCES / f"{name}.json"
+    path = Path(descriptor)
+    if path.is_dir():
+        path = path / "config.json"
+    if not path.is_file():
+        raise SeparationError(
+            f"there is no configuration {path}; give spleeter_2:NAME (see 'spleeter models'), "
+            "a JSON file or a folder with config.json"
+        )
+    return path
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SeparationError(f"cannot read the configuration {path}: {error}") from error
+    if not isinstance(data, dict):
+        raise SeparationError(f"the configuration {path} must be a JSON object")
+    return data
+
+
+def _resolve(descriptor: str, seen: tuple[Path, ...]) -> dict[str, Any]:
+    """JSON of a descriptor laid over its bases; relative weights become absolute paths."""
+    path = _locate(descriptor).resolve()
+    if path in seen:
+        raise SeparationError(f"the configuration {path} is its own base")
+    data = _read_json(path)
+    if data.get("spleeter_2") != FORMAT:
+        raise SeparationError(
+            f"{path} is not a spleeter-2 configuration of format {FORMAT}: "
+            f'it must say "spleeter_2": {FORMAT}'
+        )
+    if isinstance(data.get("weights"), str):
+        data["weights"] = str(path.parent / data["weights"])
+    base = data.pop("base", None)
+    if base is None:
+        return data
+    if not isinstance(base, str):
+        raise SeparationError(f"{path}: base must be a descriptor, not {base!r}")
+    if not base.startswith(PREFIX):
+        base = str(path.parent / base)
+    return _merge(_resolve(base, (*seen, path)), data)
+
+
+def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """``changes`` over ``base``; objects merge, everything else replaces."""
+    merged = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged

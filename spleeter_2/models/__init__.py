@@ -1,0 +1,62 @@
+"""Separation models: Keras models from the mixture's complex STFT to one per instrument.
+
+Every model maps complex64 ``[B, T, F, C]`` to a dictionary ``{target: complex64 [B, T, F, C]}``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from ..configuration import Configuration
+from ..errors import SeparationError
+from .unet import build_unet
+
+__all__ = ["build_model", "residual", "targets_needed"]
+
+
+def build_model(
+    configuration: Configuration, instruments: Iterable[str] | None = None
+) -> tf.keras.Model:
+    """Build the network of a configuration, untrained.
+
+    Args:
+        configuration: what to build.
+        instruments: what will be asked of it (default: all); targets that none of them needs
+            are left out.
+
+    Returns:
+        Model from complex64 ``[B, T, F, C]`` to ``{target: complex64 [B, T, F, C]}``, where T
+        is a multiple of ``configuration.model.stride``.
+
+    Raises:
+        SeparationError: an instrument that the configuration does not have.
+    """
+    targets = targets_needed(configuration, instruments)
+    return build_unet(configuration, targets)
+
+
+def targets_needed(
+    configuration: Configuration, instruments: Iterable[str] | None = None
+) -> tuple[str, ...]:
+    """Targets that must be estimated to know the instruments; the residual needs all of them."""
+    wanted = tuple(instruments) if instruments is not None else configuration.instruments
+    for instrument in wanted:
+        if instrument not in configuration.instruments:
+            raise SeparationError(
+                f"{configuration.name} does not separate {instrument!r}; "
+                f"it knows {', '.join(configuration.instruments)}"
+            )
+    if configuration.residual in wanted:
+        return configuration.targets
+    return tuple(target for target in configuration.targets if target in wanted)
+
+
+def residual(mixture: Any, estimates: Mapping[str, Any]) -> Any:
+    """Mixture minus all estimates: waveforms or spectrograms, NumPy or TensorFlow."""
+    for estimate in estimates.values():
+        mixture = mixture - estimate
+    return mixture
+

@@ -1,0 +1,140 @@
+"""Spleeter's U-Net, one network per target.
+
+A. Jansson et al., "Singing voice separation with deep U-Net convolutional networks", ISMIR
+2017, as Deezer's Spleeter (R. Hennequin et al., JOSS 2020) computes it: 5x5 convolutions with
+stride 2, LeakyReLU(0.2) in the encoder, ReLU in the decoder, BatchNorm behind the decoder's
+activation, skips taken before the encoder's BatchNorm.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from ..configuration import Configuration, UNet
+from .frequency import LEAK, frequency_transformation
+from .heads import head
+
+layers = tf.keras.layers
+
+
+class LevelledMagnitude(layers.Layer):
+    """Magnitude of the mixture's lower bins, brought to a known level.
+
+    Deezer's networks are not indifferent to level: they were trained on mastered music. The
+    gain follows from the window's RMS, which the STFT gives by Parseval's theorem; frames of
+    digital silence do not count, and ``max_gain`` keeps silence from being blown up. It is
+    needed on the way in only: masks and relative corrections are applied to the mixture itself.
+
+    Shapes: complex ``[B, T, F, C]`` -> ``[B, T, padded_bins, C]``. ``level`` is an RMS of full
+    scale or None, ``max_gain`` in dB.
+    """
+
+    def __init__(
+        self, nb_bins: int, padded_bins: int, level: float | None, max_gain: float, **kwargs
+    ) -> None:
+        super().__init__(**kwargs)
+        self.nb_bins = nb_bins
+        self.padded_bins = padded_bins
+        self.level = level
+        self.max_gain = max_gain
+
+    def call(self, mixture):
+        magnitude = tf.abs(mixture[:, :, : self.nb_bins])
+        if self.level is not None:
+            magnitude *= self.gain(mixture)
+        above = self.padded_bins - self.nb_bins
+        return tf.pad(magnitude, ((0, 0), (0, 0), (0, above), (0, 0)))
+
+    def gain(self, mixture):
+        """Gain ``[B, 1, 1, 1]`` from mixture ``[B, T, F, C]``."""
+        frame_length = 2.0 * (mixture.shape[2] - 1)
+        power = tf.square(tf.math.real(mixture)) + tf.square(tf.math.imag(mixture))
+        # [B, T, 1, 1]; a Hann window keeps 3/8 of the power, half of the bins are stored
+        power = tf.reduce_sum(power, axis=(2, 3), keepdims=True)
+        power *= 2.0 / (frame_length**2 * 0.375 * mixture.shape[3])
+        sounding = tf.reduce_sum(tf.cast(power > 1e-12, power.dtype), axis=1, keepdims=True)
+        mean = tf.reduce_sum(power, axis=1, keepdims=True) / tf.maximum(sounding, 1.0)
+        floor = self.level * 10 ** (-self.max_gain / 20)
+        return self.level / tf.maximum(tf.sqrt(mean), floor)
+
+    def get_config(self) -> dict:
+        return {
+            **super().get_config(),
+            "nb_bins": self.nb_bins,
+            "padded_bins": self.padded_bins,
+            "level": self.level,
+            "max_gain": self.max_gain,
+        }
+
+
+def build_unet(configuration: Configuration, targets: tuple[str, ...]) -> tf.keras.Model:
+    """Build one U-Net per target over a common input.
+
+    Returns:
+        Model from complex64 ``[B, T, F, C]`` (T a multiple of ``stride``) to
+        ``{target: complex64 [B, T, F, C]}``.
+    """
+    options = configuration.model
+    padded_bins = -(-options.nb_bins // options.stride) * options.stride
+    mixture = tf.keras.Input(
+        (None, configuration.stft.nb_bins, configuration.nb_channels),
+        dtype=tf.complex64,
+        name="mixture",
+    )
+    magnitude = LevelledMagnitude(
+        options.nb_bins, padded_bins, options.level, options.max_gain, name="magnitude"
+    )(mixture)
+    estimates = {
+        target: _unet(options, mixture, magnitude, prefix=f"{target}_") for target in targets
+    }
+    return tf.keras.Model(mixture, estimates, name=configuration.name)
+
+
+def _unet(options: UNet, mixture: tf.Tensor, magnitude: tf.Tensor, prefix: str) -> tf.Tensor:
+    """One target's network: magnitude ``[B, T, F', C]`` -> complex estimate ``[B, T, F, C]``."""
+    skips, first = _encoder(options, magnitude, prefix)
+    x = skips.pop()
+    for index, filters in enumerate([*options.filters[-2::-1], 1], start=1):
+        last = x
+        if index > 1:
+            x = layers.Concatenate(name=f"{prefix}decoder_{index}_skip")([skips.pop(), x])
+        x = layers.Conv2DTranspose(
+            filters,
+            5,
+            strides=2,
+            padding="same",
+            kernel_initializer="he_uniform",
+            name=f"{prefix}decoder_{index}_conv",
+        )(x)
+        x = layers.ReLU(name=f"{prefix}decoder_{index}_activation")(x)
+        x = layers.BatchNormalization(name=f"{prefix}decoder_{index}_norm")(x)
+        if index <= 3 and options.dropout:
+            x = layers.Dropout(options.dropout, name=f"{prefix}decoder_{index}_dropout")(x)
+    return head(options.head, mixture, x, [first, last], options.nb_bins, prefix)
+
+
+def _encoder(
+    options: UNet, magnitude: tf.Tensor, prefix: str
+) -> tuple[list[tf.Tensor], tf.Tensor]:
+    """Skips of all levels, ``[B, T/2^i, F'/2^i, filters_i]``, and the first level activated."""
+    skips = []
+    activated = []
+    x = magnitude
+    for index, filters in enumerate(options.filters, start=1):
+        x = layers.Conv2D(
+            filters,
+            5,
+            strides=2,
+            padding="same",
+            kernel_initializer="he_uniform",
+            name=f"{prefix}encoder_{index}_conv",
+        )(x)
+        for block in options.frequency:
+            if block.level == index:
+                x = frequency_transformation(x, block, f"{prefix}frequency_{index}")
+        skips.append(x)
+        if index < len(options.filters):  # the deepest level is taken as it is
+            x = layers.BatchNormalization(name=f"{prefix}encoder_{index}_norm")(x)
+            x = layers.LeakyReLU(LEAK, name=f"{prefix}encoder_{index}_activation")(x)
+            activated.append(x)
+    return skips, activated[0]

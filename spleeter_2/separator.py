@@ -1,0 +1,382 @@
+"""Stream a song through a model."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import soxr
+
+from .audio import BLOCK, STANDARD, AudioReader, AudioWriter
+from .configuration import PREFIX, Configuration, has_weights, load_configuration
+from .errors import SeparationError
+from .songs import plan
+from .spectrogram import Transform, Windows, overlap_add
+from .tensorflow_import import import_tensorflow
+
+Progress = Callable[[float], None]  # told the seconds of audio that are done
+
+
+@dataclass(frozen=True)
+class Separated:
+    """What came of a song. ``nb_clipped``: samples beyond full scale that were cut off."""
+
+    outputs: dict[str, str]
+    seconds: float
+    nb_clipped: dict[str, int]
+    notes: list[str]
+
+
+class Separator:
+    """Separates waveforms and files with one model, loaded once, at its first use.
+
+    Args:
+        descriptor: ``spleeter_2:NAME``, a JSON file, or a folder with ``config.json``.
+        stems: instruments to compute (default: all of the model's).
+        overlap: share of each window that is computed twice, 0 to 0.5 (default: the model's).
+        mwf: refine the estimates by multichannel Wiener filtering.
+        device: "cpu", "gpu" or "gpu:N" (default: TensorFlow chooses).
+        sole_user: see ``import_tensorflow``.
+
+    Raises:
+        SeparationError: a configuration, an instrument or weights that do not exist.
+    """
+
+    def __init__(
+        self,
+        descriptor: str = "spleeter_2:grouped",
+        stems: Sequence[str] | None = None,
+        overlap: float | None = None,
+        mwf: bool = False,
+        device: str | None = None,
+        sole_user: bool = False,
+    ) -> None:
+        self.configuration = load_configuration(descriptor)
+        self.stems = _chosen(self.configuration, stems)
+        if overlap is not None and not 0 <= overlap <= 0.5:
+            raise SeparationError(f"the overlap must lie between 0 and 0.5, not {overlap}")
+        if not has_weights(self.configuration.weights):
+            raise SeparationError(_without_weights(descriptor, self.configuration))
+        self._windows = Windows.of(self.configuration.stft, self.configuration.segment, overlap)
+        self._transform = Transform(self.configuration.stft)
+        self._mwf = mwf
+        self._device = device
+        self._sole_user = sole_user
+        self._function = None
+        self._targets: tuple[str, ...] = ()
+
+    def load(self) -> None:
+        """Import TensorFlow, build the network and read its weights, unless that is done.
+
+        Raises:
+            SeparationError: weights that are damaged or do not fit; a device that is missing.
+        """
+        if self._function is not None:
+            return
+        tf = import_tensorflow(self._sole_user)
+        from . import models, weights
+
+        device = _device(tf, self._device)
+        # the Wiener filter weighs every instrument against the others
+        wanted = None if self._mwf else self.stems
+        with tf.device(device):
+            model = models.build_model(self.configuration, wanted)
+            weights.load_weights(model, self.configuration.weights)
+        self._targets = models.targets_needed(self.configuration, wanted)
+        self._residual = models.residual
+        shape = (1, self.configuration.segment.nb_frames, *model.input_shape[2:])
+
+        @tf.function(input_signature=[tf.TensorSpec(shape, tf.complex64)])
+        def function(mixture):
+            with tf.device(device):
+                return model(mixture, training=False)
+
+        self._function = function
+
+    def separate(
+        self,
+        waveform: np.ndarray,
+        sample_rate: int | None = None,
+        progress: Progress | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Separate a waveform of any length.
+
+        Args:
+            waveform: float ``[S, C]`` or ``[S]``, C 1 or 2, full scale 1.0.
+            sample_rate: in Hz (default: the model's).
+            progress: called with the seconds of audio done so far.
+
+        Returns:
+            ``{instrument: float32 [S, C]}``, at the waveform's sample rate.
+
+        Raises:
+            SeparationError: a waveform of another shape, empty, or with NaN or infinity.
+        """
+        waveform = _checked(waveform)
+        rate = sample_rate or self.configuration.sample_rate
+        blocks = (waveform[i : i + BLOCK] for i in range(0, len(waveform), BLOCK))
+        stems = {name: np.empty_like(waveform) for name in self.stems}
+        done = 0
+        for estimates in self.stream(blocks, rate):
+            for name, estimate in estimates.items():
+                stems[name][done : done + len(estimate)] = estimate
+            done += len(estimate)
+            if progress:
+                progress(done / rate)
+        return stems
+
+    def separate_to_file(
+        self,
+        source: str | os.PathLike,
+        destination: str | os.PathLike,
+        offset: float = 0.0,
+        duration: float | None = None,
+        codec: str = "wav",
+        bitrate: str = "128k",
+        filename_format: str = "{filename}/{instrument}.{codec}",
+        bits: str = "16",
+        sample_rate: int | None = None,
+        progress: Progress | None = None,
+    ) -> Separated:
+        """Separate a file into files, as Spleeter's method of this name does.
+
+        Args:
+            offset, duration: seconds to skip, and to read at most (default: the whole file).
+            sample_rate: of the stems, in Hz (default: the file's).
+
+        Raises:
+            SeparationError: one sentence; no stem is left half written.
+        """
+        (song,) = plan([source], destination, filename_format, codec, self.stems)
+        with AudioReader(source, sample_rate, offset, duration) as reader:
+            return self.write_stems(reader, song.outputs, codec, bitrate, bits, progress)
+
+    def write_stems(
+        self,
+        reader: AudioReader,
+        outputs: dict[str, str],
+        codec: str = "wav",
+        bitrate: str = "128k",
+        bits: str = "16",
+        progress: Progress | None = None,
+    ) -> Separated:
+        """Separate what a reader decodes; the files appear when all of them are whole."""
+        self.load()
+        done = 0
+        with contextlib.ExitStack() as stack:
+            writers = {}
+            for name, path in outputs.items():
+                writer = AudioWriter(
+                    path, reader.sample_rate, reader.nb_channels, codec, bits, bitrate, reader.tags
+                )
+                writers[name] = stack.enter_context(writer)
+            for estimates in self.stream(reader.blocks(), reader.sample_rate):
+                for name, writer in writers.items():
+                    writer.write(estimates[name])
+                done += len(estimates[name])
+                if progress:
+                    progress(done / reader.sample_rate)
+            for writer in writers.values():
+                writer.finish()
+            for writer in writers.values():
+                writer.publish()
+        clipped = {name: writer.nb_clipped for name, writer in writers.items()}
+        return Separated(outputs, done / reader.sample_rate, clipped, reader.notes)
+
+    def stream(
+        self, blocks: Iterable[np.ndarray], sample_rate: int
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """Separate a stream of blocks; memory does not depend on its length.
+
+        The residual is taken at the stream's own sample rate and full band, so the stems sum to
+        the mixture whatever the model's band is.
+
+        Args:
+            blocks: float32 ``[n, C]`` each, C 1 or 2.
+            sample_rate: of the blocks, in Hz.
+
+        Yields:
+            ``{instrument: float32 [n, C]}``; as many samples in all as came in.
+        """
+        self.load()
+        mixture = _Queue()
+        model_rate = self.configuration.sample_rate
+        estimates = overlap_add(
+            _resample(map(self._to_model, mixture.fill(blocks)), sample_rate, model_rate),
+            self._windows,
+            self._estimate,
+        )
+        nb_targets = len(self._targets)
+        flat = (np.concatenate(list(estimate), axis=1) for estimate in estimates)  # [n, I * C]
+        for block in _resample(flat, model_rate, sample_rate):
+            # resampling there and back may end a sample early or late
+            part = mixture.take(len(block))
+            yield self._instruments(part, np.split(block[: len(part)], nb_targets, axis=1))
+        if len(rest := mixture.take(None)):
+            channels = self.configuration.nb_channels
+            silence = np.zeros((len(rest), channels), np.float32)
+            yield self._instruments(rest, [silence] * nb_targets)
+
+    def _instruments(
+        self, mixture: np.ndarray, estimates: list[np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        """Targets and residual ``[n, C]`` from the mixture and the model's estimates."""
+        if mixture.shape[1] == 1:
+            estimates = [estimate.mean(axis=1, keepdims=True) for estimate in estimates]
+        stems = dict(zip(self._targets, estimates, strict=True))
+        if self.configuration.residual in self.stems:
+            stems[self.configuration.residual] = self._residual(mixture, stems)
+        return {name: stems[name] for name in self.stems}
+
+    def _to_model(self, block: np.ndarray) -> np.ndarray:
+        """Block ``[n, C]`` with as many channels as the model has."""
+        channels = self.configuration.nb_channels
+        if block.shape[1] == channels:
+            return block
+        if channels == 1:
+            return block.mean(axis=1, keepdims=True)
+        return np.repeat(block, channels, axis=1)
+
+    def _estimate(self, window: np.ndarray) -> np.ndarray:
+        """Window float32 ``[L, C]`` -> the targets' waveforms ``[I, L, C]``."""
+        mixture = self._transform.forward(window)
+        estimates = self._function(mixture[np.newaxis])
+        spectrograms = {name: estimates[name].numpy()[0] for name in self._targets}
+        if self._mwf:
+            spectrograms = self._wiener(mixture, spectrograms)
+        return np.stack(
+            [self._transform.inverse(spectrograms[name], len(window)) for name in self._targets]
+        )
+
+    def _wiener(
+        self, mixture: np.ndarray, estimates: dict[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        """Multichannel Wiener filter (Nugraha et al., 2016) over all instruments of a window."""
+        import norbert
+
+        sources = list(estimates.values())
+        if self.configuration.residual:
+            sources.append(self._residual(mixture, estimates))
+        magnitudes = np.abs(np.stack(sources, axis=-1))  # [T, F, C, J]
+        filtered = norbert.wiener(magnitudes, mixture.astype(np.complex128))
+        return {
+            name: filtered[..., index].astype(np.complex64) for index, name in enumerate(estimates)
+        }
+
+    def close(self) -> None:
+        """Forget the network."""
+        self._function = None
+
+    def __enter__(self) -> Separator:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+
+class _Queue:
+    """Samples that came in and wait for their estimates."""
+
+    def __init__(self) -> None:
+        self._blocks: deque[np.ndarray] = deque()
+
+    def fill(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Pass blocks on and keep them."""
+        for block in blocks:
+            self._blocks.append(block)
+            yield block
+
+    def take(self, nb_samples: int | None) -> np.ndarray:
+        """The oldest ``nb_samples`` (None: all), or as many as there are."""
+        taken: list[np.ndarray] = []
+        while self._blocks and (nb_samples is None or nb_samples > 0):
+            block = self._blocks.popleft()
+            if nb_samples is not None:
+                if len(block) > nb_samples:
+                    self._blocks.appendleft(block[nb_samples:])
+                    block = block[:nb_samples]
+                nb_samples -= len(block)
+            taken.append(block)
+        return np.concatenate(taken) if taken else np.zeros((0, 1), np.float32)
+
+
+def _resample(blocks: Iterable[np.ndarray], source: int, target: int) -> Iterator[np.ndarray]:
+    """Change the sample rate of a stream of float32 ``[n, C]``; no delay."""
+    if source == target:
+        yield from blocks
+        return
+    stream = None
+    for block in blocks:
+        if stream is None:
+            stream = soxr.ResampleStream(
+                source, target, block.shape[1], dtype="float32", quality="VHQ"
+            )
+            nothing = block[:0]
+        yield stream.resample_chunk(np.ascontiguousarray(block))
+    if stream is not None:
+        yield stream.resample_chunk(np.ascontiguousarray(nothing), last=True)
+
+
+def _chosen(configuration: Configuration, stems: Sequence[str] | None) -> tuple[str, ...]:
+    """The asked instruments in the model's order."""
+    if stems is None:
+        return configuration.instruments
+    unknown = [name for name in stems if name not in configuration.instruments]
+    if unknown or not stems:
+        raise SeparationError(
+            f"{configuration.name} separates {', '.join(configuration.instruments)}; "
+            f"it does not know {', '.join(unknown) or 'an empty list'}"
+        )
+    return tuple(name for name in configuration.instruments if name in stems)
+
+
+def _without_weights(descriptor: str, configuration: Configuration) -> str:
+    if configuration.weights is None:
+        return f"{descriptor} has no weights: train it, or convert a checkpoint into it"
+    where = "" if descriptor.startswith(PREFIX) else f" in {configuration.weights}"
+    return (
+        f"the weights of {descriptor} are missing{where}: "
+        "install spleeter-2 again, or train or convert the model again"
+    )
+
+
+def _checked(waveform: np.ndarray) -> np.ndarray:
+    """Float32 ``[S, C]`` of a user's array."""
+    waveform = np.asarray(waveform)
+    if waveform.ndim == 1:
+        waveform = waveform[:, np.newaxis]
+    if waveform.ndim != 2 or waveform.shape[1] not in (1, 2) or not len(waveform):
+        raise SeparationError(
+            "a waveform must have the shape [samples, channels] with 1 or 2 channels and at "
+            f"least one sample, not {list(waveform.shape)}"
+        )
+    if not np.issubdtype(waveform.dtype, np.floating):
+        raise SeparationError(
+            f"a waveform must be floating point with full scale 1.0, not {waveform.dtype}"
+        )
+    if not np.isfinite(waveform).all():
+        raise SeparationError("the waveform holds NaN or infinity")
+    return waveform.astype(np.float32, copy=False)
+
+
+def _device(tf, name: str | None) -> str | None:
+    """TensorFlow's name of a device; None leaves the choice to TensorFlow."""
+    if name is None:
+        return None
+    kind, _, number = name.lower().partition(":")
+    if kind not in ("cpu", "gpu") or (number and not number.isdigit()):
+        raise SeparationError(f"the device must be cpu, gpu or gpu:N, not {name}")
+    present = tf.config.list_logical_devices(kind.upper())
+    index = int(number or 0)
+    if index >= len(present):
+        raise SeparationError(
+            f"there is no {name} here: TensorFlow sees {len(present)} {kind.upper()} device(s)"
+        )
+    return present[index].name
+
+
+__all__ = ["STANDARD", "Separated", "Separator"]

@@ -1,0 +1,69 @@
+"""Deezer's released U-Nets (TensorFlow 1 names) -> our U-Net.
+
+Keras numbered the layers of both instruments in one run: ``conv2d`` to ``conv2d_6`` are the
+first instrument's, ``conv2d_7`` to ``conv2d_13`` the second's. The table below gives the place
+within one instrument; the instrument's rank adds its multiple of the period.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from spleeter_2.errors import SeparationError
+
+INSTRUMENTS = ("vocals", "accompaniment")  # Spleeter's 2stems, in the order of its networks
+
+# TF1 layer kind, layers of it per instrument, {place: our layer}
+TABLE = (
+    ("conv2d", 7, {**{i: f"encoder_{i + 1}_conv" for i in range(6)}, 6: "mask_conv"}),
+    ("conv2d_transpose", 6, {i: f"decoder_{i + 1}_conv" for i in range(6)}),
+    (
+        "batch_normalization",
+        12,
+        # place 5, the deepest encoder's BatchNorm, is in the checkpoint but not on the path
+        {
+            **{i: f"encoder_{i + 1}_norm" for i in range(5)},
+            **{i + 6: f"decoder_{i + 1}_norm" for i in range(6)},
+        },
+    ),
+)
+
+
+def read_spleeter(folder: Path, instrument: str) -> dict[str, np.ndarray]:
+    """Read one instrument's network of a Spleeter 2stems checkpoint.
+
+    Args:
+        folder: what Spleeter calls the model directory (``checkpoint``, ``model.index``, ...).
+        instrument: "vocals" or "accompaniment".
+
+    Returns:
+        Arrays by our names, ``{instrument}_encoder_1_conv/kernel`` and so on.
+
+    Raises:
+        SeparationError: not such a checkpoint.
+    """
+    path = tf.train.latest_checkpoint(os.fspath(folder))
+    if path is None:
+        raise SeparationError(f"there is no TensorFlow checkpoint in {folder}")
+    try:
+        reader = tf.train.load_checkpoint(path)
+        source = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+        raise SeparationError(f"the checkpoint in {folder} is damaged: {error}") from error
+    rank = INSTRUMENTS.index(instrument)
+    arrays = {}
+    for kind, period, places in TABLE:
+        for place, layer in places.items():
+            number = place + rank * period
+            prefix = f"{kind}_{number}/" if number else f"{kind}/"
+            found = {k[len(prefix) :]: v for k, v in source.items() if k.startswith(prefix)}
+            if not found:
+                raise SeparationError(
+                    f"{folder} is not a Spleeter 2stems checkpoint: it lacks {prefix[:-1]}"
+                )
+            arrays.update({f"{instrument}_{layer}/{k}": v for k, v in found.items()})
+    return arrays
