@@ -141,7 +141,8 @@ class AudioReader:
         duration: seconds to read at most.
 
     Attributes:
-        sample_rate: in Hz. nb_channels: 1 or 2. seconds: duration to expect, or None.
+        sample_rate: in Hz. nb_channels: 1 or 2. declared: seconds that the file says it lasts,
+        or None. seconds: duration to expect, or None.
         tags: title, artist and the like. notes: sentences that the user should read.
 
     Raises:
@@ -157,6 +158,7 @@ class AudioReader:
     ) -> None:
         self.name = "standard input" if path == STANDARD else os.fspath(path)
         self.notes: list[str] = []
+        self.declared: float | None = None
         self._whole = offset == 0 and duration is None
         self._offset = offset
         self._check(path)
@@ -231,11 +233,9 @@ class AudioReader:
         if not found:
             return duration
         hours, minutes, seconds = found.groups()
-        self._declared = int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-        left = max(self._declared - offset, 0.0)
+        self.declared = int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+        left = max(self.declared - offset, 0.0)
         return left if duration is None else min(left, duration)
-
-    _declared: float | None = None
 
     def blocks(self) -> Iterator[np.ndarray]:
         """Decode to the end.
@@ -275,9 +275,9 @@ class AudioReader:
                 f"{self.name} is damaged, only {seconds:.1f} s could be decoded: "
                 f"{self._ffmpeg.last_message}"
             )
-        elif self._whole and self._declared and seconds < 0.98 * self._declared - 1:
+        elif self._whole and self.declared and seconds < 0.98 * self.declared - 1:
             self.notes.append(
-                f"{self.name} says it lasts {self._declared:.1f} s, but only {seconds:.1f} s "
+                f"{self.name} says it lasts {self.declared:.1f} s, but only {seconds:.1f} s "
                 "could be decoded: it is cut short or damaged"
             )
 
@@ -349,9 +349,7 @@ class AudioWriter:
                     folder.mkdir()
                     self._made.append(folder)
             remove_stale(path.parent)
-            token = f".spleeter-2-{os.getpid()}-{secrets.token_hex(4)}-"
-            # names may be as long as the file system allows: keep the end, with the suffix
-            temporary = path.with_name(token + path.name[-64:])
+            temporary = temporary_beside(path)
             temporary.touch(exist_ok=False)
         except OSError as error:
             self._remove_made()
@@ -451,6 +449,12 @@ def _tags(messages: list[str]) -> dict[str, str]:
         if found and found[1].lower() in TAGS:
             tags.setdefault(found[1].lower(), found[2])
     return tags
+
+
+def temporary_beside(path: Path) -> Path:
+    """A new name beside ``path``, recognisable as ours and with its suffix."""
+    # names may be as long as the file system allows: keep the end
+    return path.with_name(f".spleeter-2-{os.getpid()}-{secrets.token_hex(4)}-{path.name[-64:]}")
 
 
 def remove_stale(folder: Path) -> None:

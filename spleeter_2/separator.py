@@ -14,6 +14,7 @@ import soxr
 from .audio import BLOCK, STANDARD, AudioReader, AudioWriter
 from .configuration import PREFIX, Configuration, has_weights, load_configuration
 from .errors import SeparationError
+from .pipeline import prefetch
 from .songs import plan
 from .spectrogram import Transform, Windows, overlap_add
 from .tensorflow_import import import_tensorflow
@@ -225,8 +226,8 @@ class Separator:
         self, mixture: np.ndarray, estimates: list[np.ndarray]
     ) -> dict[str, np.ndarray]:
         """Targets and residual ``[n, C]`` from the mixture and the model's estimates."""
-        if mixture.shape[1] == 1:
-            estimates = [estimate.mean(axis=1, keepdims=True) for estimate in estimates]
+        if mixture.shape[1] != self.configuration.nb_channels:
+            estimates = [_with_channels(estimate, mixture.shape[1]) for estimate in estimates]
         stems = dict(zip(self._targets, estimates, strict=True))
         if self.configuration.residual in self.stems:
             stems[self.configuration.residual] = self._residual(mixture, stems)
@@ -234,23 +235,26 @@ class Separator:
 
     def _to_model(self, block: np.ndarray) -> np.ndarray:
         """Block ``[n, C]`` with as many channels as the model has."""
-        channels = self.configuration.nb_channels
-        if block.shape[1] == channels:
-            return block
-        if channels == 1:
-            return block.mean(axis=1, keepdims=True)
-        return np.repeat(block, channels, axis=1)
+        return _with_channels(block, self.configuration.nb_channels)
 
-    def _estimate(self, window: np.ndarray) -> np.ndarray:
-        """Window float32 ``[L, C]`` -> the targets' waveforms ``[I, L, C]``."""
-        mixture = self._transform.forward(window)
+    def _estimate(self, windows: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        """Windows float32 ``[L, C]`` -> the targets' waveforms ``[I, L, C]``.
+
+        Decoding and STFT of the next window, the network on this one, and inverse STFT and
+        encoding of the last one go on at the same time.
+        """
+        length = self._windows.length
+        mixtures = prefetch(map(self._transform.forward, windows))
+        for estimates in prefetch(map(self._network, mixtures)):
+            yield np.stack(
+                [self._transform.inverse(estimates[name], length) for name in self._targets]
+            )
+
+    def _network(self, mixture: np.ndarray) -> dict[str, np.ndarray]:
+        """Mixture complex64 ``[T, F, C]`` -> the targets' estimates, alike."""
         estimates = self._function(mixture[np.newaxis])
         spectrograms = {name: estimates[name].numpy()[0] for name in self._targets}
-        if self._mwf:
-            spectrograms = self._wiener(mixture, spectrograms)
-        return np.stack(
-            [self._transform.inverse(spectrograms[name], len(window)) for name in self._targets]
-        )
+        return self._wiener(mixture, spectrograms) if self._mwf else spectrograms
 
     def _wiener(
         self, mixture: np.ndarray, estimates: dict[str, np.ndarray]
@@ -302,6 +306,15 @@ class _Queue:
                 nb_samples -= len(block)
             taken.append(block)
         return np.concatenate(taken) if taken else np.zeros((0, 1), np.float32)
+
+
+def _with_channels(block: np.ndarray, channels: int) -> np.ndarray:
+    """Block ``[n, 1 or 2]`` -> ``[n, channels]``: mono is doubled, stereo is averaged."""
+    if block.shape[1] == channels:
+        return block
+    if channels == 1:
+        return block.mean(axis=1, keepdims=True)
+    return np.repeat(block, channels, axis=1)
 
 
 def _resample(blocks: Iterable[np.ndarray], source: int, target: int) -> Iterator[np.ndarray]:

@@ -6,6 +6,7 @@ nine times as long.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -40,7 +41,8 @@ class Transform:
     def forward(self, waveform: np.ndarray) -> np.ndarray:
         """Waveform float32 ``[S, C]``, S > frame_length / 2 -> complex64 ``[T, F, C]``."""
         half = self.length // 2
-        padded = np.pad(waveform.T, ((0, 0), (half, half)), mode="reflect")  # [C, S + length]
+        channels = np.ascontiguousarray(waveform.T)
+        padded = np.pad(channels, ((0, 0), (half, half)), mode="reflect")  # [C, S + length]
         frames = np.lib.stride_tricks.sliding_window_view(padded, self.length, axis=1)
         frames = frames[:, :: self.step] * self.window  # [C, T, length]
         spectrogram = scipy.fft.rfft(frames, workers=WORKERS, overwrite_x=True)
@@ -127,9 +129,9 @@ class Windows:
 def overlap_add(
     blocks: Iterable[np.ndarray],
     windows: Windows,
-    estimate: Callable[[np.ndarray], np.ndarray],
+    estimate: Callable[[Iterator[np.ndarray]], Iterator[np.ndarray]],
 ) -> Iterator[np.ndarray]:
-    """Run a stream of samples through a function that sees one window at a time.
+    """Run a stream of samples through a function that sees windows of it.
 
     Every output sample is the weighted mean of the windows that keep it, so a function that
     returns its input gives back the stream. Memory does not depend on the stream's length.
@@ -137,7 +139,8 @@ def overlap_add(
     Args:
         blocks: float32 ``[n, C]`` each, any n.
         windows: how to cut and join.
-        estimate: float32 ``[length, C]`` -> ``[I, length, C]`` of I instruments.
+        estimate: turns a stream of windows, float32 ``[length, C]``, into one of estimates
+            ``[I, length, C]`` of I instruments; it may read ahead.
 
     Yields:
         float32 ``[I, n, C]``; as many samples in all as came in.
@@ -146,8 +149,16 @@ def overlap_add(
     weight = windows.weight
     summed: np.ndarray | None = None  # [I, useful, C] from the current window's start on
     weights = np.zeros((useful, 1), np.float32)
-    for window, left in _cut(blocks, windows):
-        kept = estimate(window)[:, trim : trim + useful] * weight
+    lefts: deque[int] = deque()
+
+    def cut() -> Iterator[np.ndarray]:
+        for window, left in _cut(blocks, windows):
+            lefts.append(left)
+            yield window
+
+    for estimates in estimate(cut()):
+        left = lefts.popleft()
+        kept = estimates[:, trim : trim + useful] * weight
         summed = kept if summed is None else summed + kept
         weights = weights + weight
         ready = min(step, left) if left > useful else left

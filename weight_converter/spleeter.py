@@ -7,13 +7,17 @@ within one instrument; the instrument's rank adds its multiple of the period.
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
+from spleeter_2 import weights
+from spleeter_2.configuration import FORMAT, PREFIX, has_weights, load_configuration
 from spleeter_2.errors import SeparationError
+from spleeter_2.models import build_model
 
 INSTRUMENTS = ("vocals", "accompaniment")  # Spleeter's 2stems, in the order of its networks
 
@@ -67,3 +71,46 @@ def read_spleeter(folder: Path, instrument: str) -> dict[str, np.ndarray]:
                 )
             arrays.update({f"{instrument}_{layer}/{k}": v for k, v in found.items()})
     return arrays
+
+
+def convert_spleeter(
+    source: Path, output: Path, model: str, half: bool = False, force: bool = False, seed: int = 0
+) -> str:
+    """Fill one of our U-Nets with Deezer's networks and write checkpoint and configuration.
+
+    Args:
+        source: folder of a Spleeter 2stems model.
+        output: folder to write; with weights in it, only with ``force``.
+        model: descriptor of the architecture.
+        half: store kernels as float16.
+        seed: of the layers that Spleeter does not have.
+
+    Returns:
+        A sentence that says what was written.
+
+    Raises:
+        SeparationError: not such a checkpoint; a target that it does not have; a folder in use.
+    """
+    configuration = load_configuration(model)
+    if has_weights(output) and not force:
+        raise SeparationError(f"{output} holds weights already: give --force to replace them")
+    arrays: dict[str, np.ndarray] = {}
+    for target in configuration.targets:
+        if target not in INSTRUMENTS:
+            raise SeparationError(f"Spleeter's 2stems model has no network for {target}")
+        arrays.update(read_spleeter(source, target))
+    tf.keras.utils.set_random_seed(seed)
+    network = build_model(configuration)
+    variables = weights.named_variables(network)
+    for name, array in arrays.items():
+        if name not in variables or tuple(variables[name].shape) != array.shape:
+            raise SeparationError(f"{model} has no place for {name} of shape {list(array.shape)}")
+        variables[name].assign(array)
+    weights.save_weights(network, output, half)
+    base = model if model.startswith(PREFIX) else os.path.relpath(model, output)
+    changes = {"spleeter_2": FORMAT, "base": base, "weights": "."}
+    (output / "config.json").write_text(json.dumps(changes, indent=2) + "\n")
+    return (
+        f"{output}: {len(arrays)} arrays from {source}, "
+        f"{len(variables) - len(arrays)} at their neutral start"
+    )

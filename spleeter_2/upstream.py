@@ -1,0 +1,241 @@
+"""Upstream Spleeter behind our front door: its installed code computes, we check around it.
+
+Upstream exits with 0 on every error and, when a download was interrupted, separates with
+untrained weights; here both are refused. What it computes is left alone, sample for sample.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+from pathlib import Path
+
+from .audio import STANDARD, AudioReader, remove_stale, temporary_beside
+from .errors import SeparationError
+from .separator import Separated
+from .tensorflow_import import import_tensorflow
+
+DEFAULT_ADAPTER = "spleeter.audio.ffmpeg.FFMPEGProcessAudioAdapter"
+DEFAULT_DURATION = 600.0  # seconds; upstream drops the rest
+
+
+class UpstreamSeparator:
+    """Separates files with ``spleeter:NAME`` or with a JSON configuration of upstream.
+
+    Raises:
+        SeparationError: an unknown model, an adapter that cannot be had, ffprobe missing.
+    """
+
+    def __init__(
+        self,
+        descriptor: str,
+        stems: list[str] | None = None,
+        adapter: str = DEFAULT_ADAPTER,
+        mwf: bool = False,
+        verbose: bool = False,
+    ) -> None:
+        self.parameters = upstream_configuration(descriptor)
+        instruments = self.parameters["instrument_list"]
+        unknown = [name for name in stems or () if name not in instruments]
+        if unknown:
+            raise SeparationError(
+                f"{descriptor} separates {', '.join(instruments)}; "
+                f"it does not know {', '.join(unknown)}"
+            )
+        self.stems = tuple(name for name in instruments if stems is None or name in stems)
+        self._descriptor = descriptor
+        self._adapter_name = adapter
+        self._mwf = mwf
+        self._verbose = verbose
+        self._separator = None
+
+    def load(self) -> None:
+        """Import upstream, make sure that its weights are there, and build its separator."""
+        if self._separator is not None:
+            return
+        require_ffprobe(self._descriptor)
+        import_tensorflow()
+        from spleeter import SpleeterError
+        from spleeter.audio.adapter import AudioAdapter
+        from spleeter.separator import Separator
+        from spleeter.utils.logging import configure_logger
+
+        configure_logger(self._verbose)
+        if not self._verbose:
+            logging.getLogger("spleeter").setLevel(logging.WARNING)
+        check_weights(self._descriptor, self.parameters["model_dir"])
+        try:
+            self._adapter = AudioAdapter.get(self._adapter_name)
+        except (SpleeterError, ImportError, AttributeError, ValueError) as error:
+            raise SeparationError(
+                f"there is no audio adapter {self._adapter_name}: {error}"
+            ) from error
+        self._separator = Separator(self._descriptor, MWF=self._mwf, multiprocess=False)
+
+    def separate_to_file(
+        self,
+        source: str,
+        outputs: dict[str, str],
+        offset: float,
+        duration: float | None,
+        codec: str,
+        bitrate: str,
+    ) -> Separated:
+        """Let upstream load, separate and save one file; the stems appear when all are whole."""
+        if source == STANDARD or STANDARD in outputs.values():
+            raise SeparationError(f"{self._descriptor} cannot use standard input or output")
+        length = DEFAULT_DURATION if duration is None else duration
+        with AudioReader(source, None, offset, length) as reader:
+            seconds, notes = reader.seconds or length, reader.notes
+            if reader.declared and reader.declared > offset + length and duration is None:
+                notes.append(
+                    f"{source}: {self._descriptor} stops after {length:g} s of "
+                    f"{reader.declared - offset:.0f} s; give --duration for more"
+                )
+            # upstream would fail in the middle of its graph; decoding tells in time
+            for _ in reader.blocks():
+                pass
+        self.load()
+        from spleeter import SpleeterError
+
+        try:
+            waveform, _ = self._adapter.load(
+                source, offset=offset, duration=length, sample_rate=self.parameters["sample_rate"]
+            )
+            estimates = self._separator.separate(waveform, source)
+        except SpleeterError as error:
+            raise SeparationError(f"{source}: {str(error).splitlines()[0]}") from error
+        self._save(estimates, outputs, codec, bitrate)
+        return Separated(outputs, seconds, {}, notes)
+
+    def _save(self, estimates, outputs: dict[str, str], codec: str, bitrate: str) -> None:
+        from spleeter import SpleeterError
+        from spleeter.audio import Codec
+
+        with contextlib.ExitStack() as stack:
+            temporaries = {}
+            for name, path in outputs.items():
+                folder = Path(path).parent
+                try:
+                    folder.mkdir(parents=True, exist_ok=True)
+                    remove_stale(folder)
+                    # upstream's ffmpeg tells the container by the suffix
+                    temporary = temporary_beside(Path(path))
+                    stack.callback(temporary.unlink, missing_ok=True)
+                    self._adapter.save(
+                        temporary,
+                        estimates[name],
+                        self.parameters["sample_rate"],
+                        Codec(codec),
+                        bitrate,
+                    )
+                    if not temporary.is_file() or not temporary.stat().st_size:
+                        raise SpleeterError("upstream's ffmpeg wrote nothing")
+                except (OSError, SpleeterError) as error:
+                    reason = getattr(error, "strerror", None) or error
+                    raise SeparationError(f"cannot write {path}: {reason}") from error
+                temporaries[temporary] = path
+            for temporary, path in temporaries.items():
+                os.replace(temporary, path)
+
+
+def upstream_configuration(descriptor: str) -> dict:
+    """Upstream's own reading of a descriptor.
+
+    Raises:
+        SeparationError: an unknown name, or a file that is no configuration of Spleeter.
+    """
+    from importlib import resources
+
+    from spleeter import SpleeterError
+    from spleeter.utils.configuration import load_configuration
+
+    try:
+        parameters = load_configuration(descriptor)
+    except (SpleeterError, OSError, ValueError) as error:
+        known = ""
+        if descriptor.startswith("spleeter:"):
+            names = sorted(
+                path.name.removesuffix(".json")
+                for path in resources.files("spleeter.resources").iterdir()
+                if path.name.endswith("stems.json") or path.name.endswith("kHz.json")
+            )
+            known = "; known models: " + ", ".join(f"spleeter:{name}" for name in names)
+        raise SeparationError(f"there is no configuration {descriptor}{known}") from error
+    for key in ("instrument_list", "model_dir", "sample_rate", "frame_length", "model"):
+        if not isinstance(parameters, dict) or key not in parameters:
+            raise SeparationError(f"{descriptor} is not a Spleeter configuration: it lacks {key}")
+    return parameters
+
+
+def require_ffprobe(descriptor: str) -> None:
+    """Upstream, unlike us, needs ffmpeg and ffprobe on the path.
+
+    Raises:
+        SeparationError: one of them is missing.
+    """
+    for binary in ("ffmpeg", "ffprobe"):
+        if shutil.which(binary) is None:
+            raise SeparationError(
+                f"{descriptor} is computed by Spleeter's own code, which needs {binary}: install "
+                "it (apt-get install ffmpeg), or use a spleeter_2: model"
+            )
+
+
+def check_weights(descriptor: str, model_directory: str) -> None:
+    """Make sure that upstream finds whole weights, and let it download them if it has none.
+
+    Raises:
+        SeparationError: the download failed, or what is there is not a whole checkpoint.
+    """
+    import tensorflow as tf
+    from spleeter.model.provider import ModelProvider
+
+    provider = ModelProvider.default()
+    folder = Path(model_directory)
+    if not folder.is_absolute():
+        folder = Path(provider.DEFAULT_MODEL_PATH) / model_directory
+    advice = f"put the model's files into {folder}, or name their parent folder in MODEL_PATH"
+    if not folder.exists():
+        try:
+            provider.get(model_directory)
+        except BaseException as error:
+            # an empty folder would make upstream separate with untrained weights next time
+            shutil.rmtree(folder, ignore_errors=True)
+            if not isinstance(error, Exception):
+                raise
+            raise SeparationError(
+                f"the weights of {descriptor} could not be downloaded ({error}): {advice}"
+            ) from error
+    try:
+        path = tf.train.latest_checkpoint(folder)
+        if path is None:
+            raise ValueError("no checkpoint")
+        reader = tf.train.load_checkpoint(path)
+        for name in reader.get_variable_to_shape_map():
+            reader.get_tensor(name)
+    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+        raise SeparationError(
+            f"the weights of {descriptor} in {folder} are missing or incomplete "
+            f"({str(error).splitlines()[0]}): remove that folder, then {advice}"
+        ) from error
+
+
+def run_upstream(command: str, **options) -> None:
+    """Run upstream's own ``train`` or ``evaluate``.
+
+    Raises:
+        SeparationError: what upstream says in place of a result.
+    """
+    upstream_configuration(options["params_filename"])
+    require_ffprobe(options["params_filename"])
+    import_tensorflow()
+    import spleeter.__main__ as program
+    from spleeter import SpleeterError
+
+    try:
+        getattr(program, command)(**options)
+    except SpleeterError as error:
+        raise SeparationError(str(error)) from error
