@@ -420,9 +420,7 @@ class AudioWriter:
 _FAILED = re.compile(r"No space left|File too large|Broken pipe|Disk quota|Input/output error|I/O")
 
 
-def _encoding(
-    codec: str, bits: str, bitrate: str, sample_rate: int
-) -> dict[str, str]:
+def _encoding(codec: str, bits: str, bitrate: str, sample_rate: int) -> dict[str, str]:
     """ffmpeg's output options."""
     container, encoder, _ = CODECS[codec]
     options = {"f": container, "ar": str(nearest_rate(codec, sample_rate))}

@@ -59,4 +59,3 @@ def residual(mixture: Any, estimates: Mapping[str, Any]) -> Any:
     for estimate in estimates.values():
         mixture = mixture - estimate
     return mixture
-

@@ -165,9 +165,7 @@ def head(
         return ApplyMask(nb_bins, name=f"{prefix}estimate")([mask, mixture])
     relative, scale = LocalScale(nb_bins, output.shape[2], name=f"{prefix}local_scale")(mixture)
     x = tf.keras.layers.Concatenate(name=f"{prefix}regression_inputs")([*features, relative])
-    x = tf.keras.layers.Conv2D(
-        options.width, 3, padding="same", name=f"{prefix}regression_conv"
-    )(x)
+    x = tf.keras.layers.Conv2D(options.width, 3, padding="same", name=f"{prefix}regression_conv")(x)
     x = tf.keras.layers.LeakyReLU(LEAK, name=f"{prefix}regression_activation")(x)
     corrections = tf.keras.layers.Conv2D(
         16 * channels, 1, kernel_initializer="zeros", name=f"{prefix}regression_project"

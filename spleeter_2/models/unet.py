@@ -141,9 +141,7 @@ def _up(filters: int, name: str) -> layers.Layer:
     )
 
 
-def _encoder(
-    options: UNet, magnitude: tf.Tensor, prefix: str
-) -> tuple[list[tf.Tensor], tf.Tensor]:
+def _encoder(options: UNet, magnitude: tf.Tensor, prefix: str) -> tuple[list[tf.Tensor], tf.Tensor]:
     """Skips of all levels, ``[B, T/2^i, F'/2^i, filters_i]``, and the first level activated."""
     skips = []
     activated = []
