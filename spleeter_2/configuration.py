@@ -90,6 +90,10 @@ class FrequencyTransformation:
             value = getattr(self, name)
             _require(value >= 1, f"frequency transformation: {name} must be positive, not {value}")
         _require(
+            self.kernel_size % 2 == 1,
+            f"frequency transformation: kernel_size must be odd, not {self.kernel_size}",
+        )
+        _require(
             len(self.dilations) > 0 and min(self.dilations) >= 1,
             "frequency transformation: dilations must be positive whole numbers, "
             f"not {list(self.dilations)}",

@@ -62,22 +62,31 @@ def write_checkpoint(values: Mapping[str, np.ndarray], folder: Path) -> None:
             shutil.move(os.path.join(temporary, name), folder / name)
 
 
+def read_tensors(prefix: str) -> dict[str, np.ndarray]:
+    """All named arrays of any TensorFlow checkpoint.
+
+    Raises:
+        SeparationError: it is damaged or incomplete.
+    """
+    try:
+        reader = tf.train.load_checkpoint(prefix)
+        return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+    except (tf.errors.OpError, ValueError, RuntimeError, IndexError) as error:
+        raise SeparationError(
+            f"the weights in {os.path.dirname(prefix)} are damaged or incomplete; get them again "
+            f"({str(error).splitlines()[0]})"
+        ) from error
+
+
 def read_checkpoint(folder: Path) -> dict[str, np.ndarray]:
-    """All named arrays of a checkpoint, float16 widened to float32.
+    """All named arrays of a checkpoint of ours, float16 widened to float32.
 
     Raises:
         SeparationError: no checkpoint there, or an incomplete one.
     """
     if not has_weights(folder):
         raise SeparationError(f"there are no weights in {folder}")
-    try:
-        reader = tf.train.load_checkpoint(os.fspath(folder / PREFIX))
-        arrays = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
-        raise SeparationError(
-            f"the weights in {folder} are damaged or incomplete; get them again "
-            f"({str(error).splitlines()[0]})"
-        ) from error
+    arrays = read_tensors(os.fspath(folder / PREFIX))
     return {
         name: array.astype(np.float32) if array.dtype == np.float16 else array
         for name, array in arrays.items()

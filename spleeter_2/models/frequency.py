@@ -63,18 +63,17 @@ class BandConv1D(tf.keras.layers.Layer):
 
     def call(self, inputs):
         bands = tf.split(inputs, self.sizes, axis=2)
-        convolved = [
-            tf.nn.conv2d(
-                band,
-                self.kernel[index][tf.newaxis],  # [1, kernel_size, C, filters]
-                strides=1,
-                padding="SAME",
-                dilations=(1, self.dilation),
-            )
-            + self.bias[index]
-            for index, band in enumerate(bands)
-        ]
-        return tf.concat(convolved, axis=2)  # [B, T, F, filters]
+        return tf.concat([self._convolve(x, i) for i, x in enumerate(bands)], axis=2)
+
+    def _convolve(self, band, index: int):
+        """One band ``[B, T, f, C]`` -> ``[B, T, f, filters]``."""
+        # a dilated convolution has no gradient on TensorFlow's CPU: bins that a kernel sees
+        # together become neighbours first
+        missing = -band.shape[2] % self.dilation
+        x = tf.space_to_batch(band, [1, self.dilation], [[0, 0], [0, missing]])
+        kernel = self.kernel[index][tf.newaxis]  # [1, kernel_size, C, filters]
+        x = tf.nn.bias_add(tf.nn.conv2d(x, kernel, 1, "SAME"), self.bias[index])
+        return tf.batch_to_space(x, [1, self.dilation], [[0, 0], [0, missing]])
 
     def get_config(self) -> dict:
         return {
