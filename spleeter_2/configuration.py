@@ -115,14 +115,16 @@ class UNet:
     ``nb_bins``: frequency bins that it looks at, from 0 Hz up; the estimate is silent above.
     ``level``: RMS of full scale to which each window's mixture is brought before the network,
     and back behind it; null leaves it alone. ``max_gain``: limit of that gain in dB.
+    ``shift_average``: compute the deepest level twice, half its stride apart, and take the mean.
     """
 
     type: Literal["unet"] = "unet"
     nb_bins: int = 1024
-    level: Optional[float] = 0.175
+    level: Optional[float] = 0.15
     max_gain: float = 40.0
     filters: tuple[int, ...] = (16, 32, 64, 128, 256, 512)
     dropout: float = 0.5
+    shift_average: bool = False
     frequency: tuple[FrequencyTransformation, ...] = ()
     head: Head = field(default_factory=Head)
 

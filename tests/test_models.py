@@ -79,7 +79,8 @@ def run_model_test(configuration: Configuration, tmp_path) -> None:
         {"nb_bins": 65, "level": None},
         {"frequency": (GROUPED,)},
         {"frequency": (GROUPED, FrequencyTransformation(level=1, bands=3, dilations=(1, 2)))},
-        {"head": Head("regression"), "frequency": (GROUPED,)},
+        {"shift_average": True},
+        {"head": Head("regression"), "frequency": (GROUPED,), "shift_average": True},
     ],
 )
 def test_models(options, tmp_path):
@@ -110,6 +111,36 @@ def test_new_parts_start_neutral():
     before = plain(mixture, training=False)["vocals"]
     assert np.abs(before).max() > 1
     assert np.allclose(regression(mixture, training=False)["vocals"], before, atol=1e-4)
+
+
+def test_shift_average_is_the_mean_of_two_grids():
+    """A song that starts later by half the stride of the deepest level: the same mean."""
+    model = build_model(small(shift_average=True, level=None))
+    single = build_model(small(level=None))
+    weights_of = weights.named_variables(model)
+    for name, variable in weights.named_variables(single).items():
+        weights_of[name].assign(variable)
+    features = tf.random.stateless_normal((2, 8, 4, 6), (1, 2))
+
+    def deepest(network):
+        start = network.get_layer("vocals_encoder_3_conv")
+        x = network.get_layer("vocals_decoder_1_norm")
+        return lambda z: x(
+            network.get_layer("vocals_decoder_1_activation")(
+                network.get_layer("vocals_decoder_1_conv")(start(z))
+            )
+        )
+
+    def padded(before):
+        return tf.pad(features, ((0, 0), (before, 2 - before), (0, 0), (0, 0)))
+
+    one = deepest(single)(padded(0))[:, :-2]
+    two = deepest(single)(padded(1))[:, 1:-1]
+    assert np.abs(one - two).max() > 1e-3
+    mean = model.get_layer("vocals_mean_of_shifts")(
+        deepest(model)(model.get_layer("vocals_split_shifts")(features))
+    )
+    assert np.allclose(mean, (one + two) / 2, atol=1e-5)
 
 
 def test_the_regression_can_leave_magnitude_and_phase_of_the_mixture():

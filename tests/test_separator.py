@@ -11,7 +11,7 @@ from spleeter_2.configuration import has_weights, load_configuration
 from spleeter_2.metrics import sdr
 
 # Whole-track SDR in dB of spleeter_2:grouped on stempeg's excerpt, vocals and accompaniment
-PINNED = (0.0, 0.0)
+PINNED = (5.193, 12.372)
 
 
 def test_pinned_scores(grouped, stems, mixture):

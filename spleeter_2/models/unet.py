@@ -93,6 +93,32 @@ class UpConv2D(layers.Conv2DTranspose):
         return tf.nn.depth_to_space(tf.nn.bias_add(convolved, tf.tile(self.bias, [4])), 2)
 
 
+class SplitShifts(layers.Layer):
+    """Put a copy that is one frame late beside each example of the batch.
+
+    Strides of two let a network see its input on a grid; halfway between two of its places the
+    same music gives another estimate. ``MeanOfShifts`` takes the mean of both.
+
+    Shapes: ``[B, T, F, C]`` -> ``[2B, T + 2, F, C]``, the copies last.
+    """
+
+    def call(self, inputs):
+        on_time = tf.pad(inputs, ((0, 0), (0, 2), (0, 0), (0, 0)))
+        late = tf.pad(inputs, ((0, 0), (1, 1), (0, 0), (0, 0)))
+        return tf.concat([on_time, late], axis=0)
+
+
+class MeanOfShifts(layers.Layer):
+    """Mean of an example and of its copy that was one frame late (``SplitShifts``).
+
+    Shapes: ``[2B, T + 2, F, C]`` -> ``[B, T, F, C]``.
+    """
+
+    def call(self, inputs):
+        on_time, late = tf.split(inputs, 2, axis=0)
+        return 0.5 * (on_time[:, :-2] + late[:, 1:-1])
+
+
 def build_unet(configuration: Configuration, targets: tuple[str, ...]) -> tf.keras.Model:
     """Build one U-Net per target over a common input.
 
@@ -129,6 +155,8 @@ def _unet(options: UNet, mixture: tf.Tensor, magnitude: tf.Tensor, prefix: str) 
         x = layers.BatchNormalization(name=f"{prefix}decoder_{index}_norm")(x)
         if index <= 3 and options.dropout:
             x = layers.Dropout(options.dropout, name=f"{prefix}decoder_{index}_dropout")(x)
+        if index == 1 and options.shift_average:
+            x = MeanOfShifts(name=f"{prefix}mean_of_shifts")(x)
     return head(options.head, mixture, x, [first, last], options.nb_bins, prefix)
 
 
@@ -146,7 +174,10 @@ def _encoder(options: UNet, magnitude: tf.Tensor, prefix: str) -> tuple[list[tf.
     skips = []
     activated = []
     x = magnitude
+    deepest = len(options.filters)
     for index, filters in enumerate(options.filters, start=1):
+        if index == deepest and options.shift_average:
+            x = SplitShifts(name=f"{prefix}split_shifts")(x)
         x = layers.Conv2D(
             filters,
             5,
@@ -159,7 +190,7 @@ def _encoder(options: UNet, magnitude: tf.Tensor, prefix: str) -> tuple[list[tf.
             if block.level == index:
                 x = frequency_transformation(x, block, f"{prefix}frequency_{index}")
         skips.append(x)
-        if index < len(options.filters):  # the deepest level is taken as it is
+        if index < deepest:  # the deepest level is taken as it is
             x = layers.BatchNormalization(name=f"{prefix}encoder_{index}_norm")(x)
             x = layers.LeakyReLU(LEAK, name=f"{prefix}encoder_{index}_activation")(x)
             activated.append(x)
