@@ -236,13 +236,18 @@ def _require_folder(path: Path) -> None:
         raise SeparationError(f"there is no folder {path}")
 
 
-def _terminated(number: int, _frame: object) -> None:
-    raise SystemExit(128 + number)
+class _Interrupted(BaseException):
+    """A signal asks to stop; unlike KeyboardInterrupt, click lets it pass."""
+
+
+def _interrupt(number: int, _frame: object) -> None:
+    raise _Interrupted(128 + number)
 
 
 def entrypoint() -> None:
     """Run the program; end it with a status that tells how it went."""
-    signal.signal(signal.SIGTERM, _terminated)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     verbose = "--verbose" in sys.argv
     try:
         # not click's standalone mode: it would turn Ctrl-C into status 1
@@ -255,10 +260,10 @@ def entrypoint() -> None:
             traceback.print_exc()
         print(f"spleeter: error: {error}", file=sys.stderr)
         status = 1
-    except (Abort, KeyboardInterrupt):
+    except _Interrupted as interrupted:
         print("spleeter: interrupted, nothing is left half written", file=sys.stderr)
-        status = 130
-    except BrokenPipeError:
+        (status,) = interrupted.args
+    except (Abort, BrokenPipeError):
         status = 1
     sys.exit(status if isinstance(status, int) else 0)
 

@@ -14,7 +14,7 @@ import soxr
 from .audio import BLOCK, STANDARD, AudioReader, AudioWriter
 from .configuration import PREFIX, Configuration, has_weights, load_configuration
 from .errors import SeparationError
-from .pipeline import prefetch
+from .pipeline import stage
 from .songs import plan
 from .spectrogram import Transform, Windows, overlap_add
 from .tensorflow_import import import_tensorflow
@@ -244,8 +244,8 @@ class Separator:
         encoding of the last one go on at the same time.
         """
         length = self._windows.length
-        mixtures = prefetch(map(self._transform.forward, windows))
-        for estimates in prefetch(map(self._network, mixtures)):
+        mixtures = stage(self._transform.forward, windows)
+        for estimates in stage(self._network, mixtures):
             yield np.stack(
                 [self._transform.inverse(estimates[name], length) for name in self._targets]
             )
