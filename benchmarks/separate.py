@@ -103,24 +103,18 @@ def multiply_adds() -> int:
 
     configuration = load_configuration("spleeter_2:grouped")
     model = build_model(configuration)
+    layers = [layer for layer in model.layers if hasattr(layer, "kernel")]
+    probe = tf.keras.Model(model.input, [(layer.input, layer.output) for layer in layers])
     shape = (1, configuration.segment.nb_frames, *model.input_shape[2:])
-    outputs = [layer.output for layer in model.layers if layer.trainable_weights]
-    probe = tf.keras.Model(
-        model.input,
-        [model.get_layer(layer.name).input for layer in model.layers if layer.trainable_weights]
-        + outputs,
-    )
-    tensors = probe(tf.zeros(shape, tf.complex64), training=False)
-    layers = [layer for layer in model.layers if layer.trainable_weights]
     total = 0
-    for layer, before, after in zip(layers, tensors, tensors[len(layers) :], strict=True):
-        kernel = getattr(layer, "kernel", None)
-        if kernel is None:
-            continue
+    for layer, (before, after) in zip(
+        layers, probe(tf.zeros(shape, tf.complex64), training=False), strict=True
+    ):
         transposed = isinstance(layer, tf.keras.layers.Conv2DTranspose)
         places = np.prod((before if transposed else after).shape[:3])
-        bands = kernel.shape[0] if hasattr(layer, "bands") else 1
-        total += int(places * np.prod(kernel.shape) / bands)
+        # a band's kernel serves its own bins; the dilated one serves four phases
+        share = getattr(layer, "bands", 1) / (4 if layer.name.endswith("mask_conv") else 1)
+        total += int(places * np.prod(layer.kernel.shape) / share)
     return total
 
 

@@ -87,6 +87,7 @@ class Separator:
         with tf.device(device):
             model = models.build_model(self.configuration, wanted)
             weights.load_weights(model, self.configuration.weights)
+            models.freeze(model)
         self._targets = models.targets_needed(self.configuration, wanted)
         self._residual = models.residual
         shape = (1, self.configuration.segment.nb_frames, *model.input_shape[2:])

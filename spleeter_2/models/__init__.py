@@ -14,7 +14,7 @@ from ..configuration import Configuration
 from ..errors import SeparationError
 from .unet import build_unet
 
-__all__ = ["build_model", "residual", "targets_needed"]
+__all__ = ["build_model", "freeze", "residual", "targets_needed"]
 
 
 def build_model(
@@ -36,6 +36,13 @@ def build_model(
     """
     targets = targets_needed(configuration, instruments)
     return build_unet(configuration, targets)
+
+
+def freeze(model: tf.keras.Model) -> None:
+    """Let layers prepare their present weights for inference; training is over for them."""
+    for layer in model.layers:
+        if hasattr(layer, "freeze"):
+            layer.freeze()
 
 
 def targets_needed(
