@@ -92,7 +92,7 @@ class Separator:
         self._residual = models.residual
         shape = (1, self.configuration.segment.nb_frames, *model.input_shape[2:])
 
-        @tf.function(input_signature=[tf.TensorSpec(shape, tf.complex64)])
+        @tf.function(input_signature=[tf.TensorSpec(shape, tf.complex64)], autograph=False)
         def function(mixture):
             with tf.device(device):
                 return model(mixture, training=False)

@@ -10,8 +10,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from ..configuration import FrequencyTransformation
-
-LEAK = 0.2  # slope of the leaky ReLU below zero, as in Spleeter's encoder
+from .layers import LEAK, plain
 
 
 class BandConv1D(tf.keras.layers.Layer):
@@ -61,6 +60,7 @@ class BandConv1D(tf.keras.layers.Layer):
         )
         super().build(input_shape)
 
+    @plain
     def call(self, inputs):
         bands = tf.split(inputs, self.sizes, axis=2)
         return tf.concat([self._convolve(x, i) for i, x in enumerate(bands)], axis=2)

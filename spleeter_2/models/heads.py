@@ -9,7 +9,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from ..configuration import Head
-from .frequency import LEAK
+from .layers import LEAK, pad_bins, plain
 
 
 class DilatedConv2D(tf.keras.layers.Layer):
@@ -34,6 +34,7 @@ class DilatedConv2D(tf.keras.layers.Layer):
         self.bias = self.add_weight(name="bias", shape=(self.filters,), initializer="zeros")
         super().build(input_shape)
 
+    @plain
     def call(self, inputs):
         padded = tf.pad(inputs, ((0, 0), (3, 3), (3, 3), (0, 0)))
         phases = tf.nn.space_to_depth(padded, 2)  # [B, T/2 + 3, F/2 + 3, 4C]
@@ -61,11 +62,6 @@ class _Band(tf.keras.layers.Layer):
         """Phases ``[B, T/2, F'/2, 4C]`` -> ``[B, T, nb_bins, C]``."""
         return tf.nn.depth_to_space(phases, 2)[:, :, : self.nb_bins]
 
-    def full_band(self, estimate, mixture):
-        """``[B, T, nb_bins, C]`` -> ``[B, T, F, C]``, silent above."""
-        above = mixture.shape[2] - self.nb_bins
-        return tf.pad(estimate, ((0, 0), (0, 0), (0, above), (0, 0)))
-
 
 class ApplyMask(_Band):
     """Mixture times mask: magnitude from the network, phase from the mixture.
@@ -74,10 +70,11 @@ class ApplyMask(_Band):
     ``[B, T, F, C]``, silent above the ``nb_bins`` that the network looks at.
     """
 
+    @plain
     def call(self, inputs):
         mask, mixture = inputs
         mask = tf.cast(self.in_place(mask), mixture.dtype)
-        return self.full_band(mask * mixture[:, :, : self.nb_bins], mixture)
+        return pad_bins(mask * mixture[:, :, : self.nb_bins], mixture.shape[2])
 
 
 class RelativeMixture(_Band):
@@ -87,25 +84,24 @@ class RelativeMixture(_Band):
     bins and all channels, they become numbers around one, at any level and in any band.
 
     Shapes: mixture complex ``[B, T, F, C]`` -> phases of its real and of its imaginary part,
-    each ``[B, T/2, F'/2, 4C]``, the scale ``[B, T/2, F'/2, 1]``, and the relative mixture, both
-    parts divided by the scale, ``[B, T/2, F'/2, 8C]``.
+    each ``[B, T/2, F'/2, 4C]``, the scale ``[B, T/2, F'/2, 1]``, and both parts divided by it.
     """
 
     def __init__(self, nb_bins: int, padded_bins: int, **kwargs) -> None:
         super().__init__(nb_bins, **kwargs)
         self.padded_bins = padded_bins
 
+    @plain
     def call(self, mixture):
         mixture = mixture[:, :, : self.nb_bins]
-        above = self.padded_bins - self.nb_bins
         real, imaginary = (
-            tf.nn.space_to_depth(tf.pad(part, ((0, 0), (0, 0), (0, above), (0, 0))), 2)
+            tf.nn.space_to_depth(pad_bins(part, self.padded_bins), 2)
             for part in (tf.math.real(mixture), tf.math.imag(mixture))
         )
         power = tf.reduce_mean(real**2 + imaginary**2, axis=-1, keepdims=True)
         # a bin of silence stays silence: the floor is far below 24-bit noise
         scale = tf.sqrt(power + 1e-12)
-        return real, imaginary, scale, tf.concat([real / scale, imaginary / scale], axis=-1)
+        return real, imaginary, scale, real / scale, imaginary / scale
 
     def get_config(self) -> dict:
         return {**super().get_config(), "padded_bins": self.padded_bins}
@@ -123,6 +119,7 @@ class ApplyRegression(_Band):
     r real, r imaginary) and the mixture -> complex ``[B, T, F, C]``, silent above ``nb_bins``.
     """
 
+    @plain
     def call(self, inputs):
         mask, real, imaginary, scale, corrections, mixture = inputs
         g_real, g_imaginary, r_real, r_imaginary = tf.split(corrections, 4, axis=-1)
@@ -131,7 +128,7 @@ class ApplyRegression(_Band):
             self.in_place(g_real * real - g_imaginary * imaginary + scale * r_real),
             self.in_place(g_real * imaginary + g_imaginary * real + scale * r_imaginary),
         )
-        return self.full_band(estimate, mixture)
+        return pad_bins(estimate, mixture.shape[2])
 
 
 def head(
@@ -161,10 +158,10 @@ def head(
     mask = layers.Activation("sigmoid", name=f"{prefix}mask")(logits)
     if options.type == "mask":
         return ApplyMask(nb_bins, name=f"{prefix}estimate")([mask, mixture])
-    real, imaginary, scale, relative = RelativeMixture(
+    real, imaginary, scale, *relative = RelativeMixture(
         nb_bins, output.shape[2], name=f"{prefix}relative_mixture"
     )(mixture)
-    x = layers.Concatenate(name=f"{prefix}regression_inputs")([features, relative])
+    x = layers.Concatenate(name=f"{prefix}regression_inputs")([features, *relative])
     x = layers.Conv2D(options.width, 3, padding="same", name=f"{prefix}regression_conv")(x)
     x = layers.LeakyReLU(LEAK, name=f"{prefix}regression_activation")(x)
     corrections = layers.Conv2D(

@@ -12,8 +12,9 @@ import numpy as np
 import tensorflow as tf
 
 from ..configuration import Configuration, UNet
-from .frequency import LEAK, frequency_transformation
+from .frequency import frequency_transformation
 from .heads import head
+from .layers import LEAK, pad_bins, plain
 
 layers = tf.keras.layers
 
@@ -22,8 +23,8 @@ class LevelledMagnitude(layers.Layer):
     """Magnitude of the mixture's lower bins, brought to a known level.
 
     Deezer's networks are not indifferent to level: they were trained on mastered music. The
-    gain follows from the window's RMS, which the STFT gives by Parseval's theorem; frames of
-    digital silence do not count, and ``max_gain`` keeps silence from being blown up. It is
+    gain follows from the RMS of these bins, which Parseval's theorem gives; frames of digital
+    silence do not count, and ``max_gain`` keeps silence from being blown up. It is
     needed on the way in only: masks and relative corrections are applied to the mixture itself.
 
     Shapes: complex ``[B, T, F, C]`` -> ``[B, T, padded_bins, C]``. ``level`` is an RMS of full
@@ -39,20 +40,18 @@ class LevelledMagnitude(layers.Layer):
         self.level = level
         self.max_gain = max_gain
 
+    @plain
     def call(self, mixture):
         magnitude = tf.abs(mixture[:, :, : self.nb_bins])
         if self.level is not None:
-            magnitude *= self.gain(mixture)
-        above = self.padded_bins - self.nb_bins
-        return tf.pad(magnitude, ((0, 0), (0, 0), (0, above), (0, 0)))
+            magnitude *= self.gain(magnitude, 2 * (mixture.shape[2] - 1))
+        return pad_bins(magnitude, self.padded_bins)
 
-    def gain(self, mixture):
-        """Gain ``[B, 1, 1, 1]`` from mixture ``[B, T, F, C]``."""
-        frame_length = 2.0 * (mixture.shape[2] - 1)
-        power = tf.square(tf.math.real(mixture)) + tf.square(tf.math.imag(mixture))
+    def gain(self, magnitude, frame_length: int):
+        """Gain ``[B, 1, 1, 1]`` from magnitude ``[B, T, F', C]``."""
         # [B, T, 1, 1]; a Hann window keeps 3/8 of the power, half of the bins are stored
-        power = tf.reduce_sum(power, axis=(2, 3), keepdims=True)
-        power *= 2.0 / (frame_length**2 * 0.375 * mixture.shape[3])
+        power = tf.reduce_sum(tf.square(magnitude), axis=(2, 3), keepdims=True)
+        power *= 2.0 / (frame_length**2 * 0.375 * magnitude.shape[3])
         sounding = tf.reduce_sum(tf.cast(power > 1e-12, power.dtype), axis=1, keepdims=True)
         mean = tf.reduce_sum(power, axis=1, keepdims=True) / tf.maximum(sounding, 1.0)
         floor = self.level * 10 ** (-self.max_gain / 20)
@@ -94,6 +93,7 @@ class UpConv2D(layers.Conv2DTranspose):
         kernel = kernel.transpose(0, 2, 5, 1, 3, 4).reshape(3, 3, channels, 4 * self.filters)
         self.frozen = tf.constant(kernel), tf.tile(self.bias, [4])
 
+    @plain
     def call(self, inputs):
         if self.frozen is None:
             return super().call(inputs)
@@ -111,6 +111,7 @@ class SplitShifts(layers.Layer):
     Shapes: ``[B, T, F, C]`` -> ``[2B, T + 2, F, C]``, the copies last.
     """
 
+    @plain
     def call(self, inputs):
         on_time = tf.pad(inputs, ((0, 0), (0, 2), (0, 0), (0, 0)))
         late = tf.pad(inputs, ((0, 0), (1, 1), (0, 0), (0, 0)))
@@ -123,6 +124,7 @@ class MeanOfShifts(layers.Layer):
     Shapes: ``[2B, T + 2, F, C]`` -> ``[B, T, F, C]``.
     """
 
+    @plain
     def call(self, inputs):
         on_time, late = tf.split(inputs, 2, axis=0)
         return 0.5 * (on_time[:, :-2] + late[:, 1:-1])
