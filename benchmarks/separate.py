@@ -128,9 +128,7 @@ def main() -> None:
         f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} cores, {platform.machine()}, "
         f"Python {platform.python_version()}"
     )
-    print(
-        f"{'seconds':>8} {'program':10} {'wall s':>8} {'CPU s':>8} {'peak MB':>8} {'wall ratio':>11}"
-    )
+    print(" seconds program      wall s    CPU s  peak MB  wall ratio")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for seconds in options.seconds:

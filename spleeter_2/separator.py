@@ -84,9 +84,12 @@ class Separator:
         device = _device(tf, self._device)
         # the Wiener filter weighs every instrument against the others
         wanted = None if self._mwf else self.stems
+        folder = self.configuration.weights
+        arrays = weights.read_checkpoint(folder)
+        configuration = models.without_neutral_parts(self.configuration, arrays)
         with tf.device(device):
-            model = models.build_model(self.configuration, wanted)
-            weights.load_weights(model, self.configuration.weights)
+            model = models.build_model(configuration, wanted)
+            weights.assign(model, arrays, folder)
             models.freeze(model)
         self._targets = models.targets_needed(self.configuration, wanted)
         self._residual = models.residual
@@ -245,11 +248,15 @@ class Separator:
         encoding of the last one go on at the same time.
         """
         length = self._windows.length
-        mixtures = stage(self._transform.forward, windows)
+        mixtures = stage(self._mixture, windows)
         for estimates in stage(self._network, mixtures):
             yield np.stack(
                 [self._transform.inverse(estimates[name], length) for name in self._targets]
             )
+
+    def _mixture(self, window: np.ndarray) -> np.ndarray:
+        """Window float32 ``[L, C]`` -> complex64 ``[T, F, C]``, as TensorFlow wants it."""
+        return np.ascontiguousarray(self._transform.forward(window))
 
     def _network(self, mixture: np.ndarray) -> dict[str, np.ndarray]:
         """Mixture complex64 ``[T, F, C]`` -> the targets' estimates, alike."""

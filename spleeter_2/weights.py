@@ -93,15 +93,17 @@ def read_checkpoint(folder: Path) -> dict[str, np.ndarray]:
     }
 
 
-def load_weights(model: tf.keras.Model, folder: Path) -> None:
-    """Fill a model from a checkpoint that has every one of its variables.
+def assign(model: tf.keras.Model, arrays: Mapping[str, np.ndarray], source: object) -> None:
+    """Fill a model from arrays that have every one of its variables.
 
-    The checkpoint may hold more: a model that is built for fewer instruments takes its part.
+    There may be more of them: a model that is built for fewer instruments takes its part.
+
+    Args:
+        source: where the arrays come from, for the message.
 
     Raises:
         SeparationError: a variable that is missing or has another shape.
     """
-    arrays = read_checkpoint(folder)
     faults = []
     for name, variable in named_variables(model).items():
         if name not in arrays:
@@ -113,8 +115,13 @@ def load_weights(model: tf.keras.Model, folder: Path) -> None:
     if faults:
         more = f" and {len(faults) - 1} more" if len(faults) > 1 else ""
         raise SeparationError(
-            f"the weights in {folder} do not fit the architecture of {model.name}: "
+            f"the weights in {source} do not fit the architecture of {model.name}: "
             f"{faults[0]}{more}"
         )
     for name, variable in named_variables(model).items():
         variable.assign(arrays[name])
+
+
+def load_weights(model: tf.keras.Model, folder: Path) -> None:
+    """Fill a model from a checkpoint (``assign`` says what is refused)."""
+    assign(model, read_checkpoint(folder), folder)

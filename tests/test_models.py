@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -10,7 +12,13 @@ from spleeter_2.configuration import (
     load_configuration,
 )
 from spleeter_2.errors import SeparationError
-from spleeter_2.models import build_model, freeze, residual, targets_needed
+from spleeter_2.models import (
+    build_model,
+    freeze,
+    residual,
+    targets_needed,
+    without_neutral_parts,
+)
 from spleeter_2.models.frequency import BandConv1D
 from spleeter_2.models.heads import DilatedConv2D
 from spleeter_2.models.unet import LevelledMagnitude, UpConv2D
@@ -18,8 +26,6 @@ from spleeter_2.models.unet import LevelledMagnitude, UpConv2D
 
 def small(**model) -> Configuration:
     """Spleeter's U-Net, three levels deep, over 65 bins."""
-    from dataclasses import replace
-
     from spleeter_2.configuration import Segment, Stft
 
     base = load_configuration("spleeter_2:mask")
@@ -88,8 +94,6 @@ def test_models(options, tmp_path):
 
 
 def test_several_targets_share_nothing_but_the_input(tmp_path):
-    from dataclasses import replace
-
     configuration = replace(small(), targets=("vocals", "drums"), residual="other")
     run_model_test(configuration, tmp_path)
     assert targets_needed(configuration, ["drums"]) == ("drums",)
@@ -141,6 +145,18 @@ def test_shift_average_is_the_mean_of_two_grids():
         deepest(model)(model.get_layer("vocals_split_shifts")(features))
     )
     assert np.allclose(mean, (one + two) / 2, atol=1e-5)
+
+
+def test_neutral_parts_are_left_out_and_trained_ones_are_not():
+    full = small(head=Head("regression"), frequency=(GROUPED, replace(GROUPED, level=1)))
+    model = build_model(full)
+    arrays = {name: v.numpy() for name, v in weights.named_variables(model).items()}
+    assert without_neutral_parts(full, arrays) == small(head=Head("mask"))
+    arrays["vocals_frequency_1_project/kernel"] += 1e-3
+    arrays["vocals_regression_project/bias"] += 1e-3
+    assert without_neutral_parts(full, arrays) == small(
+        head=Head("regression"), frequency=(replace(GROUPED, level=1),)
+    )
 
 
 def test_the_regression_can_leave_magnitude_and_phase_of_the_mixture():

@@ -6,15 +6,17 @@ Every model maps complex64 ``[B, T, F, C]`` to a dictionary ``{target: complex64
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from ..configuration import Configuration
 from ..errors import SeparationError
 from .unet import build_unet
 
-__all__ = ["build_model", "freeze", "residual", "targets_needed"]
+__all__ = ["build_model", "freeze", "residual", "targets_needed", "without_neutral_parts"]
 
 
 def build_model(
@@ -43,6 +45,29 @@ def freeze(model: tf.keras.Model) -> None:
     for layer in model.layers:
         if hasattr(layer, "freeze"):
             layer.freeze()
+
+
+def without_neutral_parts(
+    configuration: Configuration, arrays: Mapping[str, np.ndarray]
+) -> Configuration:
+    """The configuration less what is still at its neutral start, for inference.
+
+    A frequency transformation whose last kernel is zero adds nothing, a regression whose last
+    kernel is zero is the masked mixture: the estimates are the same, only sooner.
+
+    Args:
+        arrays: the weights by name.
+    """
+
+    def acts(part: str) -> bool:
+        last = [f"{target}_{part}_project/" for target in configuration.targets]
+        return any(array.any() for name, array in arrays.items() if name.startswith(tuple(last)))
+
+    model = configuration.model
+    frequency = tuple(block for block in model.frequency if acts(f"frequency_{block.level}"))
+    regresses = model.head.type == "regression" and acts("regression")
+    head = model.head if regresses else replace(model.head, type="mask")
+    return replace(configuration, model=replace(model, frequency=frequency, head=head))
 
 
 def targets_needed(
