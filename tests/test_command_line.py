@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -243,8 +244,15 @@ def wait_for_a_temporary_file(folder, running) -> None:
 
 
 def children(pid: int) -> list[int]:
-    out = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True)
-    return [int(line) for line in out.stdout.split()]
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = stat.read_text().rpartition(")")[2].split()[1]
+        except OSError:  # gone in the meantime
+            continue
+        if int(parent) == pid:
+            found.append(int(stat.parent.name))
+    return found
 
 
 def gone(pids: list[int]) -> bool:
