@@ -187,10 +187,11 @@ class AudioReader:
         )
         try:
             self.sample_rate, self.nb_channels = self._header()
+            description = self._ffmpeg.description()
+            self._refuse_misdetection(description)
         except BaseException:
             self._ffmpeg.kill()
             raise
-        description = self._ffmpeg.description()
         self.seconds = self._expected("\n".join(description), offset, duration)
         self.tags = _tags(description)
 
@@ -217,7 +218,6 @@ class AudioReader:
                 name, size = struct.unpack("<4sI", chunk)
                 if name == b"data":
                     channels, rate = struct.unpack_from("<2xHI", format_)
-                    self._refuse_misdetection()
                     return rate, channels
                 content = pipe.read(size)
                 format_ = content if name == b"fmt " else format_
@@ -229,8 +229,9 @@ class AudioReader:
             f"{self.name} is not audio that ffmpeg can read: {self._ffmpeg.last_message}"
         )
 
-    def _refuse_misdetection(self) -> None:
-        if any("misdetection possible" in line for line in self._ffmpeg.messages):
+    def _refuse_misdetection(self, description: list[str]) -> None:
+        """ffmpeg takes random bytes for MP3, with a warning."""
+        if any("misdetection possible" in line for line in description):
             raise SeparationError(f"{self.name} is not audio that ffmpeg can read")
 
     def _expected(self, text: str, offset: float, duration: float | None) -> float | None:

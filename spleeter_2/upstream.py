@@ -87,16 +87,9 @@ class UpstreamSeparator:
         if source == STANDARD or STANDARD in outputs.values():
             raise SeparationError(f"{self._descriptor} cannot use standard input or output")
         length = DEFAULT_DURATION if duration is None else duration
-        with AudioReader(source, None, offset, length) as reader:
-            seconds, notes = reader.seconds or length, reader.notes
-            if reader.declared and reader.declared > offset + length and duration is None:
-                notes.append(
-                    f"{source}: {self._descriptor} stops after {length:g} s of "
-                    f"{reader.declared - offset:.0f} s; give --duration for more"
-                )
-            # upstream would fail in the middle of its graph; decoding tells in time
-            for _ in reader.blocks():
-                pass
+        notes: list[str] = []
+        if self._adapter_name == DEFAULT_ADAPTER:  # others may read what is no file
+            notes = self._check(source, offset, length, announce=duration is None)
         self.load()
         from spleeter import SpleeterError
 
@@ -108,7 +101,21 @@ class UpstreamSeparator:
         except SpleeterError as error:
             raise SeparationError(f"{source}: {str(error).splitlines()[0]}") from error
         self._save(estimates, outputs, codec, bitrate)
+        seconds = len(waveform) / self.parameters["sample_rate"]
         return Separated(outputs, seconds, {}, notes)
+
+    def _check(self, source: str, offset: float, length: float, announce: bool) -> list[str]:
+        """Decode what upstream will load, since it would fail in the middle of its graph."""
+        with AudioReader(source, None, offset, length) as reader:
+            for _ in reader.blocks():
+                pass
+        notes = list(reader.notes)
+        if announce and reader.declared and reader.declared > offset + length:
+            notes.append(
+                f"{source}: {self._descriptor} stops after {length:g} s of "
+                f"{reader.declared - offset:.0f} s; give --duration for more"
+            )
+        return notes
 
     def _save(self, estimates, outputs: dict[str, str], codec: str, bitrate: str) -> None:
         from spleeter import SpleeterError
