@@ -12,7 +12,10 @@ import tensorflow as tf
 
 from ..configuration import Configuration
 from ..errors import SeparationError
+from .cunet import build_cunet
 from .unet import build_unet
+
+BUILDERS = {"unet": build_unet, "cunet": build_cunet}
 
 __all__ = ["build_model", "residual", "targets_needed"]
 
@@ -35,7 +38,7 @@ def build_model(
         SeparationError: an instrument that the configuration does not have.
     """
     targets = targets_needed(configuration, instruments)
-    return build_unet(configuration, targets)
+    return BUILDERS[configuration.model.type](configuration, targets)
 
 
 def targets_needed(
