@@ -105,11 +105,12 @@ def build_cunet(configuration: Configuration, targets: tuple[str, ...]) -> tf.ke
         (None, options.nb_bins, configuration.nb_channels), dtype=tf.complex64, name="mixture"
     )
     numbers = [configuration.targets.index(target) for target in targets]
-    conditions = Conditions(numbers, name="conditions")(mixture)
+    planes = Planes(options.spectrogram, name="planes")(mixture)
+    conditions = Conditions(numbers, name="conditions")(planes)
     embedding = layers.Embedding(
         len(configuration.targets), options.conditioning.embedding, name="embedding"
     )(conditions)
-    planes = _network(options, Planes(options.spectrogram, name="planes")(mixture), embedding)
+    planes = _network(options, planes, embedding)
     estimates = {
         target: Estimate(index, options.spectrogram, options.estimate, name=f"{target}_estimate")(
             [mixture, planes]
