@@ -63,7 +63,6 @@ class Separator:
         if not has_weights(self.configuration.weights):
             raise SeparationError(_without_weights(descriptor, self.configuration))
         self._windows = Windows.of(self.configuration.stft, self.configuration.segment, overlap)
-        self._transform = Transform(self.configuration.stft)
         self._mwf = mwf
         self._device = device
         self._sole_user = sole_user
@@ -87,6 +86,8 @@ class Separator:
         with tf.device(device):
             model = models.build_model(self.configuration, wanted)
             weights.load_weights(model, self.configuration.weights)
+        window = weights.read_window(self.configuration.weights)
+        self._transform = Transform(self.configuration.stft, window)
         self._targets = models.targets_needed(self.configuration, wanted)
         self._residual = models.residual
         shape = (1, self.configuration.segment.nb_frames, *model.input_shape[2:])

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,8 @@ import tensorflow as tf
 from .configuration import CHECKPOINT as PREFIX
 from .configuration import has_weights
 from .errors import SeparationError
+
+WINDOW = "stft/window"  # of a checkpoint that was trained with a window of its own
 
 
 def named_variables(model: tf.keras.Model) -> dict[str, tf.Variable]:
@@ -68,11 +70,25 @@ def read_checkpoint(folder: Path) -> dict[str, np.ndarray]:
     Raises:
         SeparationError: no checkpoint there, or an incomplete one.
     """
+    return _read(folder, lambda name: True)
+
+
+def read_window(folder: Path) -> np.ndarray | None:
+    """STFT window ``[frame_length]`` that a converted checkpoint brings along, or None.
+
+    Raises:
+        SeparationError: no checkpoint there, or an incomplete one.
+    """
+    return _read(folder, lambda name: name == WINDOW).get(WINDOW)
+
+
+def _read(folder: Path, wanted: Callable[[str], bool]) -> dict[str, np.ndarray]:
     if not has_weights(folder):
         raise SeparationError(f"there are no weights in {folder}")
     try:
         reader = tf.train.load_checkpoint(os.fspath(folder / PREFIX))
-        arrays = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+        names = filter(wanted, reader.get_variable_to_shape_map())
+        arrays = {name: reader.get_tensor(name) for name in names}
     except (tf.errors.OpError, ValueError, RuntimeError) as error:
         raise SeparationError(
             f"the weights in {folder} are damaged or incomplete; get them again "
