@@ -86,6 +86,7 @@ class Separator:
         with tf.device(device):
             model = models.build_model(self.configuration, wanted)
             weights.load_weights(model, self.configuration.weights)
+            network = models.at_rest(model)
         window = weights.read_window(self.configuration.weights)
         self._transform = Transform(self.configuration.stft, window)
         self._targets = models.targets_needed(self.configuration, wanted)
@@ -95,7 +96,7 @@ class Separator:
         @tf.function(input_signature=[tf.TensorSpec(shape, tf.complex64)])
         def function(mixture):
             with tf.device(device):
-                return model(mixture, training=False)
+                return network(mixture)
 
         self._function = function
 

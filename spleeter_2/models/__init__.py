@@ -5,19 +5,22 @@ Every model maps complex64 ``[B, T, F, C]`` to a dictionary ``{target: complex64
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import functools
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import tensorflow as tf
 
 from ..configuration import Configuration
 from ..errors import SeparationError
+from .conditioning import PerBlock
 from .cunet import build_cunet
+from .frequency import Attention
 from .unet import build_unet
 
 BUILDERS = {"unet": build_unet, "cunet": build_cunet}
 
-__all__ = ["build_model", "residual", "targets_needed"]
+__all__ = ["at_rest", "build_model", "residual", "targets_needed"]
 
 
 def build_model(
@@ -63,3 +66,28 @@ def residual(mixture: Any, estimates: Mapping[str, Any]) -> Any:
         mixture = mixture - estimate
     return mixture
 
+
+def at_rest(model: tf.keras.Model) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
+    """A model for inference, whose gates and attention are computed now and not per window.
+
+    They depend on the weights and on the instruments that the model was built for, not on the
+    music, so weights that are assigned later no longer reach them.
+
+    Args:
+        model: what ``build_model`` returned, with its weights.
+
+    Returns:
+        Function from complex64 ``[B, T, F, C]`` to ``{target: complex64 [B, T, F, C]}``.
+    """
+    fixed = [
+        tensor
+        for layer in model.layers
+        if isinstance(layer, (PerBlock, Attention))
+        for tensor in tf.nest.flatten(layer.output)
+    ]
+    if not fixed:
+        return functools.partial(model, training=False)
+    nothing = tf.zeros((1, 1, *model.input_shape[2:]), model.input.dtype)  # as good as any music
+    values = tf.keras.Model(model.input, fixed)(nothing, training=False)
+    body = tf.keras.Model([model.input, *fixed], model.output)
+    return lambda mixture: body([mixture, *values], training=False)

@@ -216,17 +216,30 @@ class FrequencyLinear(layers.Layer):
     def values(self, x, kernel, bias, training):
         """``[F, I, N, C]`` -> ``[..., units, I, N, C]`` for a kernel ``[..., F, units]``."""
         _, *rest = shape_of(x)
-        product = tf.matmul(kernel, tf.reshape(x, (x.shape[0], -1)), transpose_a=True)
-        product = tf.reshape(product, (*product.shape[:-1], *rest))
-        if bias is not None:
-            product += bias[..., tf.newaxis, tf.newaxis, tf.newaxis]
+        columns = tf.reshape(x, (x.shape[0], -1))  # [F, I * N * C]
+        activate = ACTIVATIONS[self.habits.activation]
         if training:
-            rows = tf.reshape(product, (-1, 1, 1, product.shape[-1]))  # BatchNorm wants four axes
-            product = tf.reshape(self.norm(rows, training=True), shape_of(product))
+            product = tf.matmul(kernel, columns, transpose_a=True)
+            product = tf.reshape(product, (*product.shape[:-1], *rest))
+            if bias is not None:
+                product += bias[..., tf.newaxis, tf.newaxis, tf.newaxis]
+            rows = tf.reshape(product, (-1, 1, 1, rest[-1]))  # BatchNorm wants four axes
+            return activate(tf.reshape(self.norm(rows, training=True), shape_of(product)))
+        # a BatchNorm over channels commutes with a map of bins: scale the side that has fewer
+        scale, shift = (self._per_column(vector, rest) for vector in self.norm.scale_and_shift())
+        if self.units > x.shape[0]:
+            product = tf.matmul(kernel, columns * scale, transpose_a=True)
         else:
-            scale, shift = self.norm.scale_and_shift()
-            product = product * scale + shift
-        return ACTIVATIONS[self.habits.activation](product)
+            product = tf.matmul(kernel, columns, transpose_a=True) * scale
+        if bias is not None:
+            product += bias[:, tf.newaxis] * scale
+        product = activate(tf.nn.bias_add(product, shift))  # TensorFlow fuses these
+        return tf.reshape(product, (self.units, *rest))
+
+    def _per_column(self, vector, rest):
+        """``[C]`` -> ``[I * N * C]``."""
+        instruments, frames, _ = rest
+        return tf.tile(vector, [instruments * frames])
 
 
 class FrequencyFirst(layers.Layer):
