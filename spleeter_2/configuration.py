@@ -76,6 +76,14 @@ class Segment:
 
 
 @dataclass(frozen=True)
+class Cost:
+    """Parameters, and multiply-adds per STFT frame."""
+
+    parameters: int
+    multiply_adds: int
+
+
+@dataclass(frozen=True)
 class FrequencyTransformation:
     """A residual block along frequency; ``models/frequency.py`` says what each type computes.
 
@@ -151,6 +159,28 @@ class FrequencyTransformation:
             return None
         size = nb_bins * self.num_tdfs if self.type == "lasaft" else nb_bins
         return max(size // self.bn_factor, self.min_bn_units)
+
+    def cost(self, nb_bins: int, channels: int) -> Cost:
+        """What it takes on ``[T, F, C]``; BatchNorm, activation and attention are not counted
+        among the multiply-adds, nor attention among the parameters."""
+        if self.linear:
+            unit = self.bottleneck(nb_bins)
+            sizes = [nb_bins, nb_bins] if unit is None else [nb_bins, unit, nb_bins]
+            maps = [1] * (len(sizes) - 1)
+            if self.conditioned:
+                maps[-1 if self.type == "lasaft" else 0] = self.num_tdfs
+            weights = [a * b * k for a, b, k in zip(sizes, sizes[1:], maps, strict=False)]
+            biases = sum(b * k for b, k in zip(sizes[1:], maps, strict=True)) * self.bias
+            norms = 2 * channels * len(maps)
+            return Cost(sum(weights) + biases + norms, sum(weights) * channels)
+        inner = self.width * (len(self.dilations) if self.parallel else 1)
+        inputs = [channels] + [channels if self.parallel else self.width] * (
+            len(self.dilations) - 1
+        )
+        weights = self.kernel_size * (sum(inputs) * self.width + inner * channels)
+        biases = self.width * len(self.dilations) + channels
+        norms = 2 * self.width * len(self.dilations)
+        return Cost(self.bands * (weights + biases) + norms, weights * nb_bins)
 
 
 @dataclass(frozen=True)

@@ -102,17 +102,25 @@ class BandConv1D(layers.Layer):
     def call(self, inputs):
         bands = tf.split(inputs, self.sizes, axis=-2)
         convolved = [
-            tf.nn.conv2d(
-                band,
-                self.kernel[index][tf.newaxis],  # [1, kernel_size, C, filters]
-                strides=1,
-                padding="SAME",
-                dilations=(1, self.dilation),
-            )
-            + self.bias[index]
+            self._convolve(band, self.kernel[index]) + self.bias[index]
             for index, band in enumerate(bands)
         ]
         return tf.concat(convolved, axis=-2)  # [..., T, F, filters]
+
+    def _convolve(self, x, kernel):
+        """``[..., T, f, C]`` with a kernel ``[kernel_size, C, filters]``, zero padding."""
+        if self.dilation == 1:
+            return tf.nn.conv2d(x, kernel[tf.newaxis], strides=1, padding="SAME")
+        # a dilated convolution has no gradient on TensorFlow's CPU: gather its taps
+        nb_bins, around = x.shape[-2], self.dilation * (self.kernel_size - 1)
+        padding = [[0, 0]] * (x.shape.rank - 2) + [[around // 2, around - around // 2], [0, 0]]
+        padded = tf.pad(x, padding)
+        taps = [
+            padded[..., start : start + nb_bins, :]
+            for start in range(0, around + 1, self.dilation)
+        ]
+        flat = tf.reshape(kernel, (-1, self.filters))  # [kernel_size * C, filters]
+        return tf.matmul(tf.concat(taps, axis=-1), flat)
 
     def get_config(self) -> dict:
         return {
