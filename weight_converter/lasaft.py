@@ -172,7 +172,7 @@ def plan(
     configuration, data = _configuration(family, options, notes)
     rows, faults = [], []
     used = set()
-    for name, variable, rule, shape in _expected(configuration, family):
+    for name, variable, rule, shape in _expected(configuration):
         wanted = source_shape(rule, shape)
         if name not in state:
             faults.append(Row(name, wanted, variable, shape, "missing"))
@@ -281,19 +281,19 @@ def _stripped(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
 
 
 def _expected(
-    configuration: Configuration, family: str
+    configuration: Configuration,
 ) -> Iterator[tuple[str, str, str, tuple[int, ...]]]:
     """All tensors of a network: name, variable, rule and the variable's shape."""
-    for section, names, sizes in _sections(configuration, family):
+    model = configuration.model
+    for section, names, sizes in _sections(configuration):
         for module, layer, kind, axes in section:
             size = {}
             for part in axes.split():
                 axis, symbol = part.split("=")
                 size[axis] = int(symbol) if symbol.isdigit() else sizes[symbol]
             for tensor, variable, rule in kind:
-                if tensor == "bias" and "_frequency_linear_" in layer and "norm" not in layer:
-                    if not configuration.model.frequency.bias:
-                        continue
+                if variable == "bias" and "_linear_" in layer and not model.frequency.bias:
+                    continue
                 shape = tuple(size[axis] for axis in rule.split(" -> ")[1].split())
                 yield (
                     f"{module}.{tensor}".format(**names),
@@ -304,7 +304,7 @@ def _expected(
 
 
 def _sections(
-    configuration: Configuration, family: str
+    configuration: Configuration,
 ) -> Iterator[tuple[tuple, dict[str, Any], dict[str, int]]]:
     """The tables, each as often as it occurs, with what its names and sizes stand for."""
     model = configuration.model
@@ -362,25 +362,33 @@ def _control(
         yield STEERING[: 2 if options.norm else 1], {"name": name}, now
 
 
-def _options(
-    state: Mapping[str, np.ndarray], given: dict[str, Any]
-) -> tuple[str, dict[str, Any]]:
+def _options(state: Mapping[str, np.ndarray], given: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """Family, and hyper-parameters completed by what the shapes tell."""
     options = {**_inferred(state), **given}
     for plain in ("tfc_activation", "tfc_tdf_activation"):  # families name it differently
         if plain in given:
             options["activation"] = given[plain]
-    film = options["film"] if not given.keys() & {"film_type", "pocm_type"} else (
-        "film_type" in given
+    film = (
+        options["film"] if not given.keys() & {"film_type", "pocm_type"} else ("film_type" in given)
     )
     if film:
         options.setdefault("film_type", "complex")
         options["pocm_norm"] = None
     needed = ["n_fft", "hop_length", "num_frame", "spec_type", "spec_est_mode", "n_blocks"]
     needed += ["input_channels", "internal_channels", "first_conv_activation", "last_activation"]
-    needed += ["condition_to", "embedding_dim", "control_n_layer", "t_down_layers"]
+    needed += [
+        "n_internal_layers",
+        "kernel_size_t",
+        "kernel_size_f",
+        "condition_to",
+        "embedding_dim",
+        "control_n_layer",
+        "t_down_layers",
+    ]
     needed += ["gamma_activation", "beta_activation"] if film else ["pocm_type"]
     missing = [name for name in needed if name not in options]
+    if options["frequency"]:
+        missing += [name for name in ("bn_factor", "min_bn_units") if name not in options]
     if "activation" not in options:
         missing.append("tfc_tdf_activation" if options["frequency"] else "tfc_activation")
     if missing:
@@ -401,8 +409,9 @@ def _inferred(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
         return len({m.group(1) for name in state if (m := re.match(pattern, name))})
 
     found: dict[str, Any] = {"film": False}
-    modules = {kind: mark for kind, mark in FREQUENCY_MODULES.items()}
-    marked = [kind for kind, mark in modules.items() if any(mark in name for name in state)]
+    marked = [
+        kind for kind, mark in FREQUENCY_MODULES.items() if any(mark in name for name in state)
+    ]
     found["frequency"] = marked[0] if marked else None
     channels, planes = (*shape("first_conv.0.weight"), 0, 0)[:2]
     found.update(internal_channels=channels, input_channels=planes)
@@ -438,14 +447,15 @@ def _inferred(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
     return found
 
 
-def _inferred_frequency(
-    state: Mapping[str, np.ndarray], kind: str, levels: int
-) -> dict[str, Any]:
+def _inferred_frequency(state: Mapping[str, np.ndarray], kind: str, levels: int) -> dict[str, Any]:
     """The frequency transformation's sizes; any bottleneck rule that fits all blocks will do."""
     module = {"fc": "tdf.tdf.0", "lasaft": "tdfs.tdf.0", "lightsaft": "LaSAFT_bn_layer.0"}[kind]
     blocks = [f"encoders.{level}" for level in range(levels)] + ["mid_block"]
-    kernels = [state[f"{block}.{module}.weight"].shape for block in blocks
-               if f"{block}.{module}.weight" in state]
+    kernels = [
+        state[f"{block}.{module}.weight"].shape
+        for block in blocks
+        if f"{block}.{module}.weight" in state
+    ]
     found: dict[str, Any] = {"tfc_tdf_bias": f"encoders.0.{module}.bias" in state}
     tdfs = 1
     keys = state.get("encoders.0.keys")
@@ -456,13 +466,14 @@ def _inferred_frequency(
         return found
     found["n_fft"] = 2 * kernels[0][1]
     if kind != "lightsaft" and f"encoders.0.{module[:-1]}3.weight" not in state:
-        return {**found, "bn_factor": None}
+        return {**found, "bn_factor": None, "min_bn_units": 1}
     many = tdfs if kind == "lasaft" else 1
     sizes = [bins * many for _, bins in kernels]
     units = [rows // (tdfs if kind == "lightsaft" else 1) for rows, _ in kernels]
     for factor in range(1, sizes[0] + 1):
-        fits = [max(size // factor, units[-1]) == unit
-                for size, unit in zip(sizes, units, strict=True)]
+        fits = [
+            max(size // factor, units[-1]) == unit for size, unit in zip(sizes, units, strict=True)
+        ]
         if all(fits):
             return {**found, "bn_factor": factor, "min_bn_units": units[-1]}
     return found
@@ -495,6 +506,11 @@ def _check(options: Mapping[str, Any]) -> None:
         options.get("pocm_norm") in (None, "batch_norm"),
         f"pocm_norm must be null or batch_norm, not {options.get('pocm_norm')}",
     )
+    for name in ("n_fft", "hop_length", "num_frame", "n_blocks", "input_channels"):
+        value = options[name]
+        _require(
+            type(value) is int and value > 0, f"{name} must be a positive number, not {value!r}"
+        )
     _require(
         options["kernel_size_t"] == options["kernel_size_f"],
         f"kernel_size_t and kernel_size_f must be equal, not {options['kernel_size_t']} and "
@@ -552,8 +568,6 @@ def _configuration(
         names = ("bn_factor", "min_bn_units", "num_tdfs", "dk")
         frequency = {"type": kind, "bias": bool(options.get("tfc_tdf_bias", False))}
         frequency.update({name: options[name] for name in names if name in options})
-        if options["bn_factor"] is None:
-            frequency.pop("min_bn_units", None)
     conditioning = {
         "type": "film" if film else "gpocm",
         "where": options["condition_to"],

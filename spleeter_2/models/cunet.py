@@ -123,9 +123,7 @@ def build_cunet(configuration: Configuration, targets: tuple[str, ...]) -> tf.ke
 def _network(options: CUNet, planes: tf.Tensor, embedding: tf.Tensor) -> tf.Tensor:
     """Planes of the mixture ``[1, B, T, F, P]`` and ``[I, E]`` -> ``[I, B, T, F, P]``."""
     channels = options.channels
-    steering = modulations(
-        embedding, options.conditioning, options.conditioned_places(), channels
-    )
+    steering = modulations(embedding, options.conditioning, options.conditioned_places(), channels)
 
     def block(x: tf.Tensor, place: str) -> tf.Tensor:
         x = _convolutions(x, options, place)
@@ -176,5 +174,3 @@ def _convolutions(x: tf.Tensor, options: CUNet, place: str) -> tf.Tensor:
         if number < options.layers:
             x = layers.Concatenate(name=f"{place}_dense_{number}")([y, x])
     return y
-
-

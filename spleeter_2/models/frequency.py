@@ -116,8 +116,7 @@ class BandConv1D(layers.Layer):
         padding = [[0, 0]] * (x.shape.rank - 2) + [[around // 2, around - around // 2], [0, 0]]
         padded = tf.pad(x, padding)
         taps = [
-            padded[..., start : start + nb_bins, :]
-            for start in range(0, around + 1, self.dilation)
+            padded[..., start : start + nb_bins, :] for start in range(0, around + 1, self.dilation)
         ]
         flat = tf.reshape(kernel, (-1, self.filters))  # [kernel_size * C, filters]
         return tf.matmul(tf.concat(taps, axis=-1), flat)
@@ -261,7 +260,7 @@ class FrequencyFirst(layers.Layer):
 
 
 class FrequencyBack(layers.Layer):
-    """``[F, I, N, C]`` -> ``[B, T, F, C]`` or ``[I, B, T, F, C]``, B and T as in a second tensor."""
+    """``[F, I, N, C]`` -> ``[B, T, F, C]`` or ``[I, B, T, F, C]``, as a second tensor has it."""
 
     def call(self, inputs):
         x, like = inputs
@@ -319,9 +318,7 @@ def _convolutions(inputs, options, name, habits, _):
         x = layers.BatchNormalization(
             epsilon=habits.epsilon, momentum=habits.momentum, name=f"{name}_norm_{index}"
         )(x)
-        x = layers.Activation(
-            ACTIVATIONS[habits.activation], name=f"{name}_activation_{index}"
-        )(x)
+        x = layers.Activation(ACTIVATIONS[habits.activation], name=f"{name}_activation_{index}")(x)
         branches.append(x)
     if options.parallel and len(branches) > 1:
         x = layers.Concatenate(name=f"{name}_branches")(branches)
