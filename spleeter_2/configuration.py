@@ -236,6 +236,17 @@ class UNet:
         """Frames and bins are padded to a multiple of this."""
         return 2 ** len(self.filters)
 
+    def costs(self, nb_targets: int) -> Cost:
+        """All frequency transformations of as many networks, per frame of the STFT."""
+        padded_bins = -(-self.nb_bins // self.stride) * self.stride
+        parameters = multiply_adds = 0
+        for block in self.frequency:
+            halved = 2**block.level  # bins, and frames alike
+            cost = block.cost(padded_bins // halved, self.filters[block.level - 1])
+            parameters += nb_targets * cost.parameters
+            multiply_adds += nb_targets * cost.multiply_adds // halved
+        return Cost(parameters, multiply_adds)
+
 
 Activation = Literal["identity", "relu", "leaky_relu", "sigmoid", "tanh"]
 
@@ -348,6 +359,17 @@ class CUNet:
         encoders = tuple(f"encoder_{number}" for number in numbers)
         return (*encoders, "mid", *(f"decoder_{number}" for number in numbers))
 
+    def costs(self, nb_targets: int) -> Cost:
+        """All frequency transformations, for one target whatever their number, per frame."""
+        parameters = multiply_adds = 0
+        for index in range(self.blocks if self.frequency else 0):
+            level = min(index, self.blocks - 1 - index)
+            cost = self.frequency.cost((self.nb_bins - 1) >> level, self.channels)
+            parameters += cost.parameters
+            frames = math.prod(frames for frames, _ in self.strides[:level])
+            multiply_adds += cost.multiply_adds // frames
+        return Cost(parameters, multiply_adds)
+
     def conditioned_places(self) -> tuple[str, ...]:
         """Names of the blocks that the condition steers directly, from input to output."""
         where = self.conditioning.where
@@ -427,6 +449,13 @@ class Configuration:
     def instruments(self) -> tuple[str, ...]:
         """Targets, then the residual where there is one."""
         return self.targets + ((self.residual,) if self.residual else ())
+
+    @property
+    def frequency_cost(self) -> Cost:
+        """Frequency transformations: parameters, and multiply-adds per second of audio."""
+        cost = self.model.costs(len(self.targets))
+        frames_per_second = self.sample_rate / self.stft.frame_step
+        return Cost(cost.parameters, round(cost.multiply_adds * frames_per_second))
 
     @property
     def band(self) -> float:

@@ -105,3 +105,11 @@ def test_embedded_without_weights(name):
     few = dataclasses.replace(configuration.model, blocks=3, channels=2, layers=1)
     model = build_model(dataclasses.replace(configuration, model=few))
     assert model.output_shape.keys() == set(configuration.targets)
+
+
+def test_costs_along_frequency():
+    cost = load_configuration("spleeter_2:lasaft").frequency_cost
+    assert 29e6 < cost.parameters < 31.5e6
+    window = cost.multiply_adds * 128 * 1024 / 44100
+    assert 2 * window == pytest.approx(150e9, rel=0.05)  # FLOP of a window of 128 frames
+    assert load_configuration("spleeter_2:mask").frequency_cost.parameters == 0
