@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import tempfile
 import traceback
 from enum import Enum
 from pathlib import Path
@@ -67,16 +68,24 @@ ModelOption = typer.Option(
     "with config.json.",
 )
 AdapterOption = typer.Option(
-    DEFAULT_ADAPTER, "--adapter", "-a", help="Audio adapter of upstream's models."
+    DEFAULT_ADAPTER,
+    "--adapter",
+    "-a",
+    show_default=False,
+    help="Audio adapter of upstream's models. [default: Spleeter's ffmpeg adapter]",
 )
 OutputOption = typer.Option(
-    os.path.join(os.environ.get("TMPDIR", "/tmp"), "separated_audio"),
+    os.path.join(tempfile.gettempdir(), "separated_audio"),
     "--output_path",
     "-o",
     help="Folder for the stems; - writes one stem to standard output.",
 )
-MwfOption = typer.Option(False, "--mwf", help="Refine by multichannel Wiener filtering.")
-VerboseOption = typer.Option(False, "--verbose", help="Show tracebacks and TensorFlow's messages.")
+MwfOption = typer.Option(
+    False, "--mwf", show_default=False, help="Refine by multichannel Wiener filtering."
+)
+VerboseOption = typer.Option(
+    False, "--verbose", show_default=False, help="Show tracebacks and TensorFlow's messages."
+)
 
 
 @application.callback()
@@ -102,7 +111,9 @@ def separate(
         help="Path of a stem in the output folder, of {filename}, {foldername}, {instrument} "
         "and {codec}.",
     ),
-    codec: Codec = typer.Option(Codec.wav, "--codec", "-c", help="Container of the stems."),
+    codec: Codec = typer.Option(
+        Codec.wav, "--codec", "-c", show_default=False, help="Container. [default: wav]"
+    ),
     bitrate: str = typer.Option("128k", "--bitrate", "-b", help="Of mp3, ogg, m4a and wma."),
     duration: Optional[float] = typer.Option(
         None,
@@ -116,7 +127,9 @@ def separate(
     stems: Optional[str] = typer.Option(
         None, "--stems", help="Stems to write, such as vocals or vocals,drums. [default: all]"
     ),
-    bits: Bits = typer.Option(Bits.b16, "--bits", help="Sample format of wav and flac."),
+    bits: Bits = typer.Option(
+        Bits.b16, "--bits", show_default=False, help="Sample format of wav, flac. [default: 16]"
+    ),
     sample_rate: Optional[int] = typer.Option(
         None, "--sample_rate", help="Of the stems, in Hz. [default: the song's]"
     ),
@@ -125,7 +138,10 @@ def separate(
     ),
     device: Optional[str] = typer.Option(None, "--device", help="cpu, gpu or gpu:N."),
     skip_existing: bool = typer.Option(
-        False, "--skip-existing", help="Leave out songs whose stems are all there."
+        False,
+        "--skip-existing",
+        show_default=False,
+        help="Leave out songs whose stems are all there.",
     ),
     verbose: bool = VerboseOption,
 ) -> None:
@@ -220,13 +236,18 @@ def _require_folder(path: Path) -> None:
         raise SeparationError(f"there is no folder {path}")
 
 
-def _terminated(number: int, _frame: object) -> None:
-    raise SystemExit(128 + number)
+class _Interrupted(BaseException):
+    """A signal asks to stop; unlike KeyboardInterrupt, click lets it pass."""
+
+
+def _interrupt(number: int, _frame: object) -> None:
+    raise _Interrupted(128 + number)
 
 
 def entrypoint() -> None:
     """Run the program; end it with a status that tells how it went."""
-    signal.signal(signal.SIGTERM, _terminated)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     verbose = "--verbose" in sys.argv
     try:
         # not click's standalone mode: it would turn Ctrl-C into status 1
@@ -239,10 +260,10 @@ def entrypoint() -> None:
             traceback.print_exc()
         print(f"spleeter: error: {error}", file=sys.stderr)
         status = 1
-    except (Abort, KeyboardInterrupt):
+    except _Interrupted as interrupted:
         print("spleeter: interrupted, nothing is left half written", file=sys.stderr)
-        status = 130
-    except BrokenPipeError:
+        (status,) = interrupted.args
+    except (Abort, BrokenPipeError):
         status = 1
     sys.exit(status if isinstance(status, int) else 0)
 

@@ -95,6 +95,7 @@ class _Ffmpeg:
             **pipes,
         )
         self.messages: list[str] = []
+        self._described = threading.Event()
         self._collector = threading.Thread(target=self._collect, daemon=True)
         self._collector.start()
 
@@ -104,6 +105,14 @@ class _Ffmpeg:
                 self.messages.append(line.decode("utf-8", "replace").rstrip())
             else:
                 self.messages[-1] = line.decode("utf-8", "replace").rstrip()
+            if line.startswith(b"Output #"):
+                self._described.set()
+        self._described.set()
+
+    def description(self) -> list[str]:
+        """What it says of its input: all that comes before its output."""
+        self._described.wait(timeout=5)
+        return self.messages
 
     def wait(self) -> int:
         """Exit status, all messages collected."""
@@ -181,8 +190,9 @@ class AudioReader:
         except BaseException:
             self._ffmpeg.kill()
             raise
-        self.seconds = self._expected(offset, duration)
-        self.tags = _tags(self._ffmpeg.messages)
+        description = self._ffmpeg.description()
+        self.seconds = self._expected("\n".join(description), offset, duration)
+        self.tags = _tags(description)
 
     def _check(self, path: str | os.PathLike) -> None:
         if path == STANDARD:
@@ -223,9 +233,8 @@ class AudioReader:
         if any("misdetection possible" in line for line in self._ffmpeg.messages):
             raise SeparationError(f"{self.name} is not audio that ffmpeg can read")
 
-    def _expected(self, offset: float, duration: float | None) -> float | None:
+    def _expected(self, text: str, offset: float, duration: float | None) -> float | None:
         """Seconds of audio to expect, as far as the container says; notes a down-mix."""
-        text = "\n".join(self._ffmpeg.messages)
         stream = re.search(r"Stream #0.*?: Audio: [^\n]*? Hz, ([^,\n]+)", text)
         if stream and stream[1] not in ("mono", "stereo", "1 channels", "2 channels"):
             self.notes.append(f"{self.name} has {stream[1]} channels: mixed down to stereo")
@@ -420,9 +429,7 @@ class AudioWriter:
 _FAILED = re.compile(r"No space left|File too large|Broken pipe|Disk quota|Input/output error|I/O")
 
 
-def _encoding(
-    codec: str, bits: str, bitrate: str, sample_rate: int
-) -> dict[str, str]:
+def _encoding(codec: str, bits: str, bitrate: str, sample_rate: int) -> dict[str, str]:
     """ffmpeg's output options."""
     container, encoder, _ = CODECS[codec]
     options = {"f": container, "ar": str(nearest_rate(codec, sample_rate))}

@@ -123,6 +123,10 @@ class FrequencyTransformation:
             value = getattr(self, name)
             _require(value >= 1, f"{what}: {name} must be positive, not {value}")
         _require(
+            self.kernel_size % 2 == 1,
+            f"frequency transformation: kernel_size must be odd, not {self.kernel_size}",
+        )
+        _require(
             len(self.dilations) > 0 and min(self.dilations) >= 1,
             f"{what}: dilations must be positive whole numbers, not {list(self.dilations)}",
         )
@@ -198,14 +202,16 @@ class UNet:
     ``nb_bins``: frequency bins that it looks at, from 0 Hz up; the estimate is silent above.
     ``level``: RMS of full scale to which each window's mixture is brought before the network,
     and back behind it; null leaves it alone. ``max_gain``: limit of that gain in dB.
+    ``shift_average``: compute the deepest level twice, half its stride apart, and take the mean.
     """
 
     type: Literal["unet"] = "unet"
     nb_bins: int = 1024
-    level: Optional[float] = 0.175
+    level: Optional[float] = 0.15
     max_gain: float = 40.0
     filters: tuple[int, ...] = (16, 32, 64, 128, 256, 512)
     dropout: float = 0.5
+    shift_average: bool = False
     frequency: tuple[FrequencyTransformation, ...] = ()
     head: Head = field(default_factory=Head)
 

@@ -14,7 +14,7 @@ import soxr
 from .audio import BLOCK, STANDARD, AudioReader, AudioWriter
 from .configuration import PREFIX, Configuration, has_weights, load_configuration
 from .errors import SeparationError
-from .pipeline import prefetch
+from .pipeline import stage
 from .songs import plan
 from .spectrogram import Transform, Windows, overlap_add
 from .tensorflow_import import import_tensorflow
@@ -83,17 +83,19 @@ class Separator:
         device = _device(tf, self._device)
         # the Wiener filter weighs every instrument against the others
         wanted = None if self._mwf else self.stems
+        folder = self.configuration.weights
+        arrays = weights.read_checkpoint(folder)
+        configuration = models.without_neutral_parts(self.configuration, arrays)
         with tf.device(device):
-            model = models.build_model(self.configuration, wanted)
-            weights.load_weights(model, self.configuration.weights)
+            model = models.build_model(configuration, wanted)
+            weights.assign(model, arrays, folder)
             network = models.at_rest(model)
-        window = weights.read_window(self.configuration.weights)
-        self._transform = Transform(self.configuration.stft, window)
+        self._transform = Transform(self.configuration.stft, arrays.get(weights.WINDOW))
         self._targets = models.targets_needed(self.configuration, wanted)
         self._residual = models.residual
         shape = (1, self.configuration.segment.nb_frames, *model.input_shape[2:])
 
-        @tf.function(input_signature=[tf.TensorSpec(shape, tf.complex64)])
+        @tf.function(input_signature=[tf.TensorSpec(shape, tf.complex64)], autograph=False)
         def function(mixture):
             with tf.device(device):
                 return network(mixture)
@@ -246,11 +248,15 @@ class Separator:
         encoding of the last one go on at the same time.
         """
         length = self._windows.length
-        mixtures = prefetch(map(self._transform.forward, windows))
-        for estimates in prefetch(map(self._network, mixtures)):
+        mixtures = stage(self._mixture, windows)
+        for estimates in stage(self._network, mixtures):
             yield np.stack(
                 [self._transform.inverse(estimates[name], length) for name in self._targets]
             )
+
+    def _mixture(self, window: np.ndarray) -> np.ndarray:
+        """Window float32 ``[L, C]`` -> complex64 ``[T, F, C]``, as TensorFlow wants it."""
+        return np.ascontiguousarray(self._transform.forward(window))
 
     def _network(self, mixture: np.ndarray) -> dict[str, np.ndarray]:
         """Mixture complex64 ``[T, F, C]`` -> the targets' estimates, alike."""

@@ -7,14 +7,13 @@ import os
 import string
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from .audio import STANDARD
 from .errors import SeparationError
 
 SUFFIXES = frozenset(
-    ".aac .aif .aifc .aiff .alac .ape .au .caf .flac .m4a .m4b .mka .mkv .mov .mp2 .mp3 .mp4 .mpc "
-    ".oga .ogg .opus .ra .tta .wav .webm .wma .wv".split()
+    ".aac .aif .aifc .aiff .alac .ape .au .caf .flac .m4a .m4b .mka .mkv .mov .mp2 .mp3 .mp4 "
+    ".mpc .oga .ogg .opus .ra .tta .wav .webm .wma .wv".split()
 )
 FIELDS = ("filename", "foldername", "instrument", "codec")
 
@@ -62,7 +61,9 @@ def plan(
     _check_template(template)
     root = os.path.abspath(output)
     songs = [
-        Song(source, {name: _path(root, tree, template, source, name, codec) for name in instruments})
+        Song(
+            source, {name: _path(root, tree, template, source, name, codec) for name in instruments}
+        )
         for source, tree in found
     ]
     _check_clashes(songs)

@@ -193,6 +193,8 @@ def check_weights(descriptor: str, model_directory: str) -> None:
     import tensorflow as tf
     from spleeter.model.provider import ModelProvider
 
+    from .weights import read_tensors
+
     provider = ModelProvider.default()
     folder = Path(model_directory)
     if not folder.is_absolute():
@@ -209,18 +211,10 @@ def check_weights(descriptor: str, model_directory: str) -> None:
             raise SeparationError(
                 f"the weights of {descriptor} could not be downloaded ({error}): {advice}"
             ) from error
-    try:
-        path = tf.train.latest_checkpoint(folder)
-        if path is None:
-            raise ValueError("no checkpoint")
-        reader = tf.train.load_checkpoint(path)
-        for name in reader.get_variable_to_shape_map():
-            reader.get_tensor(name)
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
-        raise SeparationError(
-            f"the weights of {descriptor} in {folder} are missing or incomplete "
-            f"({str(error).splitlines()[0]}): remove that folder, then {advice}"
-        ) from error
+    path = tf.train.latest_checkpoint(folder)
+    if path is None:
+        raise SeparationError(f"there are no weights of {descriptor} in {folder}: {advice}")
+    read_tensors(path)
 
 
 def run_upstream(command: str, **options) -> None:

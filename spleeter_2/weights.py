@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -64,51 +64,48 @@ def write_checkpoint(values: Mapping[str, np.ndarray], folder: Path) -> None:
             shutil.move(os.path.join(temporary, name), folder / name)
 
 
-def read_checkpoint(folder: Path) -> dict[str, np.ndarray]:
-    """All named arrays of a checkpoint, float16 widened to float32.
+def read_tensors(prefix: str) -> dict[str, np.ndarray]:
+    """All named arrays of any TensorFlow checkpoint.
 
     Raises:
-        SeparationError: no checkpoint there, or an incomplete one.
+        SeparationError: it is damaged or incomplete.
     """
-    return _read(folder, lambda name: True)
-
-
-def read_window(folder: Path) -> np.ndarray | None:
-    """STFT window ``[frame_length]`` that a converted checkpoint brings along, or None.
-
-    Raises:
-        SeparationError: no checkpoint there, or an incomplete one.
-    """
-    return _read(folder, lambda name: name == WINDOW).get(WINDOW)
-
-
-def _read(folder: Path, wanted: Callable[[str], bool]) -> dict[str, np.ndarray]:
-    if not has_weights(folder):
-        raise SeparationError(f"there are no weights in {folder}")
     try:
-        reader = tf.train.load_checkpoint(os.fspath(folder / PREFIX))
-        names = filter(wanted, reader.get_variable_to_shape_map())
-        arrays = {name: reader.get_tensor(name) for name in names}
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+        reader = tf.train.load_checkpoint(prefix)
+        return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+    except (tf.errors.OpError, ValueError, RuntimeError, IndexError) as error:
         raise SeparationError(
-            f"the weights in {folder} are damaged or incomplete; get them again "
+            f"the weights in {os.path.dirname(prefix)} are damaged or incomplete; get them again "
             f"({str(error).splitlines()[0]})"
         ) from error
+
+
+def read_checkpoint(folder: Path) -> dict[str, np.ndarray]:
+    """All named arrays of a checkpoint of ours, float16 widened to float32.
+
+    Raises:
+        SeparationError: no checkpoint there, or an incomplete one.
+    """
+    if not has_weights(folder):
+        raise SeparationError(f"there are no weights in {folder}")
+    arrays = read_tensors(os.fspath(folder / PREFIX))
     return {
         name: array.astype(np.float32) if array.dtype == np.float16 else array
         for name, array in arrays.items()
     }
 
 
-def load_weights(model: tf.keras.Model, folder: Path) -> None:
-    """Fill a model from a checkpoint that has every one of its variables.
+def assign(model: tf.keras.Model, arrays: Mapping[str, np.ndarray], source: object) -> None:
+    """Fill a model from arrays that have every one of its variables.
 
-    The checkpoint may hold more: a model that is built for fewer instruments takes its part.
+    There may be more of them: a model that is built for fewer instruments takes its part.
+
+    Args:
+        source: where the arrays come from, for the message.
 
     Raises:
         SeparationError: a variable that is missing or has another shape.
     """
-    arrays = read_checkpoint(folder)
     faults = []
     for name, variable in named_variables(model).items():
         if name not in arrays:
@@ -120,8 +117,13 @@ def load_weights(model: tf.keras.Model, folder: Path) -> None:
     if faults:
         more = f" and {len(faults) - 1} more" if len(faults) > 1 else ""
         raise SeparationError(
-            f"the weights in {folder} do not fit the architecture of {model.name}: "
+            f"the weights in {source} do not fit the architecture of {model.name}: "
             f"{faults[0]}{more}"
         )
     for name, variable in named_variables(model).items():
         variable.assign(arrays[name])
+
+
+def load_weights(model: tf.keras.Model, folder: Path) -> None:
+    """Fill a model from a checkpoint (``assign`` says what is refused)."""
+    assign(model, read_checkpoint(folder), folder)

@@ -53,11 +53,7 @@ def read_spleeter(folder: Path, instrument: str) -> dict[str, np.ndarray]:
     path = tf.train.latest_checkpoint(os.fspath(folder))
     if path is None:
         raise SeparationError(f"there is no TensorFlow checkpoint in {folder}")
-    try:
-        reader = tf.train.load_checkpoint(path)
-        source = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
-        raise SeparationError(f"the checkpoint in {folder} is damaged: {error}") from error
+    source = weights.read_tensors(path)
     rank = INSTRUMENTS.index(instrument)
     arrays = {}
     for kind, period, places in TABLE:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from ..configuration import Configuration
@@ -20,7 +22,7 @@ from .unet import build_unet
 
 BUILDERS = {"unet": build_unet, "cunet": build_cunet}
 
-__all__ = ["at_rest", "build_model", "residual", "targets_needed"]
+__all__ = ["at_rest", "build_model", "residual", "targets_needed", "without_neutral_parts"]
 
 
 def build_model(
@@ -42,6 +44,31 @@ def build_model(
     """
     targets = targets_needed(configuration, instruments)
     return BUILDERS[configuration.model.type](configuration, targets)
+
+
+def without_neutral_parts(
+    configuration: Configuration, arrays: Mapping[str, np.ndarray]
+) -> Configuration:
+    """The configuration less what is still at its neutral start, for inference.
+
+    A frequency transformation whose last kernel is zero adds nothing, a regression whose last
+    kernel is zero is the masked mixture: the estimates are the same, only sooner.
+
+    Args:
+        arrays: the weights by name.
+    """
+
+    def acts(part: str) -> bool:
+        last = [f"{target}_{part}_project/" for target in configuration.targets]
+        return any(array.any() for name, array in arrays.items() if name.startswith(tuple(last)))
+
+    model = configuration.model
+    if model.type != "unet":
+        return configuration
+    frequency = tuple(block for block in model.frequency if acts(f"frequency_{block.level}"))
+    regresses = model.head.type == "regression" and acts("regression")
+    head = model.head if regresses else replace(model.head, type="mask")
+    return replace(configuration, model=replace(model, frequency=frequency, head=head))
 
 
 def targets_needed(
@@ -68,10 +95,11 @@ def residual(mixture: Any, estimates: Mapping[str, Any]) -> Any:
 
 
 def at_rest(model: tf.keras.Model) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
-    """A model for inference, whose gates and attention are computed now and not per window.
+    """A model for inference: what does not depend on the music is computed now, not per window.
 
-    They depend on the weights and on the instruments that the model was built for, not on the
-    music, so weights that are assigned later no longer reach them.
+    Gates and attention depend on the weights and on the instruments that the model was built
+    for; some layers rearrange their kernels (``freeze``). Weights that are assigned later no
+    longer reach any of them.
 
     Args:
         model: what ``build_model`` returned, with its weights.
@@ -79,6 +107,9 @@ def at_rest(model: tf.keras.Model) -> Callable[[tf.Tensor], dict[str, tf.Tensor]
     Returns:
         Function from complex64 ``[B, T, F, C]`` to ``{target: complex64 [B, T, F, C]}``.
     """
+    for layer in model.layers:
+        if hasattr(layer, "freeze"):
+            layer.freeze()
     fixed = [
         tensor
         for layer in model.layers

@@ -10,7 +10,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from ..configuration import Conditioning
-from .layers import Norm, shape_of
+from .layers import Norm, plain, shape_of
 
 layers = tf.keras.layers
 
@@ -22,6 +22,7 @@ class Conditions(layers.Layer):
         super().__init__(**kwargs)
         self.numbers = list(numbers)
 
+    @plain
     def call(self, _):
         return tf.constant(self.numbers, tf.int32)
 
@@ -36,6 +37,7 @@ class PerBlock(layers.Layer):
         super().__init__(**kwargs)
         self.shape = tuple(shape)
 
+    @plain
     def call(self, flat):
         cut = tf.reshape(flat, (flat.shape[0], -1, *self.shape))
         return tf.unstack(cut, axis=1)
@@ -59,6 +61,7 @@ class Modulate(layers.Layer):
         self.kind = kind
         self.transposed = transposed
 
+    @plain
     def call(self, inputs):
         x, gamma, beta = inputs
         _, *inner = shape_of(x)

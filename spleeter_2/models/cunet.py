@@ -16,7 +16,7 @@ import tensorflow as tf
 from ..configuration import Configuration, CUNet
 from .conditioning import Conditions, Modulate, modulations
 from .frequency import Habits, frequency_transformation
-from .layers import ConvNorm, UpsampleNorm, shape_of
+from .layers import ConvNorm, UpsampleNorm, plain, shape_of
 
 layers = tf.keras.layers
 
@@ -31,6 +31,7 @@ class Planes(layers.Layer):
         super().__init__(**kwargs)
         self.spectrogram = spectrogram
 
+    @plain
     def call(self, mixture):
         if self.spectrogram == "magnitude":
             return tf.abs(mixture)[tf.newaxis]
@@ -54,6 +55,7 @@ class Estimate(layers.Layer):
         self.spectrogram = spectrogram
         self.estimate = estimate
 
+    @plain
     def call(self, inputs):
         mixture, planes = inputs
         planes = planes[self.index]
@@ -82,6 +84,7 @@ class Estimate(layers.Layer):
 class Join(layers.Layer):
     """Concatenate channels of tensors that may have one instrument or all of them."""
 
+    @plain
     def call(self, inputs):
         instruments = max(x.shape[0] for x in inputs)
         inputs = [

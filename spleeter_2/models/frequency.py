@@ -31,11 +31,9 @@ from dataclasses import dataclass
 import tensorflow as tf
 
 from ..configuration import FrequencyTransformation
-from .layers import ACTIVATIONS, Norm, shape_of
+from .layers import ACTIVATIONS, Norm, plain, shape_of
 
 layers = tf.keras.layers
-
-LEAK = 0.2  # slope of the leaky ReLU below zero, as in Spleeter's encoder
 
 
 @dataclass(frozen=True)
@@ -99,6 +97,7 @@ class BandConv1D(layers.Layer):
         )
         super().build(input_shape)
 
+    @plain
     def call(self, inputs):
         bands = tf.split(inputs, self.sizes, axis=-2)
         convolved = [
@@ -150,6 +149,7 @@ class Attention(layers.Layer):
         self.keys = self.add_weight(name="keys", shape=(self.dk, self.num_tdfs))
         super().build(input_shape)
 
+    @plain
     def call(self, embedding):
         query = tf.matmul(embedding, self.kernel) + self.bias
         return tf.nn.softmax(tf.matmul(query, self.keys) / self.dk**0.5)
@@ -201,6 +201,7 @@ class FrequencyLinear(layers.Layer):
             self.norm.build((None, None, None, int(shape[-1])))
         super().build(input_shape)
 
+    @plain
     def call(self, inputs, training=False):
         if not self.num_tdfs:
             return self.values(inputs, self.kernel, self.bias, training)
@@ -252,6 +253,7 @@ class FrequencyLinear(layers.Layer):
 class FrequencyFirst(layers.Layer):
     """``[B, T, F, C]`` or ``[I, B, T, F, C]`` -> ``[F, I, N, C]`` with N = B * T."""
 
+    @plain
     def call(self, x):
         x = x if x.shape.rank == 5 else x[tf.newaxis]
         instruments, batch, frames, bins, channels = shape_of(x)
@@ -262,6 +264,7 @@ class FrequencyFirst(layers.Layer):
 class FrequencyBack(layers.Layer):
     """``[F, I, N, C]`` -> ``[B, T, F, C]`` or ``[I, B, T, F, C]``, as a second tensor has it."""
 
+    @plain
     def call(self, inputs):
         x, like = inputs
         bins, instruments, _, channels = shape_of(x)
@@ -274,6 +277,7 @@ class FrequencyBack(layers.Layer):
 class Residual(layers.Layer):
     """Sum of two tensors, of which the first may have one instrument where the other has more."""
 
+    @plain
     def call(self, inputs):
         x, y = inputs
         return x + y

@@ -8,11 +8,13 @@ activation, skips taken before the encoder's BatchNorm.
 
 from __future__ import annotations
 
+import numpy as np
 import tensorflow as tf
 
 from ..configuration import Configuration, UNet
-from .frequency import LEAK, frequency_transformation
+from .frequency import frequency_transformation
 from .heads import head
+from .layers import LEAK, pad_bins, plain
 
 layers = tf.keras.layers
 
@@ -21,8 +23,8 @@ class LevelledMagnitude(layers.Layer):
     """Magnitude of the mixture's lower bins, brought to a known level.
 
     Deezer's networks are not indifferent to level: they were trained on mastered music. The
-    gain follows from the window's RMS, which the STFT gives by Parseval's theorem; frames of
-    digital silence do not count, and ``max_gain`` keeps silence from being blown up. It is
+    gain follows from the RMS of these bins, which Parseval's theorem gives; frames of digital
+    silence do not count, and ``max_gain`` keeps silence from being blown up. It is
     needed on the way in only: masks and relative corrections are applied to the mixture itself.
 
     Shapes: complex ``[B, T, F, C]`` -> ``[B, T, padded_bins, C]``. ``level`` is an RMS of full
@@ -38,20 +40,18 @@ class LevelledMagnitude(layers.Layer):
         self.level = level
         self.max_gain = max_gain
 
+    @plain
     def call(self, mixture):
         magnitude = tf.abs(mixture[:, :, : self.nb_bins])
         if self.level is not None:
-            magnitude *= self.gain(mixture)
-        above = self.padded_bins - self.nb_bins
-        return tf.pad(magnitude, ((0, 0), (0, 0), (0, above), (0, 0)))
+            magnitude *= self.gain(magnitude, 2 * (mixture.shape[2] - 1))
+        return pad_bins(magnitude, self.padded_bins)
 
-    def gain(self, mixture):
-        """Gain ``[B, 1, 1, 1]`` from mixture ``[B, T, F, C]``."""
-        frame_length = 2.0 * (mixture.shape[2] - 1)
-        power = tf.square(tf.math.real(mixture)) + tf.square(tf.math.imag(mixture))
+    def gain(self, magnitude, frame_length: int):
+        """Gain ``[B, 1, 1, 1]`` from magnitude ``[B, T, F', C]``."""
         # [B, T, 1, 1]; a Hann window keeps 3/8 of the power, half of the bins are stored
-        power = tf.reduce_sum(power, axis=(2, 3), keepdims=True)
-        power *= 2.0 / (frame_length**2 * 0.375 * mixture.shape[3])
+        power = tf.reduce_sum(tf.square(magnitude), axis=(2, 3), keepdims=True)
+        power *= 2.0 / (frame_length**2 * 0.375 * magnitude.shape[3])
         sounding = tf.reduce_sum(tf.cast(power > 1e-12, power.dtype), axis=1, keepdims=True)
         mean = tf.reduce_sum(power, axis=1, keepdims=True) / tf.maximum(sounding, 1.0)
         floor = self.level * 10 ** (-self.max_gain / 20)
@@ -68,11 +68,12 @@ class LevelledMagnitude(layers.Layer):
 
 
 class UpConv2D(layers.Conv2DTranspose):
-    """Transposed 5x5 convolution with stride 2 and "same" padding, computed the quicker way.
+    """Transposed 5x5 convolution with stride 2 and "same" padding, quicker once it is frozen.
 
     An output at an even place sees two, one at an odd place three neighbouring inputs, so the
     same sums are a 3x3 convolution with four times the filters, whose channels then become the
-    2 x 2 places (depth-to-space). Weights and results are those of ``Conv2DTranspose``.
+    2 x 2 places (depth-to-space): on a CPU up to twice as fast. Rearranging the kernel takes
+    longer than that saves, so it is done once, by ``freeze``, when training is over.
 
     Shapes: ``[B, T, F, C]`` -> ``[B, 2T, 2F, filters]``; kernel ``[5, 5, filters, C]``.
     """
@@ -80,17 +81,53 @@ class UpConv2D(layers.Conv2DTranspose):
     def __init__(self, filters: int, **kwargs) -> None:
         kwargs.update(kernel_size=5, strides=2, padding="same")
         super().__init__(filters, **kwargs)
+        self.frozen = None
 
-    def call(self, inputs):
+    def freeze(self) -> None:
+        """Rearrange the present kernel for inference; later changes of it go unseen."""
         channels = self.kernel.shape[3]
         # tap k of an axis reaches output 2i + k - 1 from input i; a sixth tap of zeros makes
         # them three inputs times two places
-        kernel = tf.pad(self.kernel[::-1, ::-1], ((0, 1), (0, 1), (0, 0), (0, 0)))
-        kernel = tf.reshape(kernel, (3, 2, 3, 2, self.filters, channels))[:, ::-1, :, ::-1]
-        kernel = tf.transpose(kernel, (0, 2, 5, 1, 3, 4))
-        kernel = tf.reshape(kernel, (3, 3, channels, 4 * self.filters))
-        convolved = tf.nn.conv2d(inputs, kernel, strides=1, padding="SAME")
-        return tf.nn.depth_to_space(tf.nn.bias_add(convolved, tf.tile(self.bias, [4])), 2)
+        kernel = np.pad(self.kernel.numpy()[::-1, ::-1], ((0, 1), (0, 1), (0, 0), (0, 0)))
+        kernel = kernel.reshape(3, 2, 3, 2, self.filters, channels)[:, ::-1, :, ::-1]
+        kernel = kernel.transpose(0, 2, 5, 1, 3, 4).reshape(3, 3, channels, 4 * self.filters)
+        self.frozen = tf.constant(kernel), tf.tile(self.bias, [4])
+
+    @plain
+    def call(self, inputs):
+        if self.frozen is None:
+            return super().call(inputs)
+        kernel, bias = self.frozen
+        convolved = tf.nn.bias_add(tf.nn.conv2d(inputs, kernel, 1, "SAME"), bias)
+        return tf.nn.depth_to_space(convolved, 2)
+
+
+class SplitShifts(layers.Layer):
+    """Put a copy that is one frame late beside each example of the batch.
+
+    Strides of two let a network see its input on a grid; halfway between two of its places the
+    same music gives another estimate. ``MeanOfShifts`` takes the mean of both.
+
+    Shapes: ``[B, T, F, C]`` -> ``[2B, T + 2, F, C]``, the copies last.
+    """
+
+    @plain
+    def call(self, inputs):
+        on_time = tf.pad(inputs, ((0, 0), (0, 2), (0, 0), (0, 0)))
+        late = tf.pad(inputs, ((0, 0), (1, 1), (0, 0), (0, 0)))
+        return tf.concat([on_time, late], axis=0)
+
+
+class MeanOfShifts(layers.Layer):
+    """Mean of an example and of its copy that was one frame late (``SplitShifts``).
+
+    Shapes: ``[2B, T + 2, F, C]`` -> ``[B, T, F, C]``.
+    """
+
+    @plain
+    def call(self, inputs):
+        on_time, late = tf.split(inputs, 2, axis=0)
+        return 0.5 * (on_time[:, :-2] + late[:, 1:-1])
 
 
 def build_unet(configuration: Configuration, targets: tuple[str, ...]) -> tf.keras.Model:
@@ -118,7 +155,7 @@ def build_unet(configuration: Configuration, targets: tuple[str, ...]) -> tf.ker
 
 def _unet(options: UNet, mixture: tf.Tensor, magnitude: tf.Tensor, prefix: str) -> tf.Tensor:
     """One target's network: magnitude ``[B, T, F', C]`` -> complex estimate ``[B, T, F, C]``."""
-    skips, first = _encoder(options, magnitude, prefix)
+    skips = _encoder(options, magnitude, prefix)
     x = skips.pop()
     for index, filters in enumerate([*options.filters[-2::-1], 1], start=1):
         last = x
@@ -129,7 +166,9 @@ def _unet(options: UNet, mixture: tf.Tensor, magnitude: tf.Tensor, prefix: str) 
         x = layers.BatchNormalization(name=f"{prefix}decoder_{index}_norm")(x)
         if index <= 3 and options.dropout:
             x = layers.Dropout(options.dropout, name=f"{prefix}decoder_{index}_dropout")(x)
-    return head(options.head, mixture, x, [first, last], options.nb_bins, prefix)
+        if index == 1 and options.shift_average:
+            x = MeanOfShifts(name=f"{prefix}mean_of_shifts")(x)
+    return head(options.head, mixture, x, last, options.nb_bins, prefix)
 
 
 def _up(filters: int, name: str) -> layers.Layer:
@@ -141,14 +180,14 @@ def _up(filters: int, name: str) -> layers.Layer:
     )
 
 
-def _encoder(
-    options: UNet, magnitude: tf.Tensor, prefix: str
-) -> tuple[list[tf.Tensor], tf.Tensor]:
-    """Skips of all levels, ``[B, T/2^i, F'/2^i, filters_i]``, and the first level activated."""
+def _encoder(options: UNet, magnitude: tf.Tensor, prefix: str) -> list[tf.Tensor]:
+    """Skips of all levels i, ``[B, T/2^i, F'/2^i, filters_i]``."""
     skips = []
-    activated = []
     x = magnitude
+    deepest = len(options.filters)
     for index, filters in enumerate(options.filters, start=1):
+        if index == deepest and options.shift_average:
+            x = SplitShifts(name=f"{prefix}split_shifts")(x)
         x = layers.Conv2D(
             filters,
             5,
@@ -161,8 +200,7 @@ def _encoder(
             if block.level == index:
                 x = frequency_transformation(x, block, f"{prefix}frequency_{index}")
         skips.append(x)
-        if index < len(options.filters):  # the deepest level is taken as it is
+        if index < deepest:  # the deepest level is taken as it is
             x = layers.BatchNormalization(name=f"{prefix}encoder_{index}_norm")(x)
             x = layers.LeakyReLU(LEAK, name=f"{prefix}encoder_{index}_activation")(x)
-            activated.append(x)
-    return skips, activated[0]
+    return skips

@@ -1,0 +1,176 @@
+"""Speed and memory of ``spleeter separate`` against upstream's, side by side.
+
+    python benchmarks/separate.py                       # 10 s, 180 s, 600 s; ours at 3,600 s too
+    python benchmarks/separate.py --seconds 10 180 --repeat 3
+    python benchmarks/separate.py --only ours
+
+Upstream runs ``spleeter:2stems`` with its own program and wants MODEL_PATH, the folder that holds
+Deezer's ``2stems``. Programs alternate on the same file, each run in a process of its own; wall
+and CPU time are those of the whole process, children (ffmpeg) included, peak memory that of the
+largest process. The table gives medians. Below it: what importing TensorFlow takes of that, and
+the network's share and speed against the machine's own matrix products.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+HERE = Path(__file__).parent
+SONG = HERE.parent / "demo" / "lets-go-fishin.ogg"
+OURS = "from spleeter_2.__main__ import entrypoint; entrypoint()"
+UPSTREAM = "from spleeter.__main__ import entrypoint; entrypoint()"
+PROGRAMS = {
+    "upstream": [UPSTREAM, "separate", "-p", "spleeter:2stems", "-d", "36000"],
+    "ours": [OURS, "separate", "-p", "spleeter_2:grouped"],
+}
+# the launcher is small: a child's peak memory includes its parent's size at the fork
+LAUNCHER = """
+import resource, subprocess, sys, time
+start = time.perf_counter()
+status = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode
+usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, status)
+"""
+NETWORK = """
+import sys, time
+import numpy as np
+from spleeter_2 import Separator
+from spleeter_2.tensorflow_import import import_tensorflow
+start = time.perf_counter()
+tf = import_tensorflow(sole_user=True)
+imported = time.perf_counter() - start
+separator = Separator("spleeter_2:grouped")
+separator.load()
+window = np.random.default_rng(0).normal(size=(separator._windows.length, 2)).astype("f4")
+mixture = separator._transform.forward(window)
+def best(function, repeat):
+    times = []
+    for _ in range(repeat):
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return min(times)
+network = best(lambda: separator._network(mixture), 7)
+matrix = tf.random.normal((2048, 2048))
+product = tf.function(lambda a: tf.matmul(a, a))
+peak = 2 * 2048**3 / best(lambda: product(matrix).numpy(), 7)
+transforms = best(lambda: separator._transform.inverse(separator._transform.forward(window),
+                                                       len(window)), 5)
+print(imported, network, peak, transforms, separator._windows.step / 44100)
+"""
+
+
+def song_of(seconds: int, folder: Path) -> Path:
+    """A WAV file of that length: the demo song, again and again."""
+    waveform, rate = soundfile.read(SONG, dtype="int16")
+    path = folder / f"{seconds}.wav"
+    repeats = -(-seconds * rate // len(waveform))
+    with soundfile.SoundFile(path, "w", rate, waveform.shape[1], "PCM_16") as output:
+        for _ in range(repeats):
+            output.write(waveform[: seconds * rate - output.tell()])
+    return path
+
+
+def run(program: str, path: Path, folder: Path) -> tuple[float, float, float]:
+    """Wall seconds, CPU seconds, peak MB of one run."""
+    command = [sys.executable, "-c", *PROGRAMS[program], "-o", str(folder / program), str(path)]
+    done = subprocess.run(
+        [sys.executable, "-c", LAUNCHER, *command], capture_output=True, text=True, check=True
+    )
+    wall, cpu, memory, status = map(float, done.stdout.split())
+    if status:
+        raise SystemExit(f"{program} failed on {path.name}:\n{done.stderr}")
+    return wall, cpu, memory
+
+
+def multiply_adds() -> int:
+    """Of the network for one window, layer by layer."""
+    import tensorflow as tf
+
+    from spleeter_2.configuration import load_configuration
+    from spleeter_2.models import build_model
+
+    configuration = load_configuration("spleeter_2:grouped")
+    model = build_model(configuration)
+    layers = [layer for layer in model.layers if hasattr(layer, "kernel")]
+    probe = tf.keras.Model(model.input, [(layer.input, layer.output) for layer in layers])
+    shape = (1, configuration.segment.nb_frames, *model.input_shape[2:])
+    total = 0
+    for layer, (before, after) in zip(
+        layers, probe(tf.zeros(shape, tf.complex64), training=False), strict=True
+    ):
+        transposed = isinstance(layer, tf.keras.layers.Conv2DTranspose)
+        places = np.prod((before if transposed else after).shape[:3])
+        # a band's kernel serves its own bins; the dilated one serves four phases
+        share = getattr(layer, "bands", 1) / (4 if layer.name.endswith("mask_conv") else 1)
+        total += int(places * np.prod(layer.kernel.shape) / share)
+    return total
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=int, nargs="+", default=[10, 180, 600, 3600])
+    parser.add_argument("--repeat", type=int, default=3, help="runs of each up to 180 s")
+    parser.add_argument("--only", choices=list(PROGRAMS))
+    options = parser.parse_args()
+    print(
+        f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} cores, {platform.machine()}, "
+        f"Python {platform.python_version()}"
+    )
+    print(" seconds program      wall s    CPU s  peak MB  wall ratio")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for seconds in options.seconds:
+            compare(seconds, song_of(seconds, folder), folder, options)
+    share()
+
+
+def compare(seconds: int, path: Path, folder: Path, options: argparse.Namespace) -> None:
+    """Alternate the programs on one file and print their medians."""
+    programs = [name for name in PROGRAMS if options.only in (None, name)]
+    if seconds > 600:  # upstream would need 70 GB
+        programs = [name for name in programs if name == "ours"]
+    repeat = options.repeat if seconds <= 180 else 1
+    rows = {name: [] for name in programs}
+    for _ in range(repeat):
+        for name in programs:
+            rows[name].append(run(name, path, folder))
+    ratios = []
+    if len(programs) == 2:
+        ratios = [theirs[0] / ours[0] for theirs, ours in zip(*rows.values(), strict=True)]
+    for name in programs:
+        wall, cpu, memory = (statistics.median(values) for values in zip(*rows[name], strict=True))
+        ratio = f"{statistics.median(ratios):10.2f}x" if ratios and name == "ours" else ""
+        print(f"{seconds:8} {name:10} {wall:8.1f} {cpu:8.1f} {memory:8.0f} {ratio:>11}", flush=True)
+
+
+def share() -> None:
+    """Import, network and transforms, apart."""
+    done = subprocess.run(
+        [sys.executable, "-c", NETWORK], capture_output=True, text=True, check=True
+    )
+    imported, network, peak, transforms, step = map(float, done.stdout.split())
+    speed = 2 * multiply_adds() / network
+    print(f"importing TensorFlow: {imported:.1f} s")
+    print(
+        f"network: {1000 * network:.0f} ms per window of {step:.1f} s, "
+        f"{180 / step * network:.1f} s of 180 s of audio; {speed / 1e9:.0f} GFLOP/s, "
+        f"{100 * speed / peak:.0f} % of the {peak / 1e9:.0f} GFLOP/s of a matrix product here"
+    )
+    print(f"STFT and inverse STFT: {1000 * transforms:.0f} ms per window")
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    main()

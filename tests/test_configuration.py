@@ -1,0 +1,132 @@
+import json
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from spleeter_2.configuration import (
+    Configuration,
+    embedded_names,
+    is_ours,
+    load_configuration,
+)
+from spleeter_2.errors import SeparationError
+
+BASE = {"spleeter_2": 1, "base": "spleeter_2:grouped"}
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(**changes) -> str:
+        path = tmp_path / "model.json"
+        path.write_text(json.dumps({**BASE, **changes}))
+        return str(path)
+
+    return write
+
+
+@pytest.mark.parametrize("name", embedded_names())
+def test_embedded_configurations_are_valid(name):
+    configuration = load_configuration(f"spleeter_2:{name}")
+    assert configuration.name == name
+    assert configuration.description
+
+
+def test_a_base_is_changed_key_by_key(write):
+    changed = load_configuration(write(name="wide", model={"nb_bins": 1536}))
+    base = load_configuration("spleeter_2:grouped")
+    assert changed.model.nb_bins == 1536
+    assert changed.model.frequency == base.model.frequency
+    assert changed.weights == base.weights
+    assert changed.band == pytest.approx(16537.5)
+
+
+def test_weights_are_relative_to_the_file_that_names_them(write, tmp_path):
+    assert load_configuration(write(weights="mine")).weights == tmp_path / "mine"
+
+
+def test_a_folder_stands_for_its_config_json(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({**BASE, "name": "run", "weights": "."}))
+    assert load_configuration(str(tmp_path)).name == "run"
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"tragets": ["vocals"]}, "unknown key in the configuration: tragets"),
+        ({"model": {"nb_bin": 3}}, "nb_bin"),
+        ({"stft": {"frame_length": "4096"}}, "stft.frame_length"),
+        ({"stft": {"frame_length": 4097}}, "even number of samples"),
+        ({"stft": {"frame_step": 4096}}, "stft.frame_step"),
+        ({"model": {"nb_bins": 5000}}, "only 2049 bins"),
+        ({"model": {"level": 3.0}}, "model.level"),
+        ({"model": {"head": {"type": "softmax"}}}, "model.head"),
+        ({"model": {"frequency": [{"type": "grouped", "bands": 0}]}}, "bands must be positive"),
+        ({"model": {"frequency": [{"type": "grouped", "level": 9}]}}, "level 9 does not exist"),
+        ({"segment": {"nb_frames": 500}}, "multiple of 64"),
+        ({"segment": {"overlap": 0.9}}, "between 0 and 0.5"),
+        ({"segment": {"trim": 300000}}, "leave no room"),
+        ({"residual": "vocals"}, "name an instrument twice"),
+        ({"targets": []}, "at least one instrument"),
+        ({"spleeter_2": 7}, "format 1"),
+        ({"base": "spleeter_2:nothing"}, "known models: spleeter_2:"),
+        ({"base": 3}, "base must be a descriptor"),
+    ],
+)
+def test_faults_are_told_in_one_sentence(write, changes, words):
+    with pytest.raises(SeparationError) as raised:
+        load_configuration(write(**changes))
+    assert words in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_missing_key_is_named(tmp_path):
+    path = tmp_path / "model.json"
+    path.write_text('{"spleeter_2": 1, "name": "x"}')
+    with pytest.raises(SeparationError, match="lacks the key"):
+        load_configuration(str(path))
+
+
+@pytest.mark.parametrize(
+    "content, words", [("{", "cannot read"), ("[]", "JSON object"), (b"\xff\xfe", "cannot read")]
+)
+def test_what_is_not_json(tmp_path, content, words):
+    path = tmp_path / "model.json"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(SeparationError, match=words):
+        load_configuration(str(path))
+
+
+def test_a_circle_of_bases(tmp_path):
+    for name, base in (("a", "b.json"), ("b", "a.json")):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"spleeter_2": 1, "base": base}))
+    with pytest.raises(SeparationError, match="its own base"):
+        load_configuration(str(tmp_path / "a.json"))
+
+
+def test_ours_and_upstreams_are_told_apart(write, tmp_path):
+    upstream = tmp_path / "upstream.json"
+    upstream.write_text('{"instrument_list": ["vocals"]}')
+    assert is_ours("spleeter_2:grouped") and is_ours(write())
+    assert not is_ours("spleeter:2stems") and not is_ours(str(upstream))
+
+
+VALUES = st.one_of(
+    st.none(), st.booleans(), st.integers(-5, 5000), st.floats(), st.text(max_size=3),
+    st.lists(st.integers(-2, 3), max_size=2), st.dictionaries(st.text(max_size=2), st.integers()),
+)  # fmt: skip
+KEYS = st.sampled_from(
+    ["name", "sample_rate", "nb_channels", "targets", "residual", "stft", "segment", "model",
+     "weights", "description", "card", "surprise"]
+)  # fmt: skip
+
+
+@settings(
+    deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(changes=st.dictionaries(KEYS, VALUES, min_size=1, max_size=3))
+def test_whatever_a_file_says_it_loads_or_is_refused(write, changes):
+    try:
+        assert isinstance(load_configuration(write(**changes)), Configuration)
+    except SeparationError as error:
+        assert "\n" not in str(error)

@@ -1,0 +1,243 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from model_test import run_model_test
+
+from spleeter_2 import weights
+from spleeter_2.configuration import (
+    Configuration,
+    FrequencyTransformation,
+    Head,
+    load_configuration,
+)
+from spleeter_2.errors import SeparationError
+from spleeter_2.models import (
+    at_rest,
+    build_model,
+    residual,
+    targets_needed,
+    without_neutral_parts,
+)
+from spleeter_2.models.frequency import BandConv1D
+from spleeter_2.models.heads import DilatedConv2D
+from spleeter_2.models.unet import LevelledMagnitude, UpConv2D
+
+
+def small(**model) -> Configuration:
+    """Spleeter's U-Net, three levels deep, over 65 bins."""
+    from spleeter_2.configuration import Segment, Stft
+
+    base = load_configuration("spleeter_2:mask")
+    options = {"nb_bins": 60, "filters": (4, 6, 8), **model}
+    return replace(
+        base,
+        stft=Stft(128, 32),
+        segment=Segment(32, 64),
+        model=replace(base.model, **options),
+        weights=None,
+    )
+
+
+GROUPED = FrequencyTransformation(level=3, bands=2, width=4)
+
+
+def noise(configuration: Configuration, batch: int, frames: int = 16) -> np.ndarray:
+    shape = (batch, frames, configuration.stft.nb_bins, configuration.nb_channels, 2)
+    values = np.random.default_rng(0).normal(size=shape)
+    return (values @ [10, 10j]).astype(np.complex64)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"nb_bins": 65, "level": None},
+        {"frequency": (GROUPED,)},
+        {"frequency": (GROUPED, FrequencyTransformation(level=1, bands=3, dilations=(1, 2)))},
+        {"shift_average": True},
+        {"head": Head("regression"), "frequency": (GROUPED,), "shift_average": True},
+    ],
+)
+def test_models(options, tmp_path):
+    run_model_test(small(**options), tmp_path)
+
+
+def test_several_targets_share_nothing_but_the_input(tmp_path):
+    configuration = replace(small(), targets=("vocals", "drums"), residual="other")
+    run_model_test(configuration, tmp_path)
+    assert targets_needed(configuration, ["drums"]) == ("drums",)
+    assert targets_needed(configuration, ["other"]) == ("vocals", "drums")
+    only = build_model(configuration, ["drums"])
+    assert all("drums" in name for name in weights.named_variables(only))
+    with pytest.raises(SeparationError, match="does not separate 'bass'"):
+        build_model(configuration, ["bass"])
+
+
+def test_new_parts_start_neutral():
+    """With Spleeter's weights in it, the regression network begins as the masking one."""
+    plain = build_model(small())
+    regression = build_model(small(head=Head("regression"), frequency=(GROUPED,)))
+    named = weights.named_variables(regression)
+    for name, variable in weights.named_variables(plain).items():
+        named[name].assign(variable)
+    mixture = noise(small(), 2)
+    before = plain(mixture, training=False)["vocals"]
+    assert np.abs(before).max() > 1
+    assert np.allclose(regression(mixture, training=False)["vocals"], before, atol=1e-4)
+
+
+def test_shift_average_is_the_mean_of_two_grids():
+    """A song that starts later by half the stride of the deepest level: the same mean."""
+    model = build_model(small(shift_average=True, level=None))
+    single = build_model(small(level=None))
+    weights_of = weights.named_variables(model)
+    for name, variable in weights.named_variables(single).items():
+        weights_of[name].assign(variable)
+    features = tf.random.stateless_normal((2, 8, 4, 6), (1, 2))
+
+    def deepest(network):
+        start = network.get_layer("vocals_encoder_3_conv")
+        x = network.get_layer("vocals_decoder_1_norm")
+        return lambda z: x(
+            network.get_layer("vocals_decoder_1_activation")(
+                network.get_layer("vocals_decoder_1_conv")(start(z))
+            )
+        )
+
+    def padded(before):
+        return tf.pad(features, ((0, 0), (before, 2 - before), (0, 0), (0, 0)))
+
+    one = deepest(single)(padded(0))[:, :-2]
+    two = deepest(single)(padded(1))[:, 1:-1]
+    assert np.abs(one - two).max() > 1e-3
+    mean = model.get_layer("vocals_mean_of_shifts")(
+        deepest(model)(model.get_layer("vocals_split_shifts")(features))
+    )
+    assert np.allclose(mean, (one + two) / 2, atol=1e-5)
+
+
+def test_neutral_parts_are_left_out_and_trained_ones_are_not():
+    full = small(head=Head("regression"), frequency=(GROUPED, replace(GROUPED, level=1)))
+    model = build_model(full)
+    arrays = {name: v.numpy() for name, v in weights.named_variables(model).items()}
+    assert without_neutral_parts(full, arrays) == small(head=Head("mask"))
+    arrays["vocals_frequency_1_project/kernel"] += 1e-3
+    arrays["vocals_regression_project/bias"] += 1e-3
+    assert without_neutral_parts(full, arrays) == small(
+        head=Head("regression"), frequency=(replace(GROUPED, level=1),)
+    )
+
+
+def test_the_regression_can_leave_magnitude_and_phase_of_the_mixture():
+    model = build_model(small(head=Head("regression")))
+    bias = weights.named_variables(model)["vocals_regression_project/bias"]
+    planes = np.zeros((4, 8), np.float32)  # g real, g imaginary, r real, r imaginary
+    planes[1] = 3.0
+    bias.assign(planes.reshape(-1))
+    mixture = noise(small(), 1)
+    estimate = model(mixture, training=False)["vocals"].numpy()[:, :, :60]
+    ratio = estimate / mixture[:, :, :60]
+    assert np.allclose(ratio.imag, 3.0, atol=1e-3)
+    assert (ratio.real > 0).all() and (ratio.real < 1).all()
+
+
+def test_the_estimate_follows_the_level_of_the_mixture():
+    """With level normalisation a quieter song gives the same stems, quieter."""
+    mixture = noise(small(), 1)
+    levelled = build_model(small(level=0.175))
+    loud = levelled(mixture, training=False)["vocals"].numpy()
+    quiet = levelled(0.03 * mixture, training=False)["vocals"].numpy()
+    assert np.allclose(quiet, 0.03 * loud, atol=1e-4 * np.abs(loud).max())
+
+
+def test_level_is_the_rms_of_the_waveform():
+    from spleeter_2.configuration import Stft
+    from spleeter_2.spectrogram import Transform
+
+    waveform = 0.05 * np.random.default_rng(0).normal(size=(65536, 2)).astype(np.float32)
+    mixture = Transform(Stft(1024, 256)).forward(waveform)[np.newaxis]
+    layer = LevelledMagnitude(513, 513, level=0.2, max_gain=40)
+    magnitude = np.abs(mixture)
+    assert layer.gain(magnitude, 1024).numpy().item() == pytest.approx(4.0, rel=0.02)
+    padded = np.pad(magnitude, ((0, 0), (0, 300), (0, 0), (0, 0)))
+    assert layer.gain(padded, 1024).numpy().item() == pytest.approx(4.0, rel=0.02)
+    assert layer.gain(0 * magnitude, 1024).numpy().item() == pytest.approx(100.0)
+
+
+def test_silence_stays_silence():
+    model = build_model(small(head=Head("regression"), frequency=(GROUPED,)))
+    silence = np.zeros((1, 16, 65, 2), np.complex64)
+    assert np.abs(model(silence, training=False)["vocals"]).max() == 0
+
+
+def test_above_its_band_a_model_is_silent():
+    estimate = build_model(small())(noise(small(), 1), training=False)["vocals"].numpy()
+    assert np.abs(estimate[:, :, 60:]).max() == 0 and np.abs(estimate[:, :, 59]).max() > 0
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 6, 3), (1, 8, 16, 8)])
+def test_up_conv_is_a_transposed_convolution(shape):
+    inputs = tf.random.stateless_normal(shape, (1, 2))
+    quick = UpConv2D(5)
+    plain = tf.keras.layers.Conv2DTranspose(5, 5, strides=2, padding="same")
+    quick(inputs), plain(inputs)
+    plain.set_weights([plain.get_weights()[0], np.arange(5.0)])
+    quick.set_weights(plain.get_weights())
+    assert np.allclose(quick(inputs), plain(inputs), atol=1e-5)
+    quick.freeze()
+    assert np.allclose(quick(inputs), plain(inputs), atol=1e-5)
+
+
+def test_dilated_conv_is_a_dilated_convolution():
+    inputs = tf.random.stateless_normal((2, 6, 10, 1), (1, 2))
+    quick = DilatedConv2D(2)
+    plain = tf.keras.layers.Conv2D(2, 4, dilation_rate=2, padding="same")
+    quick(inputs), plain(inputs)
+    plain.set_weights([plain.get_weights()[0], np.array([0.5, -1.0])])
+    quick.set_weights(plain.get_weights())
+    assert np.allclose(tf.nn.depth_to_space(quick(inputs), 2), plain(inputs), atol=1e-5)
+
+
+@pytest.mark.parametrize("bands, bins", [(1, 12), (4, 12), (3, 10)])
+def test_every_band_has_its_own_kernel(bands, bins):
+    inputs = tf.random.stateless_normal((2, 3, bins, 5), (1, 2)).numpy()
+    layer = BandConv1D(4, kernel_size=3, bands=bands, dilation=2)
+    outputs = layer(inputs).numpy()
+    kernel = layer.kernel.numpy()
+    assert kernel.shape == (bands, 3, 5, 4)
+    assert bands == 1 or not np.allclose(kernel[0], kernel[1])
+    start = 0
+    for band, size in enumerate(np.diff(np.linspace(0, bins, bands + 1).astype(int))):
+        size = layer.sizes[band]
+        part = np.pad(inputs[:, :, start : start + size], ((0, 0), (0, 0), (2, 2), (0, 0)))
+        expected = sum(part[:, :, 2 * k : 2 * k + size] @ kernel[band, k] for k in range(3))
+        assert np.allclose(outputs[:, :, start : start + size], expected, atol=1e-5)
+        start += size
+    assert start == bins
+
+
+def test_too_many_bands_are_refused():
+    with pytest.raises(ValueError, match="cannot be cut into 9 bands"):
+        BandConv1D(4, 3, bands=9)(tf.zeros((1, 1, 8, 2)))
+
+
+def test_a_model_at_rest_computes_the_same():
+    model = build_model(small(head=Head("regression"), shift_average=True))
+    mixture = noise(small(), 1)
+    before = model(mixture, training=False)["vocals"].numpy()
+    assert np.allclose(at_rest(model)(mixture)["vocals"], before, atol=1e-3)
+
+
+def test_residual_is_what_is_left():
+    estimates = {"vocals": np.array([1.0, 2.0]), "drums": np.array([0.5, 0.0])}
+    assert residual(np.array([2.0, 2.0]), estimates).tolist() == [0.5, 0.0]
+
+
+def test_layers_survive_their_configuration():
+    """Keras can rebuild every layer of ours from what it says of itself."""
+    model = build_model(small(head=Head("regression"), frequency=(GROUPED,)))
+    for layer in model.layers:
+        clone = type(layer).from_config(layer.get_config())
+        assert clone.get_config() == layer.get_config()

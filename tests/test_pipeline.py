@@ -1,0 +1,48 @@
+import threading
+import time
+
+import pytest
+
+from spleeter_2.pipeline import stage
+
+
+def test_order_and_one_ahead():
+    started = []
+
+    def work(item):
+        started.append(item)
+        return item * item
+
+    results = stage(work, range(10))
+    assert next(results) == 0
+    time.sleep(0.2)
+    assert len(started) <= 3  # one given, one waiting, one in hand
+    assert list(results) == [item * item for item in range(1, 10)]
+
+
+def test_an_exception_comes_in_its_turn():
+    def work(item):
+        if item == 2:
+            raise ValueError("two")
+        return item
+
+    results = stage(work, range(5))
+    assert [next(results), next(results)] == [0, 1]
+    with pytest.raises(ValueError, match="two"):
+        next(results)
+
+
+def test_stopping_early_ends_all_threads_and_closes_the_source():
+    closed = []
+
+    def source():
+        try:
+            yield from range(1000)
+        finally:
+            closed.append(True)
+
+    before = threading.active_count()
+    results = stage(lambda item: -item, stage(lambda item: item + 1, source()))
+    assert next(results) == -1
+    results.close()
+    assert threading.active_count() == before and closed == [True]

@@ -1,0 +1,123 @@
+import numpy as np
+import pytest
+import scipy.signal
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spleeter_2.configuration import Segment, Stft
+from spleeter_2.spectrogram import Transform, Windows, overlap_add
+
+SMALL = Stft(64, 16)
+
+
+def through(waveform, stft, windows, cuts=()):
+    """A waveform through STFT, inverse STFT and overlap-add of an identity."""
+    transform = Transform(stft)
+
+    def identity(stream):
+        for window in stream:
+            yield transform.inverse(transform.forward(window), len(window))[np.newaxis]
+
+    blocks = np.split(waveform, sorted(cuts))
+    return np.concatenate(list(overlap_add(blocks, windows, identity)), axis=1)[0]
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    nb_samples=st.integers(1, 5000),
+    channels=st.integers(1, 2),
+    frames=st.sampled_from([16, 33, 64]),
+    trim=st.sampled_from([0, 5, 32, 64]),
+    overlap=st.floats(0, 0.5),
+    join=st.sampled_from(["linear", "equal"]),
+    stft=st.sampled_from([SMALL, Stft(96, 40), Stft(128, 64)]),
+    data=st.data(),
+)
+def test_identity_gives_back_every_sample(
+    nb_samples, channels, frames, trim, overlap, join, stft, data
+):
+    waveform = np.random.default_rng(nb_samples).normal(size=(nb_samples, channels))
+    waveform = waveform.astype(np.float32)
+    cuts = data.draw(st.lists(st.integers(0, nb_samples), max_size=4))
+    windows = Windows.of(stft, Segment(frames, trim, overlap, join))
+    result = through(waveform, stft, windows, cuts)
+    assert result.shape == waveform.shape
+    assert np.abs(result - waveform).max() < 1e-5
+
+
+@pytest.mark.parametrize("nb_samples", [1, 2, 2047, 523264, 1_200_000])
+@pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5])
+def test_identity_at_the_shipped_size(nb_samples, overlap):
+    waveform = np.random.default_rng(0).normal(size=(nb_samples, 2)).astype(np.float32)
+    windows = Windows.of(Stft(), Segment(), overlap)
+    assert np.abs(through(waveform, Stft(), windows) - waveform).max() < 1e-5
+
+
+def test_forward_is_the_centred_hann_stft():
+    waveform = np.random.default_rng(0).normal(size=(1000, 2)).astype(np.float32)
+    spectrogram = Transform(SMALL).forward(waveform)
+    padded = np.pad(waveform, ((32, 32), (0, 0)), mode="reflect").T
+    _, _, expected = scipy.signal.stft(
+        padded, window="hann", nperseg=64, noverlap=48, boundary=None, padded=False
+    )
+    expected *= 32  # SciPy divides by the sum of the window
+    assert spectrogram.shape == (1 + 1000 // 16, 33, 2)
+    assert np.abs(spectrogram - expected.transpose(2, 1, 0)).max() < 1e-4
+
+
+@pytest.mark.parametrize("kind", ["sine", "constant"])
+@pytest.mark.parametrize("overlap", [0.0, 0.3])
+def test_no_clicks_where_windows_disagree(kind, overlap):
+    """Neighbouring windows with other gains: the joint is a fade, never a jump."""
+    time = np.arange(20000) / 8000
+    tone = np.sin(2 * np.pi * 50 * time) if kind == "sine" else np.ones_like(time)
+    waveform = np.repeat(tone[:, np.newaxis], 2, axis=1).astype(np.float32)
+    windows = Windows.of(SMALL, Segment(64, 32), overlap)
+
+    def alternate(stream):
+        for index, window in enumerate(stream):
+            yield window[np.newaxis] * (1.0 if index % 2 else 0.5)
+
+    result = np.concatenate(list(overlap_add([waveform], windows, alternate)), axis=1)[0]
+    fade = 0.5 / (windows.useful - windows.step)
+    assert np.abs(result).max() > 0.99 and np.ptp(np.abs(result[64:])) > 0.3
+    assert np.abs(np.diff(result, axis=0)).max() <= np.abs(np.diff(waveform, axis=0)).max() + (
+        1.1 * fade
+    )
+
+
+def test_equal_join_halves_what_overlaps():
+    windows = Windows.of(SMALL, Segment(64, 32, 0.5, "equal"))
+    waveform = np.ones((3 * windows.step, 1), np.float32)
+
+    def number(stream):
+        for index, window in enumerate(stream):
+            yield np.full_like(window, index)[np.newaxis]
+
+    result = np.concatenate(list(overlap_add([waveform], windows, number)), axis=1)[0, :, 0]
+    step = windows.step
+    assert np.allclose(result[:step], 0)
+    assert np.allclose(result[step : 2 * step], 0.5)
+    assert np.allclose(result[2 * step :], 1)
+
+
+def test_nothing_in_nothing_out():
+    windows = Windows.of(SMALL, Segment(64, 32))
+    assert list(overlap_add([], windows, lambda stream: (w[np.newaxis] for w in stream))) == []
+
+
+def test_reading_is_bounded():
+    """Not more of an endless stream is read than the windows asked for need."""
+    windows = Windows.of(SMALL, Segment(64, 32))
+    read = 0
+
+    def endless():
+        nonlocal read
+        while True:
+            read += 100
+            yield np.zeros((100, 2), np.float32)
+
+    stream = overlap_add(endless(), windows, lambda stream: (w[np.newaxis] for w in stream))
+    for _ in range(10):
+        next(stream)
+    assert read <= 10 * windows.step + windows.length + 200

@@ -1,0 +1,96 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import RATE, files_below
+
+
+@pytest.fixture
+def model_path(deezer_2stems, monkeypatch):
+    """Upstream finds Deezer's weights."""
+    return use(monkeypatch, deezer_2stems.parent)
+
+
+def use(monkeypatch, folder):
+    monkeypatch.setattr("spleeter.model.provider.ModelProvider.DEFAULT_MODEL_PATH", str(folder))
+    return folder
+
+
+def test_sample_for_sample(spleeter, song, tmp_path, model_path):
+    """Behind our front door upstream writes what it writes without it."""
+    status, messages = spleeter("separate", "-p", "spleeter:2stems", "-o", tmp_path / "ours", song)
+    assert status == 0, messages
+    program = "from spleeter.__main__ import entrypoint; entrypoint()"
+    arguments = ["separate", "-p", "spleeter:2stems", "-o", tmp_path / "theirs", song]
+    environment = {"MODEL_PATH": str(model_path), "PATH": __import__("os").environ["PATH"]}
+    subprocess.run([sys.executable, "-c", program, *arguments], check=True, env=environment)
+    names = ["song/accompaniment.wav", "song/vocals.wav"]
+    assert files_below(tmp_path / "ours") == files_below(tmp_path / "theirs") == names
+    for name in names:
+        ours, theirs = (soundfile.read(tmp_path / who / name)[0] for who in ("ours", "theirs"))
+        assert np.array_equal(ours, theirs) and np.abs(ours).max() > 0.001
+
+
+def test_an_upstream_json_and_one_stem(spleeter, song, tmp_path, model_path):
+    from spleeter.utils.configuration import load_configuration
+
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(load_configuration("spleeter:2stems")))
+    status, messages = spleeter(
+        "separate", "-p", path, "--stems", "vocals", "-d", 1, "-o", tmp_path / "out", song
+    )
+    assert status == 0, messages
+    assert files_below(tmp_path / "out") == ["song/vocals.wav"]
+    assert soundfile.info(tmp_path / "out/song/vocals.wav").frames == RATE
+
+
+def test_dropped_audio_is_announced(spleeter, song, tmp_path, model_path, monkeypatch):
+    monkeypatch.setattr("spleeter_2.upstream.DEFAULT_DURATION", 1.0)
+    status, messages = spleeter("separate", "-p", "spleeter:2stems", "-o", tmp_path, song)
+    assert status == 0 and "stops after 1 s of 2 s; give --duration" in messages
+
+
+@pytest.mark.parametrize("fault", ["empty", "cut", "no download"])
+def test_no_separation_with_untrained_weights(
+    spleeter, song, tmp_path, deezer_2stems, monkeypatch, fault
+):
+    folder = use(monkeypatch, tmp_path / "models")
+    monkeypatch.setenv("GITHUB_HOST", "http://127.0.0.1:9")  # nobody listens there
+    if fault != "no download":
+        (folder / "2stems").mkdir(parents=True)
+    if fault == "cut":
+        for path in deezer_2stems.iterdir():
+            (folder / "2stems" / path.name).write_bytes(path.read_bytes()[:100_000])
+    status, messages = spleeter("separate", "-p", "spleeter:2stems", "-o", tmp_path / "out", song)
+    assert status == 1
+    assert "weights" in messages and messages.strip().count("\n") == 0, messages
+    assert not (tmp_path / "out").exists()
+    # the next try may download again
+    assert (folder / "2stems").exists() == (fault != "no download")
+
+
+def test_bad_input_is_told_before_upstream_starts(spleeter, tmp_path, model_path):
+    (tmp_path / "x.mp3").write_bytes(b"no audio")
+    status, messages = spleeter(
+        "separate", "-p", "spleeter:2stems", "-o", tmp_path / "out", tmp_path / "x.mp3"
+    )
+    assert status == 1 and "is not audio" in messages
+
+
+def test_an_unknown_adapter(spleeter, song, tmp_path, model_path):
+    status, messages = spleeter(
+        "separate", "-p", "spleeter:2stems", "-a", "no.such.Adapter", "-o", tmp_path / "out", song
+    )
+    assert status == 1 and "no audio adapter no.such.Adapter" in messages
+
+
+def test_without_ffprobe(spleeter, song, tmp_path, monkeypatch):
+    which = __import__("shutil").which
+    monkeypatch.setattr(
+        "spleeter_2.upstream.shutil.which", lambda name: None if name == "ffprobe" else which(name)
+    )
+    status, messages = spleeter("separate", "-p", "spleeter:2stems", "-o", tmp_path / "out", song)
+    assert status == 1 and "needs ffprobe: install it (apt-get install ffmpeg)" in messages

@@ -1,0 +1,79 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from spleeter_2 import weights
+from spleeter_2.configuration import load_configuration
+from spleeter_2.errors import SeparationError
+from spleeter_2.models import build_model
+
+ARRAYS = {
+    "a/kernel": np.arange(6, dtype=np.float32).reshape(2, 3),
+    "a/bias": np.array([70000.0, 1.0], np.float32),  # beyond float16
+}
+
+
+def network(units: int = 2) -> tf.keras.Model:
+    inputs = tf.keras.Input((3,))
+    return tf.keras.Model(inputs, tf.keras.layers.Dense(units, name="a")(inputs), name="net")
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_round_trip(tmp_path, half):
+    model = network()
+    model.get_layer("a").bias.assign([70000.0, 1.0])
+    weights.save_weights(model, tmp_path, half)
+    again = network()
+    weights.load_weights(again, tmp_path)
+    for one, other in zip(model.get_weights(), again.get_weights(), strict=True):
+        assert np.allclose(one, other, rtol=1e-3 if half else 0, atol=0)
+    stored = tf.train.load_checkpoint(str(tmp_path)).get_variable_to_dtype_map()
+    assert stored["a/kernel"] == (tf.float16 if half else tf.float32)
+    assert stored["a/bias"] == tf.float32
+
+
+def test_tensorflow_finds_the_checkpoint(tmp_path):
+    weights.write_checkpoint(ARRAYS, tmp_path)
+    assert tf.train.latest_checkpoint(str(tmp_path)) == str(tmp_path / "checkpoint")
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "checkpoint",
+        "checkpoint.index",
+        "checkpoint.data-00000-of-00001",
+    }
+
+
+def test_an_architecture_that_does_not_fit(tmp_path):
+    weights.save_weights(network(), tmp_path)
+    with pytest.raises(SeparationError, match=r"a/kernel has shape \[3, 2\] instead of \[3, 4\]"):
+        weights.load_weights(network(4), tmp_path)
+    weights.write_checkpoint({"b": np.zeros(1)}, tmp_path)
+    with pytest.raises(SeparationError, match="a/kernel is missing and 1 more"):
+        weights.load_weights(network(), tmp_path)
+
+
+@pytest.mark.parametrize("fault", ["cut", "gone", "index", "none"])
+def test_damaged_weights_are_refused(tmp_path, fault):
+    weights.save_weights(network(), tmp_path)
+    data = tmp_path / "checkpoint.data-00000-of-00001"
+    if fault == "cut":
+        data.write_bytes(data.read_bytes()[:7])
+    elif fault == "gone":
+        data.unlink()
+    elif fault == "index":
+        (tmp_path / "checkpoint.index").write_bytes(b"rubbish")
+    else:
+        (tmp_path / "checkpoint.index").unlink()
+    with pytest.raises(SeparationError) as raised:
+        weights.load_weights(network(), tmp_path)
+    assert "\n" not in str(raised.value) and str(tmp_path) in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["grouped", "mask"])
+def test_shipped_weights_fit_and_the_card_tells_the_truth(name):
+    configuration = load_configuration(f"spleeter_2:{name}")
+    model = build_model(configuration)
+    weights.load_weights(model, configuration.weights)
+    assert model.count_params() == configuration.card.parameters
+    assert set(weights.read_checkpoint(configuration.weights)) == set(
+        weights.named_variables(model)
+    )
