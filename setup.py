@@ -11,7 +11,7 @@ VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "spleeter_2/__init__.py")
 setup(
     name="spleeter-2",
     version=VERSION.group(1),
-    description="Music source separation: Spleeter's command line, one network, memory that does not grow",
+    description="Music source separation: Spleeter with one network and bounded memory",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",

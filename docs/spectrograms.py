@@ -1,6 +1,6 @@
 """Draw docs/spectrograms.png: the demo song and its stems.
 
-    python docs/spectrograms.py
+python docs/spectrograms.py
 """
 
 import os

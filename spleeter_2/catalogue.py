@@ -5,6 +5,7 @@ from __future__ import annotations
 from .configuration import (
     PREFIX,
     RESOURCES,
+    Cost,
     embedded_names,
     has_weights,
     load_configuration,
@@ -14,7 +15,15 @@ from .errors import SeparationError
 
 def table() -> str:
     """One line per embedded model."""
-    header = ("model", "parameters", "band", "weights", "instruments", "description")
+    header = (
+        "model",
+        "parameters",
+        "along frequency",  # parameters and multiply-adds per second of audio and target
+        "band",
+        "weights",
+        "instruments",
+        "description",
+    )
     rows = [header]
     for name in embedded_names():
         model = load_configuration(PREFIX + name)
@@ -22,6 +31,7 @@ def table() -> str:
             (
                 PREFIX + name,
                 f"{model.card.parameters / 1e6:.1f} M" if model.card else "?",
+                _cost(model.frequency_cost),
                 f"{model.band / 1000:.1f} kHz",
                 "yes" if has_weights(model.weights) else "no",
                 ", ".join(model.instruments),
@@ -33,6 +43,13 @@ def table() -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     )
+
+
+def _cost(cost: Cost) -> str:
+    """Parameters and multiply-adds per second of audio."""
+    if not cost.parameters:
+        return "-"
+    return f"{cost.parameters / 1e6:.1f} M, {cost.multiply_adds / 1e9:.2f} GMAC/s"
 
 
 def card(name: str) -> str:

@@ -8,6 +8,7 @@ descriptor and state only what it changes.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Optional, Union
@@ -75,29 +76,115 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class FrequencyTransformation:
-    """A residual block along frequency. ``level`` is the encoder stage after which it stands."""
+class Cost:
+    """Parameters, and multiply-adds per STFT frame."""
 
-    type: Literal["grouped"] = "grouped"
+    parameters: int
+    multiply_adds: int
+
+
+@dataclass(frozen=True)
+class FrequencyTransformation:
+    """A residual block along frequency; ``models/frequency.py`` says what each type computes.
+
+    ``level`` is the U-Net's encoder stage after which it stands; the conditioned U-Net has one
+    in every block. Of the rest, a type uses only what concerns it:
+
+    - "conv", "dilated", "grouped": ``kernel_size`` in bins, inner ``width`` in channels,
+      ``dilations`` (one convolution each, one after the other or ``parallel``), ``bands`` with
+      kernels of their own. A plain convolution has one band and one dilation.
+    - "fc", "lasaft", "lightsaft": ``bn_factor`` and ``min_bn_units`` set the bottleneck's units
+      (null: no bottleneck), ``bias`` is that of the linear maps.
+    - "lasaft", "lightsaft": ``num_tdfs`` maps, weighed by attention with keys of size ``dk``.
+    """
+
+    type: Literal["fc", "conv", "dilated", "grouped", "lasaft", "lightsaft"] = "grouped"
     level: int = 6
-    bands: int = 4
+    bands: Optional[int] = None  # default: 4 if grouped, else 1
     kernel_size: int = 3
-    dilations: tuple[int, ...] = (1,)
+    dilations: Optional[tuple[int, ...]] = None  # default: 1, 2, 4, 8 if dilated, else 1
+    parallel: bool = False
     width: int = 128
+    bn_factor: Optional[int] = 16
+    min_bn_units: int = 16
+    bias: bool = False
+    num_tdfs: int = 6
+    dk: int = 32
 
     def __post_init__(self) -> None:
-        for name in ("level", "bands", "kernel_size", "width"):
+        what = "frequency transformation"
+        if self.bands is None:
+            object.__setattr__(self, "bands", 4 if self.type == "grouped" else 1)
+        if self.dilations is None:
+            dilations = (1, 2, 4, 8) if self.type == "dilated" else (1,)
+            object.__setattr__(self, "dilations", dilations)
+        names = ("level", "bands", "kernel_size", "width", "min_bn_units", "num_tdfs", "dk")
+        for name in names:
             value = getattr(self, name)
-            _require(value >= 1, f"frequency transformation: {name} must be positive, not {value}")
+            _require(value >= 1, f"{what}: {name} must be positive, not {value}")
         _require(
             self.kernel_size % 2 == 1,
             f"frequency transformation: kernel_size must be odd, not {self.kernel_size}",
         )
         _require(
             len(self.dilations) > 0 and min(self.dilations) >= 1,
-            "frequency transformation: dilations must be positive whole numbers, "
-            f"not {list(self.dilations)}",
+            f"{what}: dilations must be positive whole numbers, not {list(self.dilations)}",
         )
+        _require(
+            self.type == "grouped" or self.bands == 1,
+            f"{what}: only type grouped has bands, {self.type} has not",
+        )
+        _require(
+            self.type in ("grouped", "dilated") or self.dilations == (1,),
+            f"{what}: only the types dilated and grouped have dilations, {self.type} has not",
+        )
+        _require(
+            self.bn_factor is None or self.bn_factor >= 1,
+            f"{what}: bn_factor must be null or positive, not {self.bn_factor}",
+        )
+        _require(
+            self.type != "lightsaft" or self.bn_factor is not None,
+            f"{what}: lightsaft needs a bottleneck, so bn_factor must not be null",
+        )
+
+    @property
+    def conditioned(self) -> bool:
+        """Whether it depends on the instrument that is asked for."""
+        return self.type in ("lasaft", "lightsaft")
+
+    @property
+    def linear(self) -> bool:
+        """Whether it is made of linear maps of all bins, rather than of convolutions."""
+        return self.conditioned or self.type == "fc"
+
+    def bottleneck(self, nb_bins: int) -> Optional[int]:
+        """Units of the bottleneck of linear maps of so many bins, None without one."""
+        if self.bn_factor is None:
+            return None
+        size = nb_bins * self.num_tdfs if self.type == "lasaft" else nb_bins
+        return max(size // self.bn_factor, self.min_bn_units)
+
+    def cost(self, nb_bins: int, channels: int) -> Cost:
+        """What it takes on ``[T, F, C]``; BatchNorm, activation and attention are not counted
+        among the multiply-adds, nor attention among the parameters."""
+        if self.linear:
+            unit = self.bottleneck(nb_bins)
+            sizes = [nb_bins, nb_bins] if unit is None else [nb_bins, unit, nb_bins]
+            maps = [1] * (len(sizes) - 1)
+            if self.conditioned:
+                maps[-1 if self.type == "lasaft" else 0] = self.num_tdfs
+            weights = [a * b * k for a, b, k in zip(sizes, sizes[1:], maps, strict=False)]
+            biases = sum(b * k for b, k in zip(sizes[1:], maps, strict=True)) * self.bias
+            norms = 2 * channels * len(maps)
+            return Cost(sum(weights) + biases + norms, sum(weights) * channels)
+        inner = self.width * (len(self.dilations) if self.parallel else 1)
+        inputs = [channels] + [channels if self.parallel else self.width] * (
+            len(self.dilations) - 1
+        )
+        weights = self.kernel_size * (sum(inputs) * self.width + inner * channels)
+        biases = self.width * len(self.dilations) + channels
+        norms = 2 * self.width * len(self.dilations)
+        return Cost(self.bands * (weights + biases) + norms, weights * nb_bins)
 
 
 @dataclass(frozen=True)
@@ -140,6 +227,11 @@ class UNet:
         )
         for block in self.frequency:
             _require(
+                not block.conditioned,
+                f"frequency transformation: {block.type} follows a condition, which the U-Net "
+                'lacks; use it in a model of type "cunet"',
+            )
+            _require(
                 block.level <= len(self.filters),
                 f"frequency transformation: level {block.level} does not exist, "
                 f"the U-Net has {len(self.filters)} levels",
@@ -149,6 +241,148 @@ class UNet:
     def stride(self) -> int:
         """Frames and bins are padded to a multiple of this."""
         return 2 ** len(self.filters)
+
+    def costs(self, nb_targets: int) -> Cost:
+        """All frequency transformations of as many networks, per frame of the STFT."""
+        padded_bins = -(-self.nb_bins // self.stride) * self.stride
+        parameters = multiply_adds = 0
+        for block in self.frequency:
+            halved = 2**block.level  # bins, and frames alike
+            cost = block.cost(padded_bins // halved, self.filters[block.level - 1])
+            parameters += nb_targets * cost.parameters
+            multiply_adds += nb_targets * cost.multiply_adds // halved
+        return Cost(parameters, multiply_adds)
+
+
+Activation = Literal["identity", "relu", "leaky_relu", "sigmoid", "tanh"]
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """How the instrument that is asked for steers the conditioned U-Net.
+
+    ``type``: "film" scales and shifts every channel, "pocm" mixes channels, "gpocm" makes a gate
+    of the mixed channels. ``where``: which blocks it steers. ``transposed``: "pocm" and "gpocm"
+    apply their matrix transposed (the reference's ``naive``). ``norm``: normalise gamma and beta
+    over the instruments. ``control_layers``: dense layers from the embedding on, less one.
+    """
+
+    type: Literal["film", "pocm", "gpocm"] = "gpocm"
+    where: Literal["encoder", "decoder", "full"] = "decoder"
+    transposed: bool = False
+    norm: bool = True
+    gamma_activation: Activation = "identity"
+    beta_activation: Activation = "identity"
+    embedding: int = 64
+    control_layers: int = 4
+
+    def __post_init__(self) -> None:
+        _require(
+            self.embedding >= 1, f"conditioning: embedding must be positive, not {self.embedding}"
+        )
+        _require(
+            self.control_layers >= 2,
+            f"conditioning: control_layers must be at least 2, not {self.control_layers}",
+        )
+
+
+@dataclass(frozen=True)
+class CUNet:
+    """LaSAFT's conditioned U-Net: one network for all instruments (Choi et al., ICASSP 2021).
+
+    ``nb_bins``: frequency bins of its STFT; it sees all of them. ``spectrogram``: what it looks
+    at. ``estimate``: whether it tells the instrument's spectrogram or a mask. ``blocks``:
+    encoders, the middle and as many decoders. ``layers``: convolutions per block.
+    ``time_levels``: levels, counted from 0, that halve the number of frames (null: all); every
+    level halves the bins.
+    """
+
+    type: Literal["cunet"] = "cunet"
+    nb_bins: int = 2049
+    spectrogram: Literal["complex", "magnitude"] = "complex"
+    estimate: Literal["mapping", "masking"] = "mapping"
+    blocks: int = 9
+    channels: int = 24
+    layers: int = 5
+    kernel_size: int = 3
+    time_levels: Optional[tuple[int, ...]] = None
+    activation: Activation = "relu"
+    first_activation: Activation = "relu"
+    last_activation: Activation = "identity"
+    frequency: Optional[FrequencyTransformation] = None
+    conditioning: Conditioning = field(default_factory=Conditioning)
+
+    def __post_init__(self) -> None:
+        for name in ("channels", "layers"):
+            value = getattr(self, name)
+            _require(value >= 1, f"model.{name} must be positive, not {value}")
+        _require(
+            self.blocks >= 3 and self.blocks % 2 == 1,
+            f"model.blocks must be an odd number from 3 on, not {self.blocks}",
+        )
+        _require(
+            self.kernel_size >= 1 and self.kernel_size % 2 == 1,
+            f"model.kernel_size must be odd, not {self.kernel_size}",
+        )
+        levels = self.time_levels or ()
+        _require(
+            len(set(levels)) == len(levels) and all(0 <= i < self.depth for i in levels),
+            f"model.time_levels must be different levels between 0 and {self.depth - 1}, "
+            f"not {list(levels)}",
+        )
+        _require(
+            self.nb_bins > 2**self.depth and (self.nb_bins - 1) % 2**self.depth == 0,
+            f"model.nb_bins must be a multiple of {2**self.depth} plus 1, so that {self.blocks} "
+            f"blocks can halve it, not {self.nb_bins}",
+        )
+        deepest = (self.nb_bins - 1) // 2**self.depth
+        bands = self.frequency.bands if self.frequency else 1
+        _require(
+            bands <= deepest,
+            f"frequency transformation: the {deepest} bins of the deepest block cannot be cut "
+            f"into {bands} bands",
+        )
+
+    @property
+    def depth(self) -> int:
+        """Number of encoders, and of decoders."""
+        return self.blocks // 2
+
+    @property
+    def strides(self) -> tuple[tuple[int, int], ...]:
+        """Frames and bins that become one, per level."""
+        levels = range(self.depth) if self.time_levels is None else self.time_levels
+        return tuple((2 if level in levels else 1, 2) for level in range(self.depth))
+
+    @property
+    def stride(self) -> int:
+        """The number of frames must be a multiple of this."""
+        return math.prod(frames for frames, _ in self.strides)
+
+    def places(self) -> tuple[str, ...]:
+        """Names of the blocks, from input to output."""
+        numbers = range(1, self.depth + 1)
+        encoders = tuple(f"encoder_{number}" for number in numbers)
+        return (*encoders, "mid", *(f"decoder_{number}" for number in numbers))
+
+    def costs(self, nb_targets: int) -> Cost:
+        """All frequency transformations, for one target whatever their number, per frame."""
+        parameters = multiply_adds = 0
+        for index in range(self.blocks if self.frequency else 0):
+            level = min(index, self.blocks - 1 - index)
+            cost = self.frequency.cost((self.nb_bins - 1) >> level, self.channels)
+            parameters += cost.parameters
+            frames = math.prod(frames for frames, _ in self.strides[:level])
+            multiply_adds += cost.multiply_adds // frames
+        return Cost(parameters, multiply_adds)
+
+    def conditioned_places(self) -> tuple[str, ...]:
+        """Names of the blocks that the condition steers directly, from input to output."""
+        where = self.conditioning.where
+        return tuple(name for name in self.places() if where == "full" or name.startswith(where))
+
+
+MODELS = {"unet": UNet, "cunet": CUNet}
 
 
 @dataclass(frozen=True)
@@ -173,7 +407,7 @@ class Configuration:
     residual: Optional[str]
     stft: Stft
     segment: Segment
-    model: Union[UNet]
+    model: Union[UNet, CUNet]
     description: str = ""
     weights: Optional[Path] = None
     card: Optional[Card] = None
@@ -204,11 +438,30 @@ class Configuration:
             f"model.nb_bins is {self.model.nb_bins}, but the STFT has only "
             f"{self.stft.nb_bins} bins",
         )
+        if isinstance(self.model, CUNet):
+            self._check_conditions(self.model)
+
+    def _check_conditions(self, model: CUNet) -> None:
+        _require(
+            model.nb_bins == self.stft.nb_bins,
+            f"model.nb_bins must be the {self.stft.nb_bins} bins of the STFT, not {model.nb_bins}",
+        )
+        _require(
+            len(self.targets) > 1 or not model.conditioning.norm,
+            "conditioning.norm needs two or more targets: of a single one, nothing is left",
+        )
 
     @property
     def instruments(self) -> tuple[str, ...]:
         """Targets, then the residual where there is one."""
         return self.targets + ((self.residual,) if self.residual else ())
+
+    @property
+    def frequency_cost(self) -> Cost:
+        """Frequency transformations: parameters, and multiply-adds per second of audio."""
+        cost = self.model.costs(len(self.targets))
+        frames_per_second = self.sample_rate / self.stft.frame_step
+        return Cost(cost.parameters, round(cost.multiply_adds * frames_per_second))
 
     @property
     def band(self) -> float:
@@ -248,11 +501,7 @@ def load_configuration(descriptor: str) -> Configuration:
     data = _resolve(descriptor, seen=())
     data.pop("spleeter_2")
     try:
-        return dacite.from_dict(
-            Configuration,
-            data,
-            config=dacite.Config(strict=True, cast=[tuple, Path], strict_unions_match=False),
-        )
+        return parse_configuration(data)
     except dacite.UnexpectedDataError as error:
         keys = ", ".join(sorted(error.keys))
         raise SeparationError(f"{descriptor}: unknown key in the configuration: {keys}") from error
@@ -264,6 +513,21 @@ def load_configuration(descriptor: str) -> Configuration:
         raise SeparationError(f"{descriptor}: {error}") from error
     except SeparationError as error:
         raise SeparationError(f"{descriptor}: {error}") from error
+
+
+def parse_configuration(data: dict[str, Any]) -> Configuration:
+    """Configuration of a JSON object whose bases are resolved.
+
+    Raises:
+        SeparationError, dacite.DaciteError, TypeError: what is wrong with it.
+    """
+    config = dacite.Config(strict=True, cast=[tuple, Path])
+    model = data.get("model")
+    if isinstance(model, dict):  # the type says which keys there are
+        kind = model.get("type", "unet")
+        _require(kind in MODELS, f"model.type must be one of {', '.join(MODELS)}, not {kind!r}")
+        data = {**data, "model": dacite.from_dict(MODELS[kind], model, config)}
+    return dacite.from_dict(Configuration, data, config)
 
 
 def _locate(descriptor: str) -> Path:
@@ -310,6 +574,8 @@ def _resolve(descriptor: str, seen: tuple[Path, ...]) -> dict[str, Any]:
         data["weights"] = str(path.parent / data["weights"])
     base = data.pop("base", None)
     if base is None:
+        if isinstance(data.get("model"), dict):
+            data["model"].setdefault("type", "unet")
         return data
     if not isinstance(base, str):
         raise SeparationError(f"{path}: base must be a descriptor, not {base!r}")
@@ -319,9 +585,11 @@ def _resolve(descriptor: str, seen: tuple[Path, ...]) -> dict[str, Any]:
 
 
 def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """``changes`` over ``base``; objects merge, everything else replaces."""
+    """``changes`` over ``base``; objects merge unless their types differ, all else replaces."""
     merged = dict(base)
     for key, value in changes.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if both else value
+        old = merged.get(key)
+        both = isinstance(value, dict) and isinstance(old, dict)
+        alike = both and value.get("type", old.get("type")) == old.get("type", value.get("type"))
+        merged[key] = _merge(old, value) if alike else value
     return merged

@@ -63,7 +63,6 @@ class Separator:
         if not has_weights(self.configuration.weights):
             raise SeparationError(_without_weights(descriptor, self.configuration))
         self._windows = Windows.of(self.configuration.stft, self.configuration.segment, overlap)
-        self._transform = Transform(self.configuration.stft)
         self._mwf = mwf
         self._device = device
         self._sole_user = sole_user
@@ -90,7 +89,8 @@ class Separator:
         with tf.device(device):
             model = models.build_model(configuration, wanted)
             weights.assign(model, arrays, folder)
-            models.freeze(model)
+            network = models.at_rest(model)
+        self._transform = Transform(self.configuration.stft, arrays.get(weights.WINDOW))
         self._targets = models.targets_needed(self.configuration, wanted)
         self._residual = models.residual
         shape = (1, self.configuration.segment.nb_frames, *model.input_shape[2:])
@@ -98,7 +98,7 @@ class Separator:
         @tf.function(input_signature=[tf.TensorSpec(shape, tf.complex64)], autograph=False)
         def function(mixture):
             with tf.device(device):
-                return model(mixture, training=False)
+                return network(mixture)
 
         self._function = function
 

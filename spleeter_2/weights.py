@@ -21,6 +21,8 @@ from .configuration import CHECKPOINT as PREFIX
 from .configuration import has_weights
 from .errors import SeparationError
 
+WINDOW = "stft/window"  # of a checkpoint that was trained with a window of its own
+
 
 def named_variables(model: tf.keras.Model) -> dict[str, tf.Variable]:
     """A model's weights by name, such as ``vocals_encoder_1_conv/kernel``."""

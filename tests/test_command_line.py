@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-
 from conftest import RATE, files_below
 
 STEMS = ["accompaniment.wav", "vocals.wav"]

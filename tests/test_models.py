@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import tensorflow as tf
+from model_test import run_model_test
 
 from spleeter_2 import weights
 from spleeter_2.configuration import (
@@ -13,8 +14,8 @@ from spleeter_2.configuration import (
 )
 from spleeter_2.errors import SeparationError
 from spleeter_2.models import (
+    at_rest,
     build_model,
-    freeze,
     residual,
     targets_needed,
     without_neutral_parts,
@@ -46,36 +47,6 @@ def noise(configuration: Configuration, batch: int, frames: int = 16) -> np.ndar
     shape = (batch, frames, configuration.stft.nb_bins, configuration.nb_channels, 2)
     values = np.random.default_rng(0).normal(size=shape)
     return (values @ [10, 10j]).astype(np.complex64)
-
-
-def run_model_test(configuration: Configuration, tmp_path) -> None:
-    """What every model must do: batch sizes alike, graph like eager, gradients, save and load."""
-    model = build_model(configuration)
-    mixture = noise(configuration, 3)
-    estimates = model(mixture, training=False)
-    assert set(estimates) == set(configuration.targets)
-    one = model(mixture[:1], training=False)
-    graph = tf.function(lambda x: model(x, training=False))(mixture)
-    for target, estimate in estimates.items():
-        assert estimate.dtype == tf.complex64 and estimate.shape == mixture.shape
-        assert np.isfinite(estimate.numpy()).all()
-        assert np.allclose(one[target][0], estimate[0], atol=1e-4)
-        assert np.allclose(graph[target], estimate, atol=1e-4)
-    with tf.GradientTape() as tape:
-        loss = sum(
-            tf.reduce_mean(tf.abs(estimate - 0.3 * mixture) ** 2)
-            for estimate in model(mixture, training=True).values()
-        )
-    gradients = tape.gradient(loss, model.trainable_variables)
-    for variable, gradient in zip(model.trainable_variables, gradients, strict=True):
-        assert gradient is not None and np.isfinite(gradient.numpy()).all(), variable.name
-    weights.save_weights(model, tmp_path)
-    again = build_model(configuration)
-    weights.load_weights(again, tmp_path)
-    for target, estimate in again(mixture, training=False).items():
-        assert np.array_equal(estimate, estimates[target]) or np.allclose(
-            estimate, model(mixture, training=False)[target], atol=1e-5
-        )
 
 
 @pytest.mark.parametrize(
@@ -252,12 +223,11 @@ def test_too_many_bands_are_refused():
         BandConv1D(4, 3, bands=9)(tf.zeros((1, 1, 8, 2)))
 
 
-def test_a_frozen_model_computes_the_same():
+def test_a_model_at_rest_computes_the_same():
     model = build_model(small(head=Head("regression"), shift_average=True))
     mixture = noise(small(), 1)
     before = model(mixture, training=False)["vocals"].numpy()
-    freeze(model)
-    assert np.allclose(model(mixture, training=False)["vocals"], before, atol=1e-3)
+    assert np.allclose(at_rest(model)(mixture)["vocals"], before, atol=1e-3)
 
 
 def test_residual_is_what_is_left():

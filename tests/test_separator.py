@@ -4,8 +4,8 @@ import threading
 import numpy as np
 import pytest
 import soundfile
-
 from conftest import RATE, files_below
+
 from spleeter_2 import SeparationError, Separator
 from spleeter_2.configuration import has_weights, load_configuration
 from spleeter_2.metrics import sdr

@@ -5,7 +5,6 @@ import sys
 import numpy as np
 import pytest
 import soundfile
-
 from conftest import RATE, files_below
 
 

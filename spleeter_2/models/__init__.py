@@ -5,7 +5,8 @@ Every model maps complex64 ``[B, T, F, C]`` to a dictionary ``{target: complex64
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import functools
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,9 +15,14 @@ import tensorflow as tf
 
 from ..configuration import Configuration
 from ..errors import SeparationError
+from .conditioning import PerBlock
+from .cunet import build_cunet
+from .frequency import Attention
 from .unet import build_unet
 
-__all__ = ["build_model", "freeze", "residual", "targets_needed", "without_neutral_parts"]
+BUILDERS = {"unet": build_unet, "cunet": build_cunet}
+
+__all__ = ["at_rest", "build_model", "residual", "targets_needed", "without_neutral_parts"]
 
 
 def build_model(
@@ -37,14 +43,7 @@ def build_model(
         SeparationError: an instrument that the configuration does not have.
     """
     targets = targets_needed(configuration, instruments)
-    return build_unet(configuration, targets)
-
-
-def freeze(model: tf.keras.Model) -> None:
-    """Let layers prepare their present weights for inference; training is over for them."""
-    for layer in model.layers:
-        if hasattr(layer, "freeze"):
-            layer.freeze()
+    return BUILDERS[configuration.model.type](configuration, targets)
 
 
 def without_neutral_parts(
@@ -64,6 +63,8 @@ def without_neutral_parts(
         return any(array.any() for name, array in arrays.items() if name.startswith(tuple(last)))
 
     model = configuration.model
+    if model.type != "unet":
+        return configuration
     frequency = tuple(block for block in model.frequency if acts(f"frequency_{block.level}"))
     regresses = model.head.type == "regression" and acts("regression")
     head = model.head if regresses else replace(model.head, type="mask")
@@ -91,3 +92,33 @@ def residual(mixture: Any, estimates: Mapping[str, Any]) -> Any:
     for estimate in estimates.values():
         mixture = mixture - estimate
     return mixture
+
+
+def at_rest(model: tf.keras.Model) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
+    """A model for inference: what does not depend on the music is computed now, not per window.
+
+    Gates and attention depend on the weights and on the instruments that the model was built
+    for; some layers rearrange their kernels (``freeze``). Weights that are assigned later no
+    longer reach any of them.
+
+    Args:
+        model: what ``build_model`` returned, with its weights.
+
+    Returns:
+        Function from complex64 ``[B, T, F, C]`` to ``{target: complex64 [B, T, F, C]}``.
+    """
+    for layer in model.layers:
+        if hasattr(layer, "freeze"):
+            layer.freeze()
+    fixed = [
+        tensor
+        for layer in model.layers
+        if isinstance(layer, (PerBlock, Attention))
+        for tensor in tf.nest.flatten(layer.output)
+    ]
+    if not fixed:
+        return functools.partial(model, training=False)
+    nothing = tf.zeros((1, 1, *model.input_shape[2:]), model.input.dtype)  # as good as any music
+    values = tf.keras.Model(model.input, fixed)(nothing, training=False)
+    body = tf.keras.Model([model.input, *fixed], model.output)
+    return lambda mixture: body([mixture, *values], training=False)

@@ -9,6 +9,15 @@ import tensorflow as tf
 
 LEAK = 0.2  # slope of the leaky ReLU below zero, as in Spleeter's encoder
 
+ACTIVATIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
+    "identity": lambda x: x,
+    "relu": tf.nn.relu,
+    "leaky_relu": lambda x: tf.nn.leaky_relu(x, 0.01),  # PyTorch's slope
+    "leaky_relu_0.2": lambda x: tf.nn.leaky_relu(x, LEAK),
+    "sigmoid": tf.nn.sigmoid,
+    "tanh": tf.nn.tanh,
+}
+
 
 def plain(call: Callable) -> Callable:
     """Decorate a layer's ``call`` to be run as it is written.
@@ -25,3 +34,135 @@ def pad_bins(x: tf.Tensor, nb_bins: int) -> tf.Tensor:
     """``[B, T, F, C]`` -> ``[B, T, nb_bins, C]``, zeros on top; nothing to do is not done."""
     above = nb_bins - x.shape[2]
     return tf.pad(x, ((0, 0), (0, 0), (0, above), (0, 0))) if above else x
+
+
+def shape_of(x: tf.Tensor) -> list:
+    """Sizes of a tensor: numbers where they are known, tensors elsewhere."""
+    dynamic = tf.shape(x)
+    return [dynamic[axis] if size is None else size for axis, size in enumerate(x.shape)]
+
+
+class Norm(tf.keras.layers.BatchNormalization):
+    """BatchNorm over the last axis with PyTorch's constants, which a linear layer can absorb."""
+
+    def __init__(self, epsilon: float = 1e-5, momentum: float = 0.9, **kwargs) -> None:
+        super().__init__(epsilon=epsilon, momentum=momentum, **kwargs)
+
+    def scale_and_shift(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """What it does at inference: ``scale * x + shift``, each ``[C]``."""
+        scale = self.gamma * tf.math.rsqrt(self.moving_variance + self.epsilon)
+        return scale, self.beta - self.moving_mean * scale
+
+
+class ConvNorm(tf.keras.layers.Layer):
+    """2-D convolution, BatchNorm and activation; at inference they are one convolution.
+
+    Shapes: ``[..., T, F, C]`` -> ``[..., T', F', filters]``; kernel ``[kT, kF, C, filters]``.
+
+    Args:
+        filters: channels of the result.
+        kernel_size: frames and bins.
+        strides: frames and bins.
+        pad: zero frames and bins added on either side.
+        activation: name in ``ACTIVATIONS``.
+        norm: whether there is a BatchNorm.
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: tuple[int, int],
+        strides: tuple[int, int] = (1, 1),
+        pad: tuple[int, int] = (0, 0),
+        activation: str = "identity",
+        norm: bool = True,
+        **kwargs,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.filters = filters
+        self.kernel_size = tuple(kernel_size)
+        self.strides = tuple(strides)
+        self.pad = tuple(pad)
+        self.activation = activation
+        self.norm = Norm(name="norm") if norm else None
+
+    def build(self, input_shape) -> None:
+        shape = self.kernel_shape(int(input_shape[-1]))
+        self.kernel = self.add_weight(name="kernel", shape=shape, initializer="he_uniform")
+        self.bias = self.add_weight(name="bias", shape=(self.filters,), initializer="zeros")
+        if self.norm is not None:
+            with tf.name_scope("norm"):
+                self.norm.build((None, None, None, self.filters))
+        super().build(input_shape)
+
+    def kernel_shape(self, channels: int) -> tuple[int, int, int, int]:
+        return (*self.kernel_size, channels, self.filters)
+
+    @plain
+    def call(self, inputs, training=False):
+        x = tf.reshape(inputs, (-1, *shape_of(inputs)[-3:]))  # [all before, T, F, C]
+        activate = ACTIVATIONS[self.activation]
+        if self.norm is None:
+            x = activate(self.convolve(x, self.kernel, self.bias))
+        elif training:
+            x = self.convolve(x, self.kernel, self.bias)
+            x = activate(self.norm(x, training=True))
+        else:
+            scale, shift = self.norm.scale_and_shift()
+            x = activate(self.convolve(x, self.scaled_kernel(scale), self.bias * scale + shift))
+        return tf.reshape(x, (*shape_of(inputs)[:-3], *shape_of(x)[-3:]))
+
+    def scaled_kernel(self, scale):
+        return self.kernel * scale
+
+    def convolve(self, x, kernel, bias):
+        (frames, bins) = self.pad
+        padding = ((0, 0), (frames, frames), (bins, bins), (0, 0))
+        return tf.nn.bias_add(tf.nn.conv2d(x, kernel, self.strides, padding), bias)
+
+    def get_config(self) -> dict:
+        return {
+            **super().get_config(),
+            "filters": self.filters,
+            "kernel_size": self.kernel_size,
+            "strides": self.strides,
+            "pad": self.pad,
+            "activation": self.activation,
+            "norm": self.norm is not None,
+        }
+
+
+class UpsampleNorm(ConvNorm):
+    """Transposed convolution whose kernel is its stride, and BatchNorm.
+
+    Every input gives a patch of its own, so the patches are channels of a 1x1 convolution that
+    are then laid out. The weights are those of Keras' ``Conv2DTranspose``.
+
+    Shapes: ``[..., T, F, C]`` -> ``[..., T * kT, 2F, filters]``; kernel ``[kT, 2, filters, C]``
+    with kT 1 or 2.
+    """
+
+    def __init__(self, filters: int, kernel_size: tuple[int, int], **kwargs) -> None:
+        super().__init__(filters, kernel_size, **kwargs)
+
+    def kernel_shape(self, channels: int) -> tuple[int, int, int, int]:
+        return (*self.kernel_size, self.filters, channels)
+
+    def scaled_kernel(self, scale):
+        return self.kernel * scale[:, tf.newaxis]
+
+    def convolve(self, x, kernel, bias):
+        frames, bins = self.kernel_size
+        flat = tf.reshape(kernel, (1, 1, frames * bins * self.filters, -1))
+        patches = tf.nn.conv2d(x, tf.transpose(flat, (0, 1, 3, 2)), 1, "VALID")
+        patches = tf.nn.bias_add(patches, tf.tile(bias, [frames * bins]))
+        if frames == 1:
+            _, nb_frames, nb_bins, _ = shape_of(x)
+            return tf.reshape(patches, (-1, nb_frames, nb_bins * bins, self.filters))
+        return tf.nn.depth_to_space(patches, 2)
+
+    def get_config(self) -> dict:
+        config = super().get_config()
+        for name in ("strides", "pad", "norm"):
+            config.pop(name)
+        return config

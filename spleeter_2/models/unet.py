@@ -180,10 +180,9 @@ def _up(filters: int, name: str) -> layers.Layer:
     )
 
 
-def _encoder(options: UNet, magnitude: tf.Tensor, prefix: str) -> tuple[list[tf.Tensor], tf.Tensor]:
-    """Skips of all levels, ``[B, T/2^i, F'/2^i, filters_i]``, and the first level activated."""
+def _encoder(options: UNet, magnitude: tf.Tensor, prefix: str) -> list[tf.Tensor]:
+    """Skips of all levels i, ``[B, T/2^i, F'/2^i, filters_i]``."""
     skips = []
-    activated = []
     x = magnitude
     deepest = len(options.filters)
     for index, filters in enumerate(options.filters, start=1):

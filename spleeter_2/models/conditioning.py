@@ -1,0 +1,114 @@
+"""Conditioning: one network that is told which instrument to estimate.
+
+FiLM (Perez et al., AAAI 2018) scales and shifts every channel; PoCM mixes the channels, GPoCM
+makes a gate of the mixture (Choi et al., LaSAFT, ICASSP 2021). What they do is computed from the
+instrument alone, by an embedding and a small dense network, and does not depend on the music.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from ..configuration import Conditioning
+from .layers import Norm, plain, shape_of
+
+layers = tf.keras.layers
+
+
+class Conditions(layers.Layer):
+    """The instruments that are asked for: int32 ``[I]``, whatever the input."""
+
+    def __init__(self, numbers: list[int], **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.numbers = list(numbers)
+
+    @plain
+    def call(self, _):
+        return tf.constant(self.numbers, tf.int32)
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "numbers": self.numbers}
+
+
+class PerBlock(layers.Layer):
+    """Cut a flat vector ``[I, n * size]`` into n tensors ``[I, *shape]``, one per block."""
+
+    def __init__(self, shape: tuple[int, ...], **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.shape = tuple(shape)
+
+    @plain
+    def call(self, flat):
+        cut = tf.reshape(flat, (flat.shape[0], -1, *self.shape))
+        return tf.unstack(cut, axis=1)
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "shape": self.shape}
+
+
+class Modulate(layers.Layer):
+    """FiLM, PoCM or GPoCM.
+
+    FiLM: ``z_j = gamma_j x_j + beta_j``. PoCM: ``z_j = sum_i x_i gamma_ij + beta_j``. GPoCM:
+    ``sigmoid(z) x`` with PoCM's z.
+
+    Shapes: ``[I or 1, B, T, F, C]``, gamma ``[I, C]`` (FiLM) or ``[I, C, C]``, beta ``[I, C]``
+    -> ``[I, B, T, F, C]``.
+    """
+
+    def __init__(self, kind: str, transposed: bool = False, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.kind = kind
+        self.transposed = transposed
+
+    @plain
+    def call(self, inputs):
+        x, gamma, beta = inputs
+        _, *inner = shape_of(x)
+        flat = tf.reshape(x, (x.shape[0], -1, x.shape[-1]))  # [I or 1, B * T * F, C]
+        if self.kind == "film":
+            mixed = flat * gamma[:, tf.newaxis]
+        else:
+            mixed = tf.matmul(flat, gamma, transpose_b=self.transposed)
+        mixed += beta[:, tf.newaxis]
+        if self.kind == "gpocm":
+            mixed = tf.sigmoid(mixed) * flat
+        return tf.reshape(mixed, (gamma.shape[0], *inner))
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "kind": self.kind, "transposed": self.transposed}
+
+
+def modulations(
+    embedding: tf.Tensor, options: Conditioning, places: tuple[str, ...], channels: int
+) -> dict[str, tuple[tf.Tensor, tf.Tensor]]:
+    """Gamma and beta of every conditioned block.
+
+    Args:
+        embedding: ``[I, E]``.
+        options: how.
+        places: names of the blocks.
+        channels: C of each of them.
+
+    Returns:
+        ``{place: (gamma, beta)}``, gamma ``[I, C]`` for FiLM, else ``[I, C, C]``, beta ``[I, C]``.
+    """
+    x = embedding
+    for index in range(1, options.control_layers):
+        x = layers.Dense(options.embedding * 2**index, "relu", name=f"control_{index}")(x)
+        if index > 1:
+            x = layers.Dropout(0.5, name=f"control_{index}_dropout")(x)
+            x = Norm(name=f"control_{index}_norm")(x)
+    square = () if options.type == "film" else (channels,)
+    shapes = {"gamma": (channels, *square), "beta": (channels,)}
+    cut = []
+    for name, shape in shapes.items():
+        size = len(places) * tf.TensorShape(shape).num_elements()
+        y = layers.Dense(size, name=name)(x)
+        if options.norm:
+            y = Norm(center=False, scale=False, name=f"{name}_norm")(y)
+        activation = getattr(options, f"{name}_activation")
+        if activation != "identity":
+            y = layers.Activation(activation, name=f"{name}_activation")(y)
+        cut.append(PerBlock(shape, name=f"{name}_per_block")(y))
+    return dict(zip(places, zip(*cut, strict=True), strict=True))

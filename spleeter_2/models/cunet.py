@@ -1,0 +1,179 @@
+"""LaSAFT's conditioned U-Net: one network for all instruments.
+
+W. Choi, M. Kim, J. Chung, S. Jung, "LaSAFT: Latent source attentive frequency transformation for
+conditioned source separation", ICASSP 2021. Every block is a densely connected stack of
+convolutions (TFC), a modulation by the condition where the configuration says so, and a frequency
+transformation.
+
+Tensors have the shape ``[I, B, T, F, C]``: the instruments stand first, and there is one of them
+for as long as nothing depends on the condition, so what all instruments share is computed once.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from ..configuration import Configuration, CUNet
+from .conditioning import Conditions, Modulate, modulations
+from .frequency import Habits, frequency_transformation
+from .layers import ConvNorm, UpsampleNorm, plain, shape_of
+
+layers = tf.keras.layers
+
+
+class Planes(layers.Layer):
+    """Complex ``[B, T, F, C]`` -> ``[1, B, T, F, P]``, what the network looks at.
+
+    P = C magnitudes, or 2C planes, the real ones first (complex-as-channels).
+    """
+
+    def __init__(self, spectrogram: str, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.spectrogram = spectrogram
+
+    @plain
+    def call(self, mixture):
+        if self.spectrogram == "magnitude":
+            return tf.abs(mixture)[tf.newaxis]
+        return tf.concat([tf.math.real(mixture), tf.math.imag(mixture)], axis=-1)[tf.newaxis]
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "spectrogram": self.spectrogram}
+
+
+class Estimate(layers.Layer):
+    """One instrument's complex STFT ``[B, T, F, C]`` from the network's planes.
+
+    The planes ``[I, B, T, F, P]`` are the estimate itself (mapping) or are multiplied with the
+    mixture's, plane by plane (masking: of a complex spectrogram, real and imaginary parts each
+    on their own). Magnitudes take the mixture's phase.
+    """
+
+    def __init__(self, index: int, spectrogram: str, estimate: str, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.index = index
+        self.spectrogram = spectrogram
+        self.estimate = estimate
+
+    @plain
+    def call(self, inputs):
+        mixture, planes = inputs
+        planes = planes[self.index]
+        if self.spectrogram == "magnitude":
+            magnitude = tf.abs(mixture)
+            if self.estimate == "masking":
+                return tf.cast(planes, mixture.dtype) * mixture
+            phase = tf.math.divide_no_nan(mixture, tf.cast(magnitude, mixture.dtype))
+            phase = tf.where(magnitude > 0, phase, tf.ones_like(phase))
+            return tf.cast(planes, mixture.dtype) * phase
+        real, imaginary = tf.split(planes, 2, axis=-1)
+        if self.estimate == "masking":
+            real *= tf.math.real(mixture)
+            imaginary *= tf.math.imag(mixture)
+        return tf.complex(real, imaginary)
+
+    def get_config(self) -> dict:
+        return {
+            **super().get_config(),
+            "index": self.index,
+            "spectrogram": self.spectrogram,
+            "estimate": self.estimate,
+        }
+
+
+class Join(layers.Layer):
+    """Concatenate channels of tensors that may have one instrument or all of them."""
+
+    @plain
+    def call(self, inputs):
+        instruments = max(x.shape[0] for x in inputs)
+        inputs = [
+            tf.broadcast_to(x, (instruments, *shape_of(x)[1:])) if x.shape[0] < instruments else x
+            for x in inputs
+        ]
+        return tf.concat(inputs, axis=-1)
+
+
+def build_cunet(configuration: Configuration, targets: tuple[str, ...]) -> tf.keras.Model:
+    """Build the conditioned U-Net for some of its instruments.
+
+    An instrument's condition is its place among the configuration's targets.
+
+    Returns:
+        Model from complex64 ``[B, T, F, C]`` (T a multiple of ``stride``) to
+        ``{target: complex64 [B, T, F, C]}``.
+    """
+    options = configuration.model
+    mixture = tf.keras.Input(
+        (None, options.nb_bins, configuration.nb_channels), dtype=tf.complex64, name="mixture"
+    )
+    numbers = [configuration.targets.index(target) for target in targets]
+    planes = Planes(options.spectrogram, name="planes")(mixture)
+    conditions = Conditions(numbers, name="conditions")(planes)
+    embedding = layers.Embedding(
+        len(configuration.targets), options.conditioning.embedding, name="embedding"
+    )(conditions)
+    planes = _network(options, planes, embedding)
+    estimates = {
+        target: Estimate(index, options.spectrogram, options.estimate, name=f"{target}_estimate")(
+            [mixture, planes]
+        )
+        for index, target in enumerate(targets)
+    }
+    return tf.keras.Model(mixture, estimates, name=configuration.name)
+
+
+def _network(options: CUNet, planes: tf.Tensor, embedding: tf.Tensor) -> tf.Tensor:
+    """Planes of the mixture ``[1, B, T, F, P]`` and ``[I, E]`` -> ``[I, B, T, F, P]``."""
+    channels = options.channels
+    steering = modulations(embedding, options.conditioning, options.conditioned_places(), channels)
+
+    def block(x: tf.Tensor, place: str) -> tf.Tensor:
+        x = _convolutions(x, options, place)
+        if place in steering:
+            x = Modulate(
+                options.conditioning.type,
+                options.conditioning.transposed,
+                name=f"{place}_modulation",
+            )([x, *steering[place]])
+        if options.frequency:
+            habits = Habits(options.activation, 1e-5, 0.9, start_at_zero=False)
+            name = f"{place}_frequency"
+            x = frequency_transformation(x, options.frequency, name, habits, embedding)
+        return x
+
+    x = ConvNorm(channels, (1, 2), activation=options.first_activation, name="first_conv")(planes)
+    skips = []
+    for number, stride in enumerate(options.strides, start=1):
+        x = block(x, f"encoder_{number}")
+        skips.append(x)
+        x = ConvNorm(channels, stride, stride, name=f"downsampling_{number}")(x)
+    x = block(x, "mid")
+    for number, stride in enumerate(reversed(options.strides), start=1):
+        x = UpsampleNorm(channels, stride, name=f"upsampling_{number}")(x)
+        x = Join(name=f"skip_{number}")([x, skips.pop()])
+        x = block(x, f"decoder_{number}")
+    return ConvNorm(  # a zero bin on either side makes n bins n + 1
+        planes.shape[-1],
+        (1, 2),
+        pad=(0, 1),
+        activation=options.last_activation,
+        norm=False,
+        name="last_conv",
+    )(x)
+
+
+def _convolutions(x: tf.Tensor, options: CUNet, place: str) -> tf.Tensor:
+    """TFC: every convolution sees the results of all earlier ones, the newest first."""
+    size = options.kernel_size
+    for number in range(1, options.layers + 1):
+        y = ConvNorm(
+            options.channels,
+            (size, size),
+            pad=(size // 2, size // 2),
+            activation=options.activation,
+            name=f"{place}_conv_{number}",
+        )(x)
+        if number < options.layers:
+            x = layers.Concatenate(name=f"{place}_dense_{number}")([y, x])
+    return y

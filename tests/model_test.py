@@ -1,0 +1,77 @@
+"""What every model must do; ``run_model_test`` is called by the tests of each of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from spleeter_2 import weights
+from spleeter_2.configuration import Configuration, parse_configuration
+from spleeter_2.models import at_rest, build_model
+
+SMALL = {
+    "name": "small",
+    "sample_rate": 8000,
+    "nb_channels": 2,
+    "targets": ["vocals", "drums"],
+    "residual": "other",
+    "stft": {"frame_length": 128, "frame_step": 32},
+    "segment": {"nb_frames": 32, "trim": 64, "overlap": 0.25, "join": "equal"},
+}
+
+
+def small(model: dict, **changes) -> Configuration:
+    """A configuration for tests around a model."""
+    return parse_configuration({**SMALL, "model": model, **changes})
+
+
+def noise(configuration: Configuration, batch: int = 1, seed: int = 0) -> np.ndarray:
+    """Complex64 ``[B, T, F, C]``."""
+    rng = np.random.default_rng(seed)
+    shape = (batch, configuration.segment.nb_frames, configuration.stft.nb_bins)
+    shape = (*shape, configuration.nb_channels)
+    return (rng.standard_normal(shape) + 1j * rng.standard_normal(shape)).astype(np.complex64)
+
+
+def run_model_test(configuration: Configuration, folder: Path) -> tf.keras.Model:
+    """Build, shapes, batch sizes, tf.function, finite gradients, weights there and back."""
+    tf.keras.utils.set_random_seed(0)
+    model = build_model(configuration)
+    names = weights.named_variables(model)
+    both = noise(configuration, batch=2)
+    estimates = model(both, training=False)
+    assert set(estimates) == set(configuration.targets)
+    for target in configuration.targets:
+        assert estimates[target].shape == both.shape
+        assert estimates[target].dtype == tf.complex64
+        assert np.isfinite(estimates[target].numpy()).all()
+    for compute in (tf.function(model), at_rest(model), tf.function(at_rest(model))):
+        single = compute(both[:1])
+        for target in configuration.targets:
+            scale = np.abs(estimates[target]).max()
+            np.testing.assert_allclose(
+                single[target][0], estimates[target][0], rtol=0, atol=1e-5 * scale
+            )
+    with tf.GradientTape() as tape:
+        trained = model(both, training=True)
+        loss = tf.add_n([tf.reduce_mean(tf.square(tf.abs(x - both))) for x in trained.values()])
+    gradients = tape.gradient(loss, model.trainable_variables)
+    for variable, gradient in zip(model.trainable_variables, gradients, strict=True):
+        assert gradient is not None, f"{variable.name} has no gradient"
+        assert np.isfinite(tf.convert_to_tensor(gradient).numpy()).all(), variable.name
+    weights.save_weights(model, folder)
+    again = build_model(configuration)
+    weights.load_weights(again, folder)
+    for name, variable in weights.named_variables(again).items():
+        np.testing.assert_array_equal(variable, names[name])
+    one = build_model(configuration, configuration.targets[:1])
+    weights.load_weights(one, folder)
+    target = configuration.targets[0]
+    expected = again(both, training=False)[target]
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(
+        one(both, training=False)[target], expected, rtol=0, atol=1e-5 * scale
+    )
+    return model

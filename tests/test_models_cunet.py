@@ -1,0 +1,115 @@
+"""The conditioned U-Net: its own behaviour; its numbers are in test_weight_converter_lasaft."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from model_test import noise, run_model_test, small
+
+from spleeter_2.configuration import embedded_names, load_configuration
+from spleeter_2.errors import SeparationError
+from spleeter_2.models import build_model
+from spleeter_2.separator import Separator
+
+MODEL = {
+    "type": "cunet",
+    "nb_bins": 65,
+    "blocks": 5,
+    "channels": 4,
+    "layers": 2,
+    "conditioning": {"embedding": 4, "control_layers": 3},
+}
+
+
+@pytest.mark.parametrize(
+    ("model", "conditioning"),
+    [
+        ({"spectrogram": "magnitude", "estimate": "masking"}, {"type": "film", "norm": False}),
+        ({"spectrogram": "magnitude"}, {"type": "pocm", "where": "full"}),
+        ({"estimate": "masking", "time_levels": [1]}, {"where": "encoder", "transposed": True}),
+        ({"time_levels": [], "activation": "leaky_relu"}, {"control_layers": 4}),
+    ],
+    ids=["film", "pocm", "encoder", "no time levels"],
+)
+def test_options(model, conditioning, tmp_path):
+    conditioning = {**MODEL["conditioning"], **conditioning}
+    run_model_test(small({**MODEL, **model, "conditioning": conditioning}), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("frequency", "where", "shared"),
+    [
+        (None, "decoder", "decoder_1_conv_2"),
+        ({"type": "fc"}, "decoder", "decoder_1_conv_2"),
+        ({"type": "lasaft"}, "decoder", "encoder_1_frequency_linear_1"),
+        ({"type": "lasaft"}, "full", "encoder_1_conv_2"),
+    ],
+)
+def test_what_instruments_share_is_computed_once(frequency, where, shared):
+    conditioning = {**MODEL["conditioning"], "where": where}
+    model = build_model(small({**MODEL, "frequency": frequency, "conditioning": conditioning}))
+    axis = 1 if "linear" in shared else 0
+    assert model.get_layer(shared).output.shape[axis] == 1
+    later = [layer for layer in model.layers if layer.name.startswith("decoder_2_conv")]
+    assert all(layer.output.shape[0] == 2 for layer in later)
+
+
+def test_silence_has_a_phase():
+    model = build_model(small({**MODEL, "spectrogram": "magnitude"}))
+    estimates = model(tf.zeros_like(noise(small(MODEL))), training=False)
+    assert np.isfinite(estimates["vocals"]).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"blocks": 4}, "odd number"),
+        ({"kernel_size": 4}, "kernel_size must be odd"),
+        ({"time_levels": [2]}, "time_levels"),
+        ({"nb_bins": 67}, "multiple of 4 plus 1"),
+        ({"nb_bins": 61}, "must be the 65 bins"),
+        ({"channels": 0}, "channels must be positive"),
+        ({"frequency": {"type": "grouped", "bands": 17}}, "cannot be cut into 17 bands"),
+        ({"conditioning": {"control_layers": 1}}, "control_layers"),
+        ({"conditioning": {"embedding": 0}}, "embedding"),
+        ({"blocks": 13}, "nb_frames must be a multiple of 64"),
+    ],
+)
+def test_faults(changes, words):
+    if changes.get("blocks") == 13:
+        changes = {**changes, "nb_bins": 65}
+    with pytest.raises(SeparationError, match=words):
+        small({**MODEL, **changes})
+
+
+def test_norm_needs_company():
+    with pytest.raises(SeparationError, match="two or more targets"):
+        small(MODEL, targets=["vocals"])
+
+
+def test_another_type_replaces_the_base(tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text('{"spleeter_2": 1, "base": "spleeter_2:mask", "model": {"type": "cunet"}}')
+    with pytest.raises(SeparationError, match="two or more targets"):  # not: unknown key level
+        load_configuration(str(path))
+
+
+@pytest.mark.parametrize("name", ["lasaft", "lightsaft", "cunet_grouped"])
+def test_embedded_without_weights(name):
+    assert name in embedded_names()
+    configuration = load_configuration(f"spleeter_2:{name}")
+    assert configuration.instruments == ("vocals", "drums", "bass", "other")
+    with pytest.raises(SeparationError, match="train it, or convert a checkpoint"):
+        Separator(f"spleeter_2:{name}")
+    few = dataclasses.replace(configuration.model, blocks=3, channels=2, layers=1)
+    model = build_model(dataclasses.replace(configuration, model=few))
+    assert model.output_shape.keys() == set(configuration.targets)
+
+
+def test_costs_along_frequency():
+    cost = load_configuration("spleeter_2:lasaft").frequency_cost
+    assert 29e6 < cost.parameters < 31.5e6
+    window = cost.multiply_adds * 128 * 1024 / 44100
+    assert 2 * window == pytest.approx(150e9, rel=0.05)  # FLOP of a window of 128 frames
+    assert load_configuration("spleeter_2:mask").frequency_cost.parameters == 0

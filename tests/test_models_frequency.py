@@ -1,0 +1,123 @@
+"""Frequency transformations in both backbones."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from model_test import noise, run_model_test, small
+
+from spleeter_2.configuration import FrequencyTransformation
+from spleeter_2.errors import SeparationError
+from spleeter_2.models import build_model
+from spleeter_2.models.frequency import BandConv1D, frequency_transformation
+from spleeter_2.weights import named_variables
+
+UNET = {"type": "unet", "nb_bins": 64, "filters": [4, 6, 8]}
+CUNET = {
+    "type": "cunet",
+    "nb_bins": 65,
+    "blocks": 5,
+    "channels": 4,
+    "layers": 2,
+    "conditioning": {"embedding": 4, "control_layers": 3},
+}
+SHARED = [
+    {"type": "fc", "bn_factor": 4, "min_bn_units": 2},
+    {"type": "fc", "bn_factor": None, "bias": True},
+    {"type": "conv", "width": 4},
+    {"type": "dilated", "width": 4, "dilations": [1, 2]},
+    {"type": "dilated", "width": 4, "dilations": [1, 3], "parallel": True},
+    {"type": "grouped", "width": 4, "bands": 3},
+]
+CONDITIONED = [
+    {"type": "lasaft", "bn_factor": 4, "num_tdfs": 3, "dk": 4},
+    {"type": "lasaft", "bn_factor": None, "num_tdfs": 2, "dk": 4, "bias": True},
+    {"type": "lightsaft", "bn_factor": 4, "min_bn_units": 2, "num_tdfs": 3, "dk": 4},
+]
+
+
+def name_of(options):
+    return "-".join(str(value) for value in options.values())
+
+
+@pytest.mark.parametrize("options", SHARED, ids=name_of)
+def test_unet(options, tmp_path):
+    run_model_test(small({**UNET, "frequency": [{**options, "level": 2}]}), tmp_path)
+
+
+@pytest.mark.parametrize("options", [None, *SHARED, *CONDITIONED], ids=lambda o: o and name_of(o))
+def test_cunet(options, tmp_path):
+    run_model_test(small({**CUNET, "frequency": options}, residual=None), tmp_path)
+
+
+@pytest.mark.parametrize("options", SHARED, ids=name_of)
+def test_starts_neutral_in_the_unet_and_learns(options):
+    tf.keras.utils.set_random_seed(0)
+    plain = build_model(small(UNET))
+    model = build_model(small({**UNET, "frequency": [{**options, "level": 3}]}))
+    for name, variable in named_variables(plain).items():
+        named_variables(model)[name].assign(variable)
+    mixture = noise(small(UNET))
+    with tf.GradientTape() as tape:
+        estimates = model(mixture, training=False)
+        loss = tf.reduce_sum(tf.abs(estimates["vocals"]))
+    expected = plain(mixture, training=False)
+    for target in expected:
+        np.testing.assert_array_equal(estimates[target], expected[target])
+    added = [v for v in model.trainable_variables if v.name.startswith("vocals_frequency")]
+    gradients = tape.gradient(loss, added)
+    assert any(np.abs(gradient).max() > 0 for gradient in gradients)
+
+
+def test_grouped_keeps_its_names():
+    model = build_model(small({**UNET, "frequency": [{"type": "grouped", "level": 3}]}))
+    names = named_variables(model)
+    assert names["vocals_frequency_3_conv_1/kernel"].shape == (4, 3, 8, 128)
+    assert names["vocals_frequency_3_norm_1/gamma"].shape == (128,)
+    assert names["vocals_frequency_3_project/kernel"].shape == (4, 3, 128, 8)
+
+
+@pytest.mark.parametrize("options", [*SHARED, *CONDITIONED], ids=name_of)
+def test_cost_counts_the_parameters(options):
+    bins, channels, embedding = 16, 3, 5
+    options = FrequencyTransformation(
+        **{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
+    )
+    inputs = tf.keras.Input((4, bins, channels))
+    condition = tf.keras.Input((embedding,), batch_size=2)
+    output = frequency_transformation(inputs, options, "x", embedding=condition)
+    model = tf.keras.Model([inputs, condition], output)
+    counted = sum(int(np.prod(v.shape)) for v in model.trainable_variables)
+    attention = [v for v in model.trainable_variables if "attention" in v.name]
+    counted -= sum(int(np.prod(v.shape)) for v in attention)
+    assert options.cost(bins, channels).parameters == counted
+
+
+def test_bands_are_convolved_apart():
+    layer = BandConv1D(2, 3, bands=2)
+    x = np.random.default_rng(0).standard_normal((1, 2, 9, 3)).astype(np.float32)
+    both = layer(x)
+    kernel, bias = layer.get_weights()
+    for band, (start, stop) in enumerate([(0, 5), (5, 9)]):
+        alone = tf.nn.conv1d(x[0, :, start:stop], kernel[band], 1, "SAME") + bias[band]
+        np.testing.assert_allclose(both[0, :, start:stop], alone, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"type": "conv", "bands": 2}, "only type grouped has bands"),
+        ({"type": "fc", "dilations": (1, 2)}, "dilations"),
+        ({"type": "lightsaft", "bn_factor": None}, "needs a bottleneck"),
+        ({"type": "fc", "bn_factor": 0}, "bn_factor"),
+        ({"kernel_size": 0}, "kernel_size must be positive"),
+        ({"dilations": ()}, "dilations must be positive"),
+    ],
+)
+def test_faults(options, words):
+    with pytest.raises(SeparationError, match=words):
+        FrequencyTransformation(**options)
+
+
+def test_unet_has_no_conditions():
+    with pytest.raises(SeparationError, match="lacks"):
+        small({**UNET, "frequency": [{"type": "lasaft", "level": 1}]})

@@ -1,0 +1,282 @@
+"""LaSAFT in Keras against numbers that the PyTorch reference computed."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from spleeter_2 import weights
+from spleeter_2.configuration import parse_configuration
+from spleeter_2.errors import SeparationError
+from spleeter_2.models import build_model
+from spleeter_2.separator import Separator
+from spleeter_2.spectrogram import Transform
+from weight_converter import lasaft
+from weight_converter.torch_checkpoint import read_checkpoint
+
+ROOT = Path(__file__).parents[1]
+SMALL_SET = ROOT / "tests/data/lasaft"
+GOLDEN = Path(os.environ.get("LASAFT_GOLDEN", ROOT.parent / "shared/lasaft/golden"))
+FAMILIES = [
+    "gpocm_lasaft", "gpocm_lightsaft", "gpocm_tdf", "gpocm", "film", "film_tdf", "film_lasaft",
+]  # fmt: skip
+SAME_WEIGHTS = [
+    "v_attributedict_hparams.ckpt",
+    "v_bare_state_dict.pt",
+    "v_dataparallel.ckpt",
+    "v_era_torch18_pl132_cuda.ckpt",
+    "v_legacy_nonzip.ckpt",
+]
+TOLERANCE = 1e-5  # relative to the maximum; rounding alone gives about 1e-6
+
+
+def golden(name: str) -> Path:
+    for folder in (GOLDEN, SMALL_SET):
+        if (folder / name).is_file():
+            return folder / name
+    pytest.skip(f"golden file {name} is not here: set LASAFT_GOLDEN to its folder")
+
+
+def planned(name: str, **changes):
+    checkpoint = read_checkpoint(golden(name))
+    hyper_parameters = {**checkpoint.metadata["hyper_parameters"], **changes}
+    return lasaft.plan(checkpoint.arrays, hyper_parameters)
+
+
+def converted(name: str, instruments=None):
+    """Configuration, filled network and plan of a golden checkpoint."""
+    plan = planned(name)
+    configuration = parse_configuration(
+        {key: value for key, value in plan.configuration.items() if key != "spleeter_2"}
+    )
+    model = build_model(configuration, instruments)
+    for variable, place in weights.named_variables(model).items():
+        place.assign(plan.values[variable])
+    return configuration, model, plan
+
+
+def assert_close(found, expected, what="", tolerance=TOLERANCE):
+    found = np.asarray(found)
+    assert found.shape == expected.shape, what
+    error = np.abs(found - expected).max() / np.abs(expected).max()
+    assert error <= tolerance, f"{what}: {error:.1e} of the maximum"
+
+
+def planes_of(estimate, configuration):
+    if configuration.model.spectrogram == "magnitude":
+        return np.abs(estimate)
+    return np.concatenate([estimate.real, estimate.imag], axis=-1)
+
+
+def compare(checkpoint: str, inputs, outputs):
+    configuration, model, plan = converted(checkpoint)
+    assert set(weights.named_variables(model)) == set(plan.values) - {lasaft.WINDOW}
+    network = tf.keras.Model(model.get_layer("planes").output, model.get_layer("last_conv").output)
+    batch = outputs["spec_out"].shape[1]
+    planes = network(np.moveaxis(inputs["spec_in"][np.newaxis, :batch], 2, -1), training=False)
+    assert_close(planes, np.moveaxis(outputs["spec_out"], 2, -1), "spec_out")
+    if "spec_out_mixed" in outputs:
+        mixed = [planes[number, item] for item, number in enumerate(outputs["mixed_cond_ids"])]
+        assert_close(mixed, np.moveaxis(outputs["spec_out_mixed"], 1, -1), "spec_out_mixed")
+    transform = Transform(configuration.stft, plan.values[lasaft.WINDOW])
+    (waveform,) = inputs["wave_in"]
+    mixture = transform.forward(waveform)
+    estimates = model(mixture[np.newaxis], training=False)
+    estimates = [estimates[target].numpy() for target in lasaft.INSTRUMENTS]
+    waves = [transform.inverse(estimate[0], len(waveform)) for estimate in estimates]
+    assert_close(waves, outputs["wave_out"][:, 0], "wave_out")
+    if "forward_out_cond1" in outputs:
+        expected = np.moveaxis(outputs["forward_out_cond1"], 1, -1)
+        found = planes_of(estimates[1], configuration)
+        if configuration.model.spectrogram == "magnitude":
+            expected = np.abs(expected)
+        assert_close(found, expected, "forward_out_cond1")
+    if "wave_spec" in inputs:
+        found = planes_of(mixture[np.newaxis], configuration)
+        assert_close(found, np.moveaxis(inputs["wave_spec"], 1, -1), "wave_spec")
+
+
+@pytest.mark.parametrize("name", [f"{family}_{which}" for family in FAMILIES for which in "ab"])
+def test_golden(name):
+    arrays = np.load(golden(f"{name}.npz"))
+    compare(f"{name}.ckpt", arrays, arrays)
+    assert planned(f"{name}.ckpt").family == name[:-2]
+
+
+def test_half_precision():
+    inputs = np.load(golden("gpocm_lasaft_a.npz"))
+    compare("v_half.ckpt", {k: inputs[k] for k in ("spec_in", "wave_in")},
+            np.load(golden("v_half.npz")))  # fmt: skip
+
+
+LAYERS = {  # golden activation: our layer
+    "control_block_out": "control_2_norm",
+    "first_conv": "first_conv",
+    "encoder0_tfc_H0": "encoder_1_conv_1",
+    "encoder0_tfc": "encoder_1_conv_3",
+    "encoder0_att": "encoder_1_frequency_attention",
+    "encoder0_lasaft_out": "encoder_1_frequency_back",
+    "encoder0": "encoder_1_frequency_add",
+    "downsampling0": "downsampling_1",
+    "mid_block_tfc": "mid_conv_3",
+    "mid_block": "mid_frequency_add",
+    "upsampling0": "upsampling_1",
+    "decoder0_tfc": "decoder_1_conv_3",
+    "first_pocm_in": "decoder_1_conv_3",
+    "first_pocm_gated": "decoder_1_modulation",
+    "decoder0_att": "decoder_1_frequency_attention",
+    "decoder0_lasaft_in": "decoder_1_modulation",
+    "decoder0_lasaft_out": "decoder_1_frequency_back",
+    "decoder0": "decoder_1_frequency_add",
+    "last_decoder": "decoder_2_frequency_add",
+    "out": "last_conv",
+}
+
+
+def test_intermediates():
+    arrays = np.load(golden("gpocm_lasaft_a_intermediate.npz"))
+    instrument = lasaft.INSTRUMENTS[int(arrays["cond_id"])]
+    _, model, _ = converted("gpocm_lasaft_a.ckpt", [instrument])
+    layers = {name: model.get_layer(layer).output for name, layer in LAYERS.items()}
+    layers["embedding"] = model.get_layer("embedding").output
+    layers["gammas_decoder"] = model.get_layer("gamma_per_block").output
+    layers["betas_decoder"] = model.get_layer("beta_per_block").output
+    probe = tf.keras.Model(model.input, layers)
+    real, imaginary = np.split(np.moveaxis(arrays["spec_in"], 1, -1), 2, axis=-1)
+    found = probe(real + 1j * imaginary, training=False)
+    for name, value in found.items():
+        expected = arrays[name]
+        if expected.ndim == 4 and name != "gammas_decoder":
+            expected = np.moveaxis(expected, 1, -1)[np.newaxis]
+        assert_close(value, expected, name)
+
+
+TRACKS = {  # the reference's faults: samples where a correct join differs from it
+    "vocals_ov0.5": [(3104, 4690), (77600, 86911)],
+    "vocals_ov0.0": [(85189, 86911)],
+    "drums_ov0.25": [(4656, 6499), (79152, 80703), (83647, 85359)],
+}
+
+
+@pytest.mark.parametrize("track", TRACKS)
+def test_song(track, tmp_path):
+    arrays = np.load(golden("gpocm_lasaft_track.npz"))
+    plan = planned("gpocm_lasaft_track.ckpt")
+    weights.write_checkpoint(plan.values, tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({**plan.configuration, "weights": "."}))
+    instrument, overlap = track.split("_ov")
+    separator = Separator(str(tmp_path), [instrument], overlap=float(overlap))
+    waveform = arrays["wave_in"]
+    found = separator.separate(waveform)[instrument]
+    assert found.shape == waveform.shape
+    error = np.abs(found - arrays[track][: len(waveform)])
+    for first, last in TRACKS[track]:
+        error[first : last + 1] = 0
+    assert error.max() <= TOLERANCE * np.abs(arrays[track]).max()
+
+
+@pytest.mark.parametrize("name", SAME_WEIGHTS)
+def test_other_containers(name):
+    reference = planned("gpocm_lasaft_a.ckpt")
+    checkpoint = read_checkpoint(golden(name))
+    given = checkpoint.metadata.get("hyper_parameters")
+    if given is None:
+        given = read_checkpoint(golden("gpocm_lasaft_a.ckpt")).metadata["hyper_parameters"]
+    found = lasaft.plan(checkpoint.arrays, given)
+    assert found.configuration == reference.configuration
+    for variable, value in reference.values.items():
+        np.testing.assert_array_equal(found.values[variable], value)
+
+
+@pytest.mark.parametrize("name", ["gpocm_lasaft_a", "film_tdf_b", "gpocm_lightsaft_b"])
+def test_shapes_tell_the_sizes(name):
+    checkpoint = read_checkpoint(golden(f"{name}.ckpt"))
+    with pytest.raises(SeparationError, match="does not say hop_length, num_frame"):
+        lasaft.plan(checkpoint.arrays)
+    hyper_parameters = checkpoint.metadata["hyper_parameters"]
+    silent = ("hop_length", "num_frame", "spec_est_mode", "condition_to")
+    told = {k: v for k, v in hyper_parameters.items() if k in silent or "activation" in k}
+    if "pocm_type" in hyper_parameters:
+        told["pocm_type"] = hyper_parameters["pocm_type"]
+    found = lasaft.plan(checkpoint.arrays, told)
+    assert found.family == name[:-2]
+    expected = lasaft.plan(checkpoint.arrays, hyper_parameters)
+    assert [row.variable for row in found.rows] == [row.variable for row in expected.rows]
+    for name in ("nb_bins", "blocks", "channels", "layers", "kernel_size", "conditioning"):
+        assert found.configuration["model"][name] == expected.configuration["model"][name]
+
+
+def test_every_tensor_has_its_place():
+    arrays = read_checkpoint(golden("gpocm_lasaft_a.ckpt")).arrays
+    plan = planned("gpocm_lasaft_a.ckpt")
+    used = [row.source for row in plan.rows]
+    assert sorted(used + plan.ignored) == sorted(arrays)
+    assert all(name.endswith("num_batches_tracked") for name in plan.ignored)
+    assert plan.table().count("\n") == len(used)
+    json.dumps(plan.configuration)
+
+
+def test_faults_stand_in_one_table():
+    checkpoint = read_checkpoint(golden("gpocm_lasaft_a.ckpt"))
+    arrays = dict(checkpoint.arrays)
+    arrays["spec2spec.extra.weight"] = np.zeros((2, 3), np.float32)
+    arrays["spec2spec.encoders.0.keys"] = arrays["spec2spec.encoders.0.keys"].T
+    del arrays["spec2spec.mid_block.linear_query.bias"]
+    with pytest.raises(SeparationError) as caught:
+        lasaft.plan(arrays, checkpoint.metadata["hyper_parameters"])
+    first, _, *lines = str(caught.value).splitlines()
+    assert first.startswith("3 tensors do not fit")
+    table = "\n".join(" ".join(line.split()) for line in lines)
+    assert "encoders.0.keys [3, 8] encoder_1_frequency_attention/keys [8, 3] wrong shape" in table
+    assert "mid_block.linear_query.bias [8] mid_frequency_attention/bias [8] missing" in table
+    assert "spec2spec.extra.weight [2, 3] - - unexpected" in table
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"control_vector_type": "one_hot_mode"}, "one_hot_mode"),
+        ({"t_down_layers": [0, 1]}, "t_down_layers must be null or a string"),
+        ({"t_down_layers": "all"}, "t_down_layers must be null or a string"),
+        ({"n_blocks": 4}, "odd number"),
+        ({"num_frame": 30}, "multiple of 4"),
+        ({"hop_length": 5000}, "hop_length must be below 5000"),
+        ({"kernel_size_t": 5}, "must be equal"),
+        ({"kernel_size_t": 4, "kernel_size_f": 4}, "must be odd"),
+        ({"pocm_type": "else"}, "pocm_type"),
+        ({"tfc_tdf_activation": "softmax"}, "softmax"),
+        ({"n_fft": 258}, "multiple of 4 plus 1"),
+        ({"n_fft": "many"}, "n_fft"),
+    ],
+)
+def test_refused_options(changes, words):
+    with pytest.raises(SeparationError, match=words):
+        planned("gpocm_lasaft_a.ckpt", **changes)
+
+
+def test_simple_film_does_not_run():
+    with pytest.raises(SeparationError, match="film_type must be complex"):
+        planned("film_tdf_b.ckpt", film_type="simple")
+
+
+def test_lightsaft_needs_a_bottleneck():
+    with pytest.raises(SeparationError, match="bottleneck"):
+        planned("gpocm_lightsaft_b.ckpt", bn_factor=None)
+
+
+def test_no_network():
+    with pytest.raises(SeparationError, match="no network that we know"):
+        lasaft.plan({"weight": np.zeros(1, np.float32)})
+
+
+@pytest.mark.parametrize("rule", ["o i t f -> t f i o", "(o k) i -> k i o", "(k o) -> k o"])
+def test_rules(rule):
+    shape = (2, 3, 4, 5)[: len(rule.split(" -> ")[1].split())]
+    source = lasaft.source_shape(rule, shape)
+    array = np.arange(np.prod(source)).reshape(source)
+    found = lasaft.rearrange(array, rule, shape)
+    assert found.shape == shape
+    assert sorted(found.ravel()) == sorted(array.ravel())

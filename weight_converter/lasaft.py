@@ -1,0 +1,614 @@
+"""LaSAFT's PyTorch networks (all seven families) -> our conditioned U-Net. Pure NumPy.
+
+The tables below say where every tensor of the reference goes and how its axes are laid out. A
+rule such as ``(o k) i -> k i o`` reads: the source's first axis runs over o and, fastest, over k;
+the variable's axes are k, i, o. From the same rule and the sizes in the table's last column
+follow the shape that the source must have and the shape that the variable has.
+
+The sizes come from the checkpoint's hyper-parameters; what those do not say is read off the
+tensors' shapes. Which of the seven families it is, only the names of the tensors say.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import dacite
+import numpy as np
+
+from spleeter_2.configuration import FORMAT, Configuration, CUNet, parse_configuration
+from spleeter_2.errors import SeparationError
+
+INSTRUMENTS = ("vocals", "drums", "bass", "other")  # the reference's conditions 0 to 3
+SAMPLE_RATE = 44100  # in Hz, MUSDB18's
+WINDOW = "stft/window"  # our name of the analysis window
+MARGIN = 5000  # samples of context that the reference wants beside a window, at least
+
+# kind of module: its tensors, our variables, rules
+CONV = (("weight", "kernel", "o i t f -> t f i o"), ("bias", "bias", "o -> o"))
+UPCONV = (("weight", "kernel", "i o t f -> t f o i"), ("bias", "bias", "o -> o"))
+LINEAR = (("weight", "kernel", "o i -> i o"), ("bias", "bias", "o -> o"))
+LASAFT = (("weight", "kernel", "(o k) i -> k i o"), ("bias", "bias", "(o k) -> k o"))
+LIGHTSAFT = (("weight", "kernel", "(k o) i -> k i o"), ("bias", "bias", "(k o) -> k o"))
+STATISTICS = (
+    ("running_mean", "moving_mean", "c -> c"),
+    ("running_var", "moving_variance", "c -> c"),
+)
+NORM = (("weight", "gamma", "c -> c"), ("bias", "beta", "c -> c"), *STATISTICS)
+EMBEDDING = (("weight", "embeddings", "i o -> i o"),)
+KEYS = (("keys", "keys", "i k -> i k"),)
+
+# module of the reference, our layer, kind, sizes: c channels, p planes, k kernel size, e embedding
+ONCE = (
+    ("first_conv.0", "first_conv", CONV, "t=1 f=2 i=p o=c"),
+    ("first_conv.1", "first_conv/norm", NORM, "c=c"),
+    ("last_conv.0", "last_conv", CONV, "t=1 f=2 i=c o=p"),
+    ("embedding", "embedding", EMBEDDING, "i=conditions o=e"),
+)
+LEVEL = (  # i counts from 0, n from 1; t_down and t_up are frames that become one and back
+    ("downsamplings.{i}.0", "downsampling_{n}", CONV, "t=t_down f=2 i=c o=c"),
+    ("downsamplings.{i}.1", "downsampling_{n}/norm", NORM, "c=c"),
+    ("upsamplings.{i}.0", "upsampling_{n}", UPCONV, "t=t_up f=2 i=c o=c"),
+    ("upsamplings.{i}.1", "upsampling_{n}/norm", NORM, "c=c"),
+)
+CONVOLUTION = (  # of every block; {tfc} is "tfc." or nothing; seen are the channels before it
+    ("{block}.{tfc}H.{i}.0", "{place}_conv_{n}", CONV, "t=k f=k i=seen o=c"),
+    ("{block}.{tfc}H.{i}.1", "{place}_conv_{n}/norm", NORM, "c=c"),
+)
+ATTENTION = (
+    ("{block}.linear_query", "{place}_frequency_attention", LINEAR, "i=e o=dk"),
+    ("{block}", "{place}_frequency_attention", KEYS, "i=dk k=tdfs"),
+)
+FREQUENCY = {  # of every block; bins of the block, u units of its bottleneck
+    None: (),
+    "fc": (
+        ("{block}.tdf.tdf.0", "{place}_frequency_linear_1", LINEAR, "i=bins o=u"),
+        ("{block}.tdf.tdf.1", "{place}_frequency_linear_1/norm", NORM, "c=c"),
+        ("{block}.tdf.tdf.3", "{place}_frequency_linear_2", LINEAR, "i=u o=bins"),
+        ("{block}.tdf.tdf.4", "{place}_frequency_linear_2/norm", NORM, "c=c"),
+    ),
+    "lasaft": (
+        ("{block}.tdfs.tdf.0", "{place}_frequency_linear_1", LINEAR, "i=bins o=u"),
+        ("{block}.tdfs.tdf.1", "{place}_frequency_linear_1/norm", NORM, "c=c"),
+        ("{block}.tdfs.tdf.3", "{place}_frequency_linear_2", LASAFT, "i=u o=bins k=tdfs"),
+        ("{block}.tdfs.tdf.4", "{place}_frequency_linear_2/norm", NORM, "c=c"),
+        *ATTENTION,
+    ),
+    "lightsaft": (
+        ("{block}.LaSAFT_bn_layer.0", "{place}_frequency_linear_1", LIGHTSAFT, "i=bins o=u k=tdfs"),
+        ("{block}.LaSAFT_bn_layer.1", "{place}_frequency_linear_1/norm", NORM, "c=c"),
+        ("{block}.LaSIFT.0", "{place}_frequency_linear_2", LINEAR, "i=u o=bins"),
+        ("{block}.LaSIFT.1", "{place}_frequency_linear_2/norm", NORM, "c=c"),
+        *ATTENTION,
+    ),
+}
+WITHOUT_BOTTLENECK = {  # bn_factor null
+    "fc": (
+        ("{block}.tdf.tdf.0", "{place}_frequency_linear_1", LINEAR, "i=bins o=bins"),
+        ("{block}.tdf.tdf.1", "{place}_frequency_linear_1/norm", NORM, "c=c"),
+    ),
+    "lasaft": (
+        ("{block}.tdfs.tdf.0", "{place}_frequency_linear_1", LASAFT, "i=bins o=bins k=tdfs"),
+        ("{block}.tdfs.tdf.1", "{place}_frequency_linear_1/norm", NORM, "c=c"),
+        *ATTENTION,
+    ),
+}
+_CONTROL = "condition_generator.dense_control_block.linear"
+CONTROL = (  # of every dense layer; linear and norm count PyTorch's modules in between
+    (_CONTROL + ".{linear}", "control_{n}", LINEAR, "i=narrow o=wide"),
+    (_CONTROL + ".{norm}", "control_{n}_norm", NORM, "c=wide"),
+)
+STEERING = (  # {name} is gamma or beta
+    ("condition_generator.linear_{name}.0", "{name}", LINEAR, "i=wide o=size"),
+    ("condition_generator.linear_{name}.2", "{name}_norm", STATISTICS, "c=size"),
+)
+FREQUENCY_MODULES = {"lasaft": ".tdfs.", "lightsaft": ".LaSAFT_bn_layer.", "fc": ".tdf."}
+IGNORED = re.compile(r"(^|\.)num_batches_tracked$")  # counters of training steps
+
+
+@dataclass(frozen=True)
+class Row:
+    """One tensor and its variable; where one of the two lacks, it is None."""
+
+    source: str | None
+    source_shape: tuple[int, ...] | None
+    variable: str | None
+    shape: tuple[int, ...] | None
+    rule: str
+
+    def cells(self) -> tuple[str, ...]:
+        return (
+            self.source or "-",
+            _shown(self.source_shape),
+            self.variable or "-",
+            _shown(self.shape),
+            self.rule,
+        )
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What becomes of a checkpoint.
+
+    ``configuration``: JSON that ``-p`` accepts, but for name and place of the weights.
+    ``rows``: every tensor that is used; ``ignored``: those that are not, on purpose. ``values``:
+    float32 arrays by variable, and the STFT's window under ``stft/window`` where the checkpoint
+    has it. ``notes``: sentences for the report.
+    """
+
+    family: str
+    configuration: dict[str, Any]
+    rows: list[Row]
+    ignored: list[str]
+    values: dict[str, np.ndarray]
+    notes: list[str]
+
+    def table(self) -> str:
+        """Every tensor and its variable, one a line."""
+        return as_table(self.rows)
+
+
+def plan(
+    arrays: Mapping[str, np.ndarray], hyper_parameters: Mapping[str, Any] | None = None
+) -> Conversion:
+    """Find every tensor's place.
+
+    Args:
+        arrays: the state dict; its names may begin with ``module.`` and ``spec2spec.``.
+        hyper_parameters: the reference's; what is missing is read off the shapes.
+
+    Raises:
+        SeparationError: no such network; an option that the reference itself cannot run or that
+            is missing; tensors that are missing, left over or of a wrong shape, in a table.
+    """
+    names = _stripped(arrays)
+    state = {name: arrays[source] for name, source in names.items()}
+    family, options = _options(state, dict(hyper_parameters or {}))
+    notes: list[str] = []
+    configuration, data = _configuration(family, options, notes)
+    rows, faults = [], []
+    used = set()
+    for name, variable, rule, shape in _expected(configuration):
+        wanted = source_shape(rule, shape)
+        if name not in state:
+            faults.append(Row(name, wanted, variable, shape, "missing"))
+            continue
+        used.add(name)
+        row = Row(names[name], state[name].shape, variable, shape, rule)
+        rows.append(row)
+        if state[name].shape != wanted:
+            text = f"wrong shape: {_shown(wanted)} expected"
+            faults.append(Row(row.source, row.source_shape, variable, shape, text))
+    values = {} if faults else {row.variable: _value(arrays[row.source], row) for row in rows}
+    ignored = []
+    for name in state.keys() - used:
+        if name == "stft.stft.window":
+            fault = _window(names[name], state[name], configuration, rows, values)
+            faults.extend(fault)
+        elif IGNORED.search(name):
+            ignored.append(names[name])
+        else:
+            faults.append(Row(names[name], state[name].shape, None, None, "unexpected"))
+    if faults:
+        faults.sort(key=lambda row: row.source)
+        raise SeparationError(
+            f"{len(faults)} tensors do not fit a {family} network of these hyper-parameters:\n"
+            + as_table(faults)
+        )
+    if WINDOW not in values:
+        notes.append("the checkpoint has no window of its own: the Hann window is used")
+    return Conversion(family, data, rows, sorted(ignored), values, notes)
+
+
+def as_table(rows: list[Row]) -> str:
+    """Rows under a header, in columns."""
+    header = ("tensor", "shape", "variable", "shape", "axes")
+    cells = [header, *(row.cells() for row in rows)]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(header))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in cells
+    )
+
+
+def source_shape(rule: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape that a tensor must have to become a variable of a shape."""
+    left, right = rule.split(" -> ")
+    sizes = dict(zip(right.split(), shape, strict=True))
+    groups = re.findall(r"\(([^)]*)\)|(\w+)", left)
+    return tuple(
+        int(np.prod([sizes[axis] for axis in (group or single).split()]))
+        for group, single in groups
+    )
+
+
+def rearrange(array: np.ndarray, rule: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Lay the axes of a tensor out as its variable has them."""
+    left, right = rule.split(" -> ")
+    sizes = dict(zip(right.split(), shape, strict=True))
+    axes = re.findall(r"\w+", left)
+    array = array.reshape([sizes[axis] for axis in axes])
+    return array.transpose([axes.index(axis) for axis in right.split()])
+
+
+def _value(array: np.ndarray, row: Row) -> np.ndarray:
+    if not np.issubdtype(array.dtype, np.floating):
+        raise SeparationError(f"{row.source} holds {array.dtype} instead of floating point")
+    array = rearrange(array, row.rule, row.shape).astype(np.float32)
+    if not np.isfinite(array).all():
+        raise SeparationError(f"{row.source} holds NaN or infinity")
+    return np.ascontiguousarray(array)
+
+
+def _window(
+    source: str,
+    array: np.ndarray,
+    configuration: Configuration,
+    rows: list[Row],
+    values: dict[str, np.ndarray],
+) -> list[Row]:
+    """Take the STFT's window; its fault, if it has one."""
+    row = Row(source, array.shape, WINDOW, (configuration.stft.frame_length,), "n -> n")
+    if row.source_shape != row.shape:
+        text = f"wrong shape: {_shown(row.shape)} expected"
+        return [Row(source, array.shape, WINDOW, row.shape, text)]
+    rows.append(row)
+    values[WINDOW] = _value(array, row)
+    return []
+
+
+def _shown(shape: tuple[int, ...] | None) -> str:
+    return "-" if shape is None else "[" + ", ".join(map(str, shape)) + "]"
+
+
+def _stripped(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """``{name without prefixes: name}``."""
+    names: dict[str, str] = {}
+    for source in arrays:
+        name = source.removeprefix("module.").removeprefix("spec2spec.")
+        if name in names:
+            raise SeparationError(f"the checkpoint holds {names[name]} and {source}, one twice")
+        names[name] = source
+    if "first_conv.0.weight" not in names:
+        raise SeparationError(
+            "the checkpoint holds no network that we know: it lacks first_conv.0.weight"
+        )
+    return names
+
+
+def _expected(
+    configuration: Configuration,
+) -> Iterator[tuple[str, str, str, tuple[int, ...]]]:
+    """All tensors of a network: name, variable, rule and the variable's shape."""
+    model = configuration.model
+    for section, names, sizes in _sections(configuration):
+        for module, layer, kind, axes in section:
+            size = {}
+            for part in axes.split():
+                axis, symbol = part.split("=")
+                size[axis] = int(symbol) if symbol.isdigit() else sizes[symbol]
+            for tensor, variable, rule in kind:
+                if variable == "bias" and "_linear_" in layer and not model.frequency.bias:
+                    continue
+                shape = tuple(size[axis] for axis in rule.split(" -> ")[1].split())
+                yield (
+                    f"{module}.{tensor}".format(**names),
+                    f"{layer}/{variable}".format(**names),
+                    rule,
+                    shape,
+                )
+
+
+def _sections(
+    configuration: Configuration,
+) -> Iterator[tuple[tuple, dict[str, Any], dict[str, int]]]:
+    """The tables, each as often as it occurs, with what its names and sizes stand for."""
+    model = configuration.model
+    planes = configuration.nb_channels * (2 if model.spectrogram == "complex" else 1)
+    sizes = {
+        "c": model.channels,
+        "p": planes,
+        "k": model.kernel_size,
+        "e": model.conditioning.embedding,
+        "conditions": len(configuration.targets),
+    }
+    yield ONCE, {}, sizes
+    for i, (frames, _) in enumerate(model.strides):
+        up = model.strides[model.depth - 1 - i][0]
+        yield LEVEL, {"i": i, "n": i + 1}, {**sizes, "t_down": frames, "t_up": up}
+    for index, place in enumerate(model.places()):
+        yield from _block(model, index, place, sizes)
+    yield from _control(model, sizes)
+
+
+def _block(
+    model: CUNet, index: int, place: str, sizes: dict[str, int]
+) -> Iterator[tuple[tuple, dict[str, Any], dict[str, int]]]:
+    kind, _, number = place.partition("_")
+    block = f"{kind}s.{int(number) - 1}" if number else "mid_block"
+    seen = model.channels * (2 if kind == "decoder" else 1)
+    names = {"block": block, "place": place, "tfc": "tfc." if model.frequency else ""}
+    for i in range(model.layers):
+        now = {**sizes, "seen": seen + i * model.channels}
+        yield CONVOLUTION, {**names, "i": i, "n": i + 1}, now
+    if model.frequency:
+        options = model.frequency
+        bins = (model.nb_bins - 1) >> min(index, 2 * model.depth - index)
+        units = options.bottleneck(bins)
+        table = (WITHOUT_BOTTLENECK if units is None else FREQUENCY)[options.type]
+        now = {**sizes, "bins": bins, "u": units, "tdfs": options.num_tdfs, "dk": options.dk}
+        yield table, names, now
+
+
+def _control(
+    model: CUNet, sizes: dict[str, int]
+) -> Iterator[tuple[tuple, dict[str, Any], dict[str, int]]]:
+    """The dense layers 0 | 2, 5 | 6, 9 | ... of linear maps and BatchNorms, gamma and beta."""
+    options = model.conditioning
+    for n in range(1, options.control_layers):
+        linear = 0 if n == 1 else 4 * n - 6
+        names = {"n": n, "linear": linear, "norm": linear + 3}
+        narrow = options.embedding * 2 ** (n - 1)
+        now = {**sizes, "narrow": narrow, "wide": 2 * narrow}
+        yield CONTROL[: 1 if n == 1 else 2], names, now
+    square = 1 if options.type == "film" else model.channels
+    for name, per_channel in (("gamma", square), ("beta", 1)):
+        size = len(model.conditioned_places()) * model.channels * per_channel
+        now = {**sizes, "wide": options.embedding * 2 ** (options.control_layers - 1), "size": size}
+        yield STEERING[: 2 if options.norm else 1], {"name": name}, now
+
+
+def _options(state: Mapping[str, np.ndarray], given: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Family, and hyper-parameters completed by what the shapes tell."""
+    options = {**_inferred(state), **given}
+    for plain in ("tfc_activation", "tfc_tdf_activation"):  # families name it differently
+        if plain in given:
+            options["activation"] = given[plain]
+    film = (
+        options["film"] if not given.keys() & {"film_type", "pocm_type"} else ("film_type" in given)
+    )
+    if film:
+        options.setdefault("film_type", "complex")
+        options["pocm_norm"] = None
+    needed = ["n_fft", "hop_length", "num_frame", "spec_type", "spec_est_mode", "n_blocks"]
+    needed += ["input_channels", "internal_channels", "first_conv_activation", "last_activation"]
+    needed += [
+        "n_internal_layers",
+        "kernel_size_t",
+        "kernel_size_f",
+        "condition_to",
+        "embedding_dim",
+        "control_n_layer",
+        "t_down_layers",
+    ]
+    needed += ["gamma_activation", "beta_activation"] if film else ["pocm_type"]
+    missing = [name for name in needed if name not in options]
+    if options["frequency"]:
+        missing += [name for name in ("bn_factor", "min_bn_units") if name not in options]
+    if "activation" not in options:
+        missing.append("tfc_tdf_activation" if options["frequency"] else "tfc_activation")
+    if missing:
+        raise SeparationError(
+            f"the checkpoint does not say {', '.join(missing)}: give them as hyper-parameters"
+        )
+    suffix = {"fc": "_tdf", None: ""}.get(options["frequency"], f"_{options['frequency']}")
+    return ("film" if film else "gpocm") + suffix, options
+
+
+def _inferred(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Hyper-parameters that names and shapes of the tensors tell, by the reference's names."""
+
+    def shape(name: str) -> tuple[int, ...]:
+        return state[name].shape if name in state else ()
+
+    def count(pattern: str) -> int:
+        return len({m.group(1) for name in state if (m := re.match(pattern, name))})
+
+    found: dict[str, Any] = {"film": False}
+    marked = [
+        kind for kind, mark in FREQUENCY_MODULES.items() if any(mark in name for name in state)
+    ]
+    found["frequency"] = marked[0] if marked else None
+    channels, planes = (*shape("first_conv.0.weight"), 0, 0)[:2]
+    found.update(internal_channels=channels, input_channels=planes)
+    if planes in (2, 4):  # stereo
+        found["spec_type"] = "complex" if planes == 4 else "magnitude"
+    levels = count(r"encoders\.(\d+)\.")
+    found["n_blocks"] = 2 * levels + 1
+    found["n_internal_layers"] = count(r"encoders\.0\.(?:tfc\.)?H\.(\d+)\.")
+    tfc = "tfc." if marked else ""
+    kernel = shape(f"encoders.0.{tfc}H.0.0.weight")[2:]
+    if len(kernel) == 2:
+        found.update(kernel_size_t=kernel[0], kernel_size_f=kernel[1])
+    downs = [shape(f"downsamplings.{level}.0.weight") for level in range(levels)]
+    if all(len(down) == 4 for down in downs):
+        found["t_down_layers"] = str([i for i, down in enumerate(downs) if down[2] == 2])
+    if window := shape("stft.stft.window"):
+        found["n_fft"] = window[0]
+    if embedding := shape("embedding.weight"):
+        found.update(control_input_dim=embedding[0], embedding_dim=embedding[-1])
+    weights = rf"{re.escape(_CONTROL)}\.(\d+)\.weight"
+    dense = {name for name in state if re.match(weights, name) and state[name].ndim == 2}
+    found["control_n_layer"] = len(dense) + 1
+    gammas = shape("condition_generator.linear_gamma.0.weight")[:1]
+    betas = shape("condition_generator.linear_beta.0.weight")[:1]
+    if gammas and betas:
+        found["film"] = gammas == betas
+        if betas[0] == found["n_blocks"] * channels:  # encoder or decoder alone look alike
+            found["condition_to"] = "full"
+    normed = "condition_generator.linear_gamma.2.running_mean" in state
+    found["pocm_norm"] = "batch_norm" if normed else None
+    if marked:
+        found.update(_inferred_frequency(state, marked[0], levels))
+    return found
+
+
+def _inferred_frequency(state: Mapping[str, np.ndarray], kind: str, levels: int) -> dict[str, Any]:
+    """The frequency transformation's sizes; any bottleneck rule that fits all blocks will do."""
+    module = {"fc": "tdf.tdf.0", "lasaft": "tdfs.tdf.0", "lightsaft": "LaSAFT_bn_layer.0"}[kind]
+    blocks = [f"encoders.{level}" for level in range(levels)] + ["mid_block"]
+    kernels = [
+        state[f"{block}.{module}.weight"].shape
+        for block in blocks
+        if f"{block}.{module}.weight" in state
+    ]
+    found: dict[str, Any] = {"tfc_tdf_bias": f"encoders.0.{module}.bias" in state}
+    tdfs = 1
+    keys = state.get("encoders.0.keys")
+    if kind != "fc" and keys is not None and keys.ndim == 2:
+        found.update(dk=keys.shape[0], num_tdfs=keys.shape[1])
+        tdfs = keys.shape[1]
+    if not kernels or any(len(kernel) != 2 for kernel in kernels):
+        return found
+    found["n_fft"] = 2 * kernels[0][1]
+    if kind != "lightsaft" and f"encoders.0.{module[:-1]}3.weight" not in state:
+        return {**found, "bn_factor": None, "min_bn_units": 1}
+    many = tdfs if kind == "lasaft" else 1
+    sizes = [bins * many for _, bins in kernels]
+    units = [rows // (tdfs if kind == "lightsaft" else 1) for rows, _ in kernels]
+    for factor in range(1, sizes[0] + 1):
+        fits = [
+            max(size // factor, units[-1]) == unit for size, unit in zip(sizes, units, strict=True)
+        ]
+        if all(fits):
+            return {**found, "bn_factor": factor, "min_bn_units": units[-1]}
+    return found
+
+
+def _require(condition: bool, sentence: str) -> None:
+    if not condition:
+        raise SeparationError(sentence)
+
+
+def _check(options: Mapping[str, Any]) -> None:
+    """Refuse what the reference itself cannot run, and what we do not know."""
+    _require(
+        options.get("control_vector_type", "embedding") == "embedding",
+        "control_vector_type must be embedding: the reference's one_hot_mode does not run",
+    )
+    _require(
+        options.get("control_type", "dense") == "dense",
+        f"control_type must be dense, not {options.get('control_type')}",
+    )
+    _require(
+        options.get("film_type", "complex") == "complex",
+        f"film_type must be complex: {options.get('film_type')} does not run in the reference",
+    )
+    _require(
+        options.get("pocm_type", "matmul") in ("matmul", "naive"),
+        f"pocm_type must be matmul or naive, not {options.get('pocm_type')}",
+    )
+    _require(
+        options.get("pocm_norm") in (None, "batch_norm"),
+        f"pocm_norm must be null or batch_norm, not {options.get('pocm_norm')}",
+    )
+    for name in ("n_fft", "hop_length", "num_frame", "n_blocks", "input_channels"):
+        value = options[name]
+        _require(
+            type(value) is int and value > 0, f"{name} must be a positive number, not {value!r}"
+        )
+    _require(
+        options["kernel_size_t"] == options["kernel_size_f"],
+        f"kernel_size_t and kernel_size_f must be equal, not {options['kernel_size_t']} and "
+        f"{options['kernel_size_f']}: the reference's dense block does not run otherwise",
+    )
+    _require(
+        options["hop_length"] < MARGIN,
+        f"hop_length must be below {MARGIN} samples, not {options['hop_length']}",
+    )
+    _require(
+        options.get("control_input_dim", 4) == len(INSTRUMENTS),
+        f"control_input_dim must be 4 ({', '.join(INSTRUMENTS)}), "
+        f"not {options.get('control_input_dim')}",
+    )
+
+
+def _time_levels(value: Any, levels: int) -> list[int] | None:
+    """The reference's ``t_down_layers``: null, or a list in a string."""
+    if value is None:
+        return None
+    fault = f"t_down_layers must be null or a string such as '[0,2]', not {value!r}"
+    _require(isinstance(value, str), fault)
+    try:
+        listed = json.loads(value)
+    except ValueError as error:
+        raise SeparationError(fault) from error
+    _require(isinstance(listed, list) and all(type(i) is int for i in listed), fault)
+    return sorted({i for i in listed if 0 <= i < levels})  # others match no layer
+
+
+def _segment(options: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
+    """The reference's windows, or shorter trims where hers leave nothing of a window."""
+    hop = options["hop_length"]
+    length = hop * (options["num_frame"] - 1)
+    trim = -(-MARGIN // hop) * hop
+    if length - 2 * trim <= options["n_fft"]:
+        shorter = max(0, (length - options["n_fft"]) // 4 // hop * hop)
+        notes.append(
+            f"windows of {length} samples are too short for the reference's trim of {trim} "
+            f"samples: {shorter} are taken"
+        )
+        trim = shorter
+    return {"nb_frames": options["num_frame"], "trim": trim, "overlap": 0.5, "join": "equal"}
+
+
+def _configuration(
+    family: str, options: dict[str, Any], notes: list[str]
+) -> tuple[Configuration, dict[str, Any]]:
+    """Our configuration of a network, checked, and as JSON."""
+    _check(options)
+    film = family.startswith("film")
+    kind = options["frequency"]
+    frequency = None
+    if kind:
+        names = ("bn_factor", "min_bn_units", "num_tdfs", "dk")
+        frequency = {"type": kind, "bias": bool(options.get("tfc_tdf_bias", False))}
+        frequency.update({name: options[name] for name in names if name in options})
+    conditioning = {
+        "type": "film" if film else "gpocm",
+        "where": options["condition_to"],
+        "transposed": not film and options["pocm_type"] == "naive",
+        "norm": options.get("pocm_norm") is not None,
+        "gamma_activation": options["gamma_activation"] if film else "identity",
+        "beta_activation": options["beta_activation"] if film else "identity",
+        "embedding": options["embedding_dim"],
+        "control_layers": options["control_n_layer"],
+    }
+    model = {
+        "type": "cunet",
+        "nb_bins": options["n_fft"] // 2 + 1,
+        "spectrogram": options["spec_type"],
+        "estimate": options["spec_est_mode"],
+        "blocks": options["n_blocks"],
+        "channels": options["internal_channels"],
+        "layers": options["n_internal_layers"],
+        "kernel_size": options["kernel_size_t"],
+        "time_levels": _time_levels(options["t_down_layers"], options["n_blocks"] // 2),
+        "activation": options["activation"],
+        "first_activation": options["first_conv_activation"],
+        "last_activation": options["last_activation"],
+        "frequency": frequency,
+        "conditioning": conditioning,
+    }
+    per_channel = 2 if options["spec_type"] == "complex" else 1
+    data = {
+        "spleeter_2": FORMAT,
+        "name": family,
+        "description": f"LaSAFT's {family} network, converted from PyTorch",
+        "sample_rate": SAMPLE_RATE,
+        "nb_channels": options["input_channels"] // per_channel,
+        "targets": list(INSTRUMENTS),
+        "residual": None,
+        "stft": {"frame_length": options["n_fft"], "frame_step": options["hop_length"]},
+        "segment": _segment(options, notes),
+        "model": model,
+    }
+    try:
+        fields = {key: value for key, value in data.items() if key != "spleeter_2"}
+        return parse_configuration(fields), data
+    except (dacite.DaciteError, TypeError) as error:
+        raise SeparationError(f"the hyper-parameters make no configuration: {error}") from error
