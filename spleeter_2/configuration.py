@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Optional, Union
@@ -502,15 +503,6 @@ def load_configuration(descriptor: str) -> Configuration:
     data.pop("spleeter_2")
     try:
         return parse_configuration(data)
-    except dacite.UnexpectedDataError as error:
-        keys = ", ".join(sorted(error.keys))
-        raise SeparationError(f"{descriptor}: unknown key in the configuration: {keys}") from error
-    except dacite.MissingValueError as error:
-        raise SeparationError(
-            f"{descriptor}: the configuration lacks the key {error.field_path}"
-        ) from error
-    except (dacite.DaciteError, TypeError) as error:
-        raise SeparationError(f"{descriptor}: {error}") from error
     except SeparationError as error:
         raise SeparationError(f"{descriptor}: {error}") from error
 
@@ -519,15 +511,40 @@ def parse_configuration(data: dict[str, Any]) -> Configuration:
     """Configuration of a JSON object whose bases are resolved.
 
     Raises:
-        SeparationError, dacite.DaciteError, TypeError: what is wrong with it.
+        SeparationError: what is wrong with it.
     """
-    config = dacite.Config(strict=True, cast=[tuple, Path])
     model = data.get("model")
     if isinstance(model, dict):  # the type says which keys there are
         kind = model.get("type", "unet")
-        _require(kind in MODELS, f"model.type must be one of {', '.join(MODELS)}, not {kind!r}")
-        data = {**data, "model": dacite.from_dict(MODELS[kind], model, config)}
-    return dacite.from_dict(Configuration, data, config)
+        _require(
+            isinstance(kind, str) and kind in MODELS,
+            f"model.type must be one of {', '.join(MODELS)}, not {kind!r}",
+        )
+        data = {**data, "model": _parse(MODELS[kind], model, "model.")}
+    return _parse(Configuration, data, "")
+
+
+def _parse(kind: type, data: dict[str, Any], place: str) -> Any:
+    """Dataclass of a JSON object; ``place`` stands before the names of its keys."""
+    try:
+        return dacite.from_dict(kind, data, dacite.Config(strict=True, cast=[tuple, Path]))
+    except dacite.UnexpectedDataError as error:
+        keys = ", ".join(sorted(map(str, error.keys)))
+        raise SeparationError(f"unknown key in the configuration: {keys}") from error
+    except dacite.MissingValueError as error:
+        raise SeparationError(
+            f"the configuration lacks the key {place}{error.field_path}"
+        ) from error
+    except dacite.WrongTypeError as error:
+        choices = typing.get_args(error.field_type)
+        wanted = getattr(error.field_type, "__name__", str(error.field_type))
+        if typing.get_origin(error.field_type) is Literal:
+            wanted = " or ".join(map(str, choices))
+        raise SeparationError(
+            f"{place}{error.field_path} must be {wanted}, not {error.value!r}"
+        ) from error
+    except (dacite.DaciteError, TypeError, ValueError) as error:
+        raise SeparationError(f"{place.rstrip('.') or 'the configuration'}: {error}") from error
 
 
 def _locate(descriptor: str) -> Path:

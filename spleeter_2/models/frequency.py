@@ -31,7 +31,7 @@ from dataclasses import dataclass
 import tensorflow as tf
 
 from ..configuration import FrequencyTransformation
-from .layers import ACTIVATIONS, Norm, plain, shape_of
+from .layers import ACTIVATIONS, Activate, Norm, plain, shape_of
 
 layers = tf.keras.layers
 
@@ -322,7 +322,7 @@ def _convolutions(inputs, options, name, habits, _):
         x = layers.BatchNormalization(
             epsilon=habits.epsilon, momentum=habits.momentum, name=f"{name}_norm_{index}"
         )(x)
-        x = layers.Activation(ACTIVATIONS[habits.activation], name=f"{name}_activation_{index}")(x)
+        x = Activate(habits.activation, name=f"{name}_activation_{index}")(x)
         branches.append(x)
     if options.parallel and len(branches) > 1:
         x = layers.Concatenate(name=f"{name}_branches")(branches)

@@ -42,6 +42,21 @@ def shape_of(x: tf.Tensor) -> list:
     return [dynamic[axis] if size is None else size for axis, size in enumerate(x.shape)]
 
 
+class Activate(tf.keras.layers.Layer):
+    """An activation of ``ACTIVATIONS``, by name."""
+
+    def __init__(self, activation: str, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.activation = activation
+
+    @plain
+    def call(self, inputs):
+        return ACTIVATIONS[self.activation](inputs)
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "activation": self.activation}
+
+
 class Norm(tf.keras.layers.BatchNormalization):
     """BatchNorm over the last axis with PyTorch's constants, which a linear layer can absorb."""
 
