@@ -265,6 +265,15 @@ def entrypoint() -> None:
         (status,) = interrupted.args
     except (Abort, BrokenPipeError):
         status = 1
+    except Exception as error:
+        if verbose:
+            traceback.print_exc()
+        print(
+            f"spleeter: error: this should not happen ({type(error).__name__}: {error}); "
+            "--verbose shows where, please report it",
+            file=sys.stderr,
+        )
+        status = 1
     sys.exit(status if isinstance(status, int) else 0)
 
 

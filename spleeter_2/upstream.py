@@ -91,15 +91,13 @@ class UpstreamSeparator:
         if self._adapter_name == DEFAULT_ADAPTER:  # others may read what is no file
             notes = self._check(source, offset, length, announce=duration is None)
         self.load()
-        from spleeter import SpleeterError
-
         try:
             waveform, _ = self._adapter.load(
                 source, offset=offset, duration=length, sample_rate=self.parameters["sample_rate"]
             )
             estimates = self._separator.separate(waveform, source)
-        except SpleeterError as error:
-            raise SeparationError(f"{source}: {str(error).splitlines()[0]}") from error
+        except Exception as error:  # foreign code: whatever it raises, this song has failed
+            raise SeparationError(f"{source}: {_told(error)}") from error
         self._save(estimates, outputs, codec, bitrate)
         seconds = len(waveform) / self.parameters["sample_rate"]
         return Separated(outputs, seconds, {}, notes)
@@ -234,9 +232,17 @@ def run_upstream(command: str, **options) -> None:
     require_ffprobe(options["params_filename"])
     import_tensorflow()
     import spleeter.__main__ as program
-    from spleeter import SpleeterError
+    import typer
 
     try:
         getattr(program, command)(**options)
-    except SpleeterError as error:
-        raise SeparationError(str(error)) from error
+    except typer.Exit:
+        raise
+    except Exception as error:  # foreign code: whatever it raises, the command has failed
+        raise SeparationError(f"upstream's {command} failed: {_told(error)}") from error
+
+
+def _told(error: Exception) -> str:
+    """What an exception of foreign code says, in one line."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

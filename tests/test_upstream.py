@@ -94,3 +94,11 @@ def test_without_ffprobe(spleeter, song, tmp_path, monkeypatch):
     )
     status, messages = spleeter("separate", "-p", "spleeter:2stems", "-o", tmp_path / "out", song)
     assert status == 1 and "needs ffprobe: install it (apt-get install ffmpeg)" in messages
+
+
+def test_train_passes_through_and_fails_in_one_sentence(spleeter, tmp_path, monkeypatch):
+    """Upstream's own configuration names CSV files that nobody has."""
+    monkeypatch.chdir(tmp_path)
+    status, messages = spleeter("train", "-p", "spleeter:2stems", "-d", tmp_path)
+    assert status == 1
+    assert "upstream's train failed" in messages and "path/to/t" in messages
