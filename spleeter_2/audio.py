@@ -171,7 +171,7 @@ class AudioReader:
         self._whole = offset == 0 and duration is None
         self._offset = offset
         self._check(path)
-        source = "pipe:0" if path == STANDARD else f"file:{os.path.abspath(path)}"
+        source = "pipe:0" if path == STANDARD else _address(path)
         options = {"map": "0:a:0", "f": "wav", "c:a": "pcm_f32le"}
         options["af"] = "aformat=channel_layouts=mono|stereo"
         if sample_rate is not None:
@@ -339,8 +339,9 @@ class AudioWriter:
         self._path = None if path == STANDARD else Path(os.path.abspath(path))
         target = "pipe:1"
         if self._path is not None:
+            _address(self._path)  # refuses a name before anything is made
             self._temporary = self._reserve(self._path)
-            target = f"file:{self._temporary}"
+            target = _address(self._temporary)
         source = ffmpeg.input("pipe:0", f="f32le", ar=str(sample_rate), ac=str(nb_channels))
         options = _encoding(codec, bits, bitrate, sample_rate)
         for index, (key, value) in enumerate((tags or {}).items()):
@@ -428,6 +429,16 @@ class AudioWriter:
 
 # ffmpeg exits with 0 after some failed writes, so its words are read as well
 _FAILED = re.compile(r"No space left|File too large|Broken pipe|Disk quota|Input/output error|I/O")
+
+
+def _address(path: str | os.PathLike) -> str:
+    """A path as ffmpeg wants it: never taken for an option or for another protocol."""
+    path = os.path.abspath(path)
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        raise SeparationError(f"the name {path!a} is not valid UTF-8: rename it first") from error
+    return f"file:{path}"
 
 
 def _encoding(codec: str, bits: str, bitrate: str, sample_rate: int) -> dict[str, str]:

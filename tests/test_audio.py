@@ -153,6 +153,13 @@ def test_what_is_not_there(tmp_path):
         AudioReader(tmp_path)
 
 
+def test_a_name_that_is_not_utf8(tmp_path):
+    path = os.path.join(os.fsencode(tmp_path), b"\xff.wav")
+    soundfile.write(path, np.zeros((10, 2)), RATE, format="WAV")
+    with pytest.raises(SeparationError, match="rename it"):
+        AudioReader(os.fsdecode(path))
+
+
 def test_a_video_without_sound(tmp_path):
     path = tmp_path / "x.mkv"
     command = "-f lavfi -i testsrc=d=0.2:s=64x64 -c:v mpeg4".split()
