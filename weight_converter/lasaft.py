@@ -17,7 +17,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import dacite
 import numpy as np
 
 from spleeter_2.configuration import FORMAT, Configuration, CUNet, parse_configuration
@@ -610,5 +609,5 @@ def _configuration(
     try:
         fields = {key: value for key, value in data.items() if key != "spleeter_2"}
         return parse_configuration(fields), data
-    except (dacite.DaciteError, TypeError) as error:
+    except SeparationError as error:
         raise SeparationError(f"the hyper-parameters make no configuration: {error}") from error
