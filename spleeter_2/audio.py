@@ -168,18 +168,14 @@ class AudioReader:
         self.name = "standard input" if path == STANDARD else os.fspath(path)
         self.notes: list[str] = []
         self.declared: float | None = None
-        self._whole = offset == 0 and duration is None
         self._offset = offset
+        self._duration = duration
         self._check(path)
         source = "pipe:0" if path == STANDARD else _address(path)
         options = {"map": "0:a:0", "f": "wav", "c:a": "pcm_f32le"}
         options["af"] = "aformat=channel_layouts=mono|stereo"
         if sample_rate is not None:
             options["ar"] = str(sample_rate)
-        if offset:
-            options["ss"] = f"{offset:.6f}"
-        if duration is not None:
-            options["t"] = f"{duration:.6f}"
         self._ffmpeg = _Ffmpeg(
             ffmpeg.input(source).output("pipe:1", **options),
             stdin=None if path == STANDARD else subprocess.DEVNULL,
@@ -256,6 +252,22 @@ class AudioReader:
         Raises:
             SeparationError: no samples at all, or one that is not a number.
         """
+        # counted here, to the sample: ffmpeg's own options go by the times of its packets
+        start = round(self._offset * self.sample_rate)
+        length = float("inf")
+        if self._duration is not None:
+            length = max(round(self._duration * self.sample_rate), 1)
+        position = 0
+        for block in self._decode():
+            part = block[max(start - position, 0) : int(min(start + length - position, len(block)))]
+            position += len(block)
+            if len(part):
+                yield part
+            if position >= start + length:
+                return
+        self._finish(position)
+
+    def _decode(self) -> Iterator[np.ndarray]:
         frame = 4 * self.nb_channels
         position = 0
         while data := self._ffmpeg.process.stdout.read(BLOCK * frame):
@@ -268,16 +280,15 @@ class AudioReader:
                     "repair it first"
                 )
             position += len(block)
-            if len(block):
-                yield block
-        self._finish(position)
+            yield block
 
     def _finish(self, nb_samples: int) -> None:
+        """Say what is wrong with a file that was decoded to its end, ``nb_samples`` of it."""
         status = self._ffmpeg.wait()
         seconds = nb_samples / self.sample_rate
+        if nb_samples and nb_samples <= round(self._offset * self.sample_rate):
+            raise SeparationError(f"{self.name} ends before {self._offset:g} s")
         if nb_samples == 0:
-            if self._offset:
-                raise SeparationError(f"{self.name} ends before {self._offset:g} s")
             reason = f": {self._ffmpeg.last_message}" if status else ""
             raise SeparationError(f"{self.name} holds no samples{reason}")
         if status:
@@ -285,7 +296,7 @@ class AudioReader:
                 f"{self.name} is damaged, only {seconds:.1f} s could be decoded: "
                 f"{self._ffmpeg.last_message}"
             )
-        elif self._whole and self.declared and seconds < 0.98 * self.declared - 1:
+        elif self.declared and seconds < 0.98 * self.declared - 1:
             self.notes.append(
                 f"{self.name} says it lasts {self.declared:.1f} s, but only {seconds:.1f} s "
                 "could be decoded: it is cut short or damaged"

@@ -49,7 +49,7 @@ def _cost(cost: Cost) -> str:
     """Parameters and multiply-adds per second of audio."""
     if not cost.parameters:
         return "-"
-    return f"{cost.parameters / 1e6:.1f} M, {cost.multiply_adds / 1e9:.2f} GMAC/s"
+    return f"{cost.parameters / 1e6:.1f} M, {cost.multiply_adds / 1e6:.0f} MMAC/s"
 
 
 def card(name: str) -> str:

@@ -112,6 +112,17 @@ def test_offset_duration_and_rate(tmp_path):
         read(tmp_path / "x.wav", offset=5.0)
 
 
+@pytest.mark.parametrize("codec", ["wav", "flac", "mp3", "ogg"])
+def test_parts_are_cut_at_samples(tmp_path, codec):
+    write(tmp_path / "x", tone(4 * RATE), codec=codec)
+    _, whole = read(tmp_path / "x")
+    _, part = read(tmp_path / "x", offset=1.5, duration=1.25)
+    start = RATE + RATE // 2
+    assert np.array_equal(part, whole[start : start + RATE + RATE // 4])
+    _, rest = read(tmp_path / "x", offset=1.5)
+    assert np.array_equal(rest, whole[start:])
+
+
 @pytest.mark.parametrize("name", ["-x.wav", "a:b.wav", "%d.wav", "ü 'q' \"z\" $HOME.wav"])
 def test_any_name(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
