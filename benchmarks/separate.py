@@ -99,9 +99,11 @@ def multiply_adds() -> int:
     import tensorflow as tf
 
     from spleeter_2.configuration import load_configuration
-    from spleeter_2.models import build_model
+    from spleeter_2.models import build_model, without_neutral_parts
+    from spleeter_2.weights import read_checkpoint
 
     configuration = load_configuration("spleeter_2:grouped")
+    configuration = without_neutral_parts(configuration, read_checkpoint(configuration.weights))
     model = build_model(configuration)
     layers = [layer for layer in model.layers if hasattr(layer, "kernel")]
     probe = tf.keras.Model(model.input, [(layer.input, layer.output) for layer in layers])
