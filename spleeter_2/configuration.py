@@ -125,7 +125,7 @@ class FrequencyTransformation:
             _require(value >= 1, f"{what}: {name} must be positive, not {value}")
         _require(
             self.kernel_size % 2 == 1,
-            f"frequency transformation: kernel_size must be odd, not {self.kernel_size}",
+            f"{what}: kernel_size must be odd, not {self.kernel_size}",
         )
         _require(
             len(self.dilations) > 0 and min(self.dilations) >= 1,
@@ -165,6 +165,15 @@ class FrequencyTransformation:
         size = nb_bins * self.num_tdfs if self.type == "lasaft" else nb_bins
         return max(size // self.bn_factor, self.min_bn_units)
 
+    @property
+    def inner(self) -> int:
+        """Channels in front of the last convolution."""
+        return self.width * (len(self.dilations) if self.parallel else 1)
+
+    def last_kernel(self, channels: int) -> tuple[int, ...]:
+        """Shape of the last convolution's kernel, back to so many channels."""
+        return (self.bands, self.kernel_size, self.inner, channels)
+
     def cost(self, nb_bins: int, channels: int) -> Cost:
         """What it takes on ``[T, F, C]``; BatchNorm, activation and attention are not counted
         among the multiply-adds, nor attention among the parameters."""
@@ -178,11 +187,10 @@ class FrequencyTransformation:
             biases = sum(b * k for b, k in zip(sizes[1:], maps, strict=True)) * self.bias
             norms = 2 * channels * len(maps)
             return Cost(sum(weights) + biases + norms, sum(weights) * channels)
-        inner = self.width * (len(self.dilations) if self.parallel else 1)
         inputs = [channels] + [channels if self.parallel else self.width] * (
             len(self.dilations) - 1
         )
-        weights = self.kernel_size * (sum(inputs) * self.width + inner * channels)
+        weights = self.kernel_size * (sum(inputs) * self.width + self.inner * channels)
         biases = self.width * len(self.dilations) + channels
         norms = 2 * self.width * len(self.dilations)
         return Cost(self.bands * (weights + biases) + norms, weights * nb_bins)

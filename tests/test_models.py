@@ -130,6 +130,22 @@ def test_neutral_parts_are_left_out_and_trained_ones_are_not():
     )
 
 
+def test_only_what_is_there_and_zero_is_left_out():
+    """A block of linear maps has no such kernel; a checkpoint without a part does not fit it."""
+    linear = small(frequency=(FrequencyTransformation(type="fc", level=2),))
+    model = build_model(linear)
+    arrays = {name: v.numpy() for name, v in weights.named_variables(model).items()}
+    assert without_neutral_parts(linear, arrays) == linear
+    full = small(head=Head("regression"), frequency=(GROUPED,))
+    arrays = {name: v.numpy() for name, v in weights.named_variables(build_model(full)).items()}
+    wider = small(head=Head("regression", width=5), frequency=(replace(GROUPED, width=7),))
+    for other in (wider, small(frequency=(replace(GROUPED, level=2),))):
+        kept = without_neutral_parts(other, arrays)
+        assert kept == other
+        with pytest.raises(SeparationError, match="do not fit the architecture"):
+            weights.assign(build_model(kept), arrays, "here")
+
+
 def test_the_regression_can_leave_magnitude_and_phase_of_the_mixture():
     model = build_model(small(head=Head("regression")))
     bias = weights.named_variables(model)["vocals_regression_project/bias"]

@@ -52,22 +52,38 @@ def without_neutral_parts(
     """The configuration less what is still at its neutral start, for inference.
 
     A frequency transformation whose last kernel is zero adds nothing, a regression whose last
-    kernel is zero is the masked mixture: the estimates are the same, only sooner.
+    kernel is zero is the masked mixture: the estimates are the same, only sooner. Only a last
+    kernel that is there, has the right shape and is zero says so: whatever else stays in, and
+    ``weights.assign`` judges whether it fits.
 
     Args:
         arrays: the weights by name.
     """
-
-    def acts(part: str) -> bool:
-        last = [f"{target}_{part}_project/" for target in configuration.targets]
-        return any(array.any() for name, array in arrays.items() if name.startswith(tuple(last)))
-
     model = configuration.model
     if model.type != "unet":
         return configuration
-    frequency = tuple(block for block in model.frequency if acts(f"frequency_{block.level}"))
-    regresses = model.head.type == "regression" and acts("regression")
-    head = model.head if regresses else replace(model.head, type="mask")
+
+    def neutral(part: str, shape: tuple[int, ...]) -> bool:
+        names = [f"{target}_{part}_project" for target in configuration.targets]
+        return all(
+            f"{name}/kernel" in arrays
+            and arrays[f"{name}/kernel"].shape == shape
+            and not arrays[f"{name}/kernel"].any()
+            and not arrays[f"{name}/bias"].any()
+            for name in names
+        )
+
+    frequency = tuple(
+        block
+        for block in model.frequency
+        if block.linear
+        or not neutral(
+            f"frequency_{block.level}", block.last_kernel(model.filters[block.level - 1])
+        )
+    )
+    regression = (1, 1, model.head.width, 16 * configuration.nb_channels)
+    plain = model.head.type == "regression" and neutral("regression", regression)
+    head = replace(model.head, type="mask") if plain else model.head
     return replace(configuration, model=replace(model, frequency=frequency, head=head))
 
 
