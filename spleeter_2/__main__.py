@@ -1,25 +1,21 @@
 """The command line: separate, train, evaluate, models. Parses, calls, prints.
 
-Exit status: 0 done, 1 something failed (one sentence each says what), 2 wrong usage, 130 or 143
-interrupted. TensorFlow is imported when a network is needed, not before.
+``program`` says how it ends. TensorFlow is imported when a network is needed, not before.
 """
 
 from __future__ import annotations
 
 import os
-import signal
-import sys
 import tempfile
-import traceback
 from enum import Enum
 from pathlib import Path
 from typing import List, Optional
 
 import typer
-from click.exceptions import Abort, ClickException
 
 from . import __version__
 from .errors import SeparationError
+from .program import run
 
 DEFAULT_MODEL = "spleeter_2:grouped"
 DEFAULT_ADAPTER = "spleeter.audio.ffmpeg.FFMPEGProcessAudioAdapter"
@@ -236,45 +232,9 @@ def _require_folder(path: Path) -> None:
         raise SeparationError(f"there is no folder {path}")
 
 
-class _Interrupted(BaseException):
-    """A signal asks to stop; unlike KeyboardInterrupt, click lets it pass."""
-
-
-def _interrupt(number: int, _frame: object) -> None:
-    raise _Interrupted(128 + number)
-
-
 def entrypoint() -> None:
     """Run the program; end it with a status that tells how it went."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
-    verbose = "--verbose" in sys.argv
-    try:
-        # not click's standalone mode: it would turn Ctrl-C into status 1
-        status = application(standalone_mode=False)
-    except ClickException as error:
-        error.show()
-        status = error.exit_code
-    except SeparationError as error:
-        if verbose:
-            traceback.print_exc()
-        print(f"spleeter: error: {error}", file=sys.stderr)
-        status = 1
-    except _Interrupted as interrupted:
-        print("spleeter: interrupted, nothing is left half written", file=sys.stderr)
-        (status,) = interrupted.args
-    except (Abort, BrokenPipeError):
-        status = 1
-    except Exception as error:
-        if verbose:
-            traceback.print_exc()
-        print(
-            f"spleeter: error: this should not happen ({type(error).__name__}: {error}); "
-            "--verbose shows where, please report it",
-            file=sys.stderr,
-        )
-        status = 1
-    sys.exit(status if isinstance(status, int) else 0)
+    run(application, "spleeter")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from .errors import SeparationError
 PREFIX = "spleeter_2:"
 RESOURCES = Path(__file__).parent / "resources"
 CHECKPOINT = "checkpoint"  # prefix of a checkpoint's files in the folder of the weights
+WINDOW = "stft/window"  # beside the weights, where the STFT has a window of its own
 FORMAT = 1  # value of the key "spleeter_2", which tells our configurations from Spleeter's
 
 
@@ -402,6 +403,15 @@ class Card:
 
 
 @dataclass(frozen=True)
+class Source:
+    """Where converted weights come from."""
+
+    project: str
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Configuration:
     """Everything that a separation needs to know about a model.
 
@@ -420,6 +430,7 @@ class Configuration:
     description: str = ""
     weights: Optional[Path] = None
     card: Optional[Card] = None
+    source: Optional[Source] = None
 
     def __post_init__(self) -> None:
         names = self.instruments
@@ -501,14 +512,22 @@ def is_ours(descriptor: str) -> bool:
     return "spleeter_2" in _read_json(_locate(descriptor))
 
 
+def read_configuration(descriptor: str) -> dict[str, Any]:
+    """The JSON object that a descriptor names, complete: laid over its bases.
+
+    Raises:
+        SeparationError: a file that does not exist, is not JSON or not ours.
+    """
+    return _resolve(descriptor, seen=())
+
+
 def load_configuration(descriptor: str) -> Configuration:
     """Read and validate the configuration that a descriptor names.
 
     Raises:
         SeparationError: one sentence that names the descriptor and the fault.
     """
-    data = _resolve(descriptor, seen=())
-    data.pop("spleeter_2")
+    data = read_configuration(descriptor)
     try:
         return parse_configuration(data)
     except SeparationError as error:
@@ -516,11 +535,12 @@ def load_configuration(descriptor: str) -> Configuration:
 
 
 def parse_configuration(data: dict[str, Any]) -> Configuration:
-    """Configuration of a JSON object whose bases are resolved.
+    """Configuration of a JSON object as ``read_configuration`` returns it.
 
     Raises:
         SeparationError: what is wrong with it.
     """
+    data = {key: value for key, value in data.items() if key != "spleeter_2"}
     model = data.get("model")
     if isinstance(model, dict):  # the type says which keys there are
         kind = model.get("type", "unet")

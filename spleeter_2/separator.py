@@ -12,7 +12,7 @@ import numpy as np
 import soxr
 
 from .audio import BLOCK, STANDARD, AudioReader, AudioWriter
-from .configuration import PREFIX, Configuration, has_weights, load_configuration
+from .configuration import PREFIX, WINDOW, Configuration, has_weights, load_configuration
 from .errors import SeparationError
 from .pipeline import stage
 from .songs import plan
@@ -90,7 +90,7 @@ class Separator:
             model = models.build_model(configuration, wanted)
             weights.assign(model, arrays, folder)
             network = models.at_rest(model)
-        self._transform = Transform(self.configuration.stft, arrays.get(weights.WINDOW))
+        self._transform = Transform(self.configuration.stft, arrays.get(WINDOW))
         self._targets = models.targets_needed(self.configuration, wanted)
         self._residual = models.residual
         shape = (1, self.configuration.segment.nb_frames, *model.input_shape[2:])

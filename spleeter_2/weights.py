@@ -21,8 +21,6 @@ from .configuration import CHECKPOINT as PREFIX
 from .configuration import has_weights
 from .errors import SeparationError
 
-WINDOW = "stft/window"  # of a checkpoint that was trained with a window of its own
-
 
 def named_variables(model: tf.keras.Model) -> dict[str, tf.Variable]:
     """A model's weights by name, such as ``vocals_encoder_1_conv/kernel``."""
@@ -33,35 +31,51 @@ def named_variables(model: tf.keras.Model) -> dict[str, tf.Variable]:
 
 
 def save_weights(model: tf.keras.Model, folder: Path, half: bool = False) -> None:
-    """Write a model's weights; a reader sees the old checkpoint or the new one.
-
-    Args:
-        half: store kernels as float16, half the size. Vectors (biases, BatchNorm) stay float32:
-            variances of spectrograms exceed the range of float16.
-    """
+    """Write a model's weights by ``write_checkpoint``, ``halved`` on request."""
     values = {name: variable.numpy() for name, variable in named_variables(model).items()}
-    if half:
-        values = {k: v.astype(np.float16) if v.ndim > 1 else v for k, v in values.items()}
-    write_checkpoint(values, folder)
+    write_checkpoint(halved(values) if half else values, folder)
+
+
+def halved(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Kernels as float16, half the size.
+
+    Vectors (biases, BatchNorm) stay float32: variances of spectrograms exceed float16's range.
+    """
+    return {k: v.astype(np.float16) if v.ndim > 1 else v for k, v in values.items()}
 
 
 def write_checkpoint(values: Mapping[str, np.ndarray], folder: Path) -> None:
-    """Write named arrays as a checkpoint in ``folder``, which is made."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".checkpoint-") as temporary:
-        names = sorted(values)
-        tf.raw_ops.SaveV2(
-            prefix=os.path.join(temporary, PREFIX),
-            tensor_names=names,
-            shape_and_slices=[""] * len(names),
-            tensors=[tf.constant(values[name]) for name in names],
-        )
-        Path(temporary, "checkpoint").write_text(
-            f'model_checkpoint_path: "{PREFIX}"\nall_model_checkpoint_paths: "{PREFIX}"\n'
-        )
-        # data before index: an index never points at data that are not there
-        for name in sorted(os.listdir(temporary), key=lambda name: "data" not in name):
-            shutil.move(os.path.join(temporary, name), folder / name)
+    """Write named arrays as a checkpoint; a reader sees the old checkpoint or the new one.
+
+    Args:
+        folder: where; it is made.
+
+    Raises:
+        SeparationError: the folder cannot be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".checkpoint-") as temporary:
+            _write(values, temporary)
+            # data before index: an index never points at data that are not there
+            for name in sorted(os.listdir(temporary), key=lambda name: "data" not in name):
+                shutil.move(os.path.join(temporary, name), folder / name)
+    except (OSError, tf.errors.OpError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise SeparationError(f"cannot write the weights into {folder}: {reason}") from error
+
+
+def _write(values: Mapping[str, np.ndarray], folder: str) -> None:
+    names = sorted(values)
+    tf.raw_ops.SaveV2(
+        prefix=os.path.join(folder, PREFIX),
+        tensor_names=names,
+        shape_and_slices=[""] * len(names),
+        tensors=[tf.constant(values[name]) for name in names],
+    )
+    Path(folder, "checkpoint").write_text(
+        f'model_checkpoint_path: "{PREFIX}"\nall_model_checkpoint_paths: "{PREFIX}"\n'
+    )
 
 
 def read_tensors(prefix: str) -> dict[str, np.ndarray]:

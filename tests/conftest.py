@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -16,6 +18,7 @@ import numpy as np
 import pytest
 import soundfile
 
+import weight_converter.__main__
 from spleeter_2 import Separator
 from spleeter_2.__main__ import entrypoint
 
@@ -82,18 +85,30 @@ def deezer_2stems(request) -> Path:
 
 
 @pytest.fixture
-def spleeter(monkeypatch, capfd):
-    """Run the command in this process: ``spleeter(*arguments) -> (status, messages)``."""
+def command(monkeypatch, capfd):
+    """Run a program in this process: ``command(entry, *arguments) -> (status, messages)``."""
 
-    def run(*arguments: object) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["spleeter", *map(str, arguments)])
+    def run(entry: Callable[[], None], *arguments: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["program", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
-            entrypoint()
+            entry()
         captured = capfd.readouterr()
         assert "Traceback" not in captured.err, captured.err
         return ended.value.code, captured.out + captured.err
 
     return run
+
+
+@pytest.fixture
+def spleeter(command):
+    """Our command: ``spleeter(*arguments) -> (status, messages)``."""
+    return functools.partial(command, entrypoint)
+
+
+@pytest.fixture
+def convert(command):
+    """The converter: ``convert(*arguments) -> (status, messages)``."""
+    return functools.partial(command, weight_converter.__main__.entrypoint)
 
 
 def files_below(folder: Path) -> list[str]:

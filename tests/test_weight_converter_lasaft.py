@@ -1,25 +1,22 @@
 """LaSAFT in Keras against numbers that the PyTorch reference computed."""
 
 import json
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from golden import golden
 
 from spleeter_2 import weights
-from spleeter_2.configuration import parse_configuration
+from spleeter_2.configuration import WINDOW, parse_configuration
 from spleeter_2.errors import SeparationError
 from spleeter_2.models import build_model
 from spleeter_2.separator import Separator
 from spleeter_2.spectrogram import Transform
 from weight_converter import lasaft
+from weight_converter.conversion import rearrange, source_shape
 from weight_converter.torch_checkpoint import read_checkpoint
 
-ROOT = Path(__file__).parents[1]
-SMALL_SET = ROOT / "tests/data/lasaft"
-GOLDEN = Path(os.environ.get("LASAFT_GOLDEN", ROOT.parent / "shared/lasaft/golden"))
 FAMILIES = [
     "gpocm_lasaft", "gpocm_lightsaft", "gpocm_tdf", "gpocm", "film", "film_tdf", "film_lasaft",
 ]  # fmt: skip
@@ -33,13 +30,6 @@ SAME_WEIGHTS = [
 TOLERANCE = 1e-5  # relative to the maximum; rounding alone gives about 1e-6
 
 
-def golden(name: str) -> Path:
-    for folder in (GOLDEN, SMALL_SET):
-        if (folder / name).is_file():
-            return folder / name
-    pytest.skip(f"golden file {name} is not here: set LASAFT_GOLDEN to its folder")
-
-
 def planned(name: str, **changes):
     checkpoint = read_checkpoint(golden(name))
     hyper_parameters = {**checkpoint.metadata["hyper_parameters"], **changes}
@@ -49,9 +39,7 @@ def planned(name: str, **changes):
 def converted(name: str, instruments=None):
     """Configuration, filled network and plan of a golden checkpoint."""
     plan = planned(name)
-    configuration = parse_configuration(
-        {key: value for key, value in plan.configuration.items() if key != "spleeter_2"}
-    )
+    configuration = parse_configuration(plan.configuration)
     model = build_model(configuration, instruments)
     for variable, place in weights.named_variables(model).items():
         place.assign(plan.values[variable])
@@ -73,7 +61,7 @@ def planes_of(estimate, configuration):
 
 def compare(checkpoint: str, inputs, outputs):
     configuration, model, plan = converted(checkpoint)
-    assert set(weights.named_variables(model)) == set(plan.values) - {lasaft.WINDOW}
+    assert set(weights.named_variables(model)) == set(plan.values) - {WINDOW}
     network = tf.keras.Model(model.get_layer("planes").output, model.get_layer("last_conv").output)
     batch = outputs["spec_out"].shape[1]
     planes = network(np.moveaxis(inputs["spec_in"][np.newaxis, :batch], 2, -1), training=False)
@@ -81,7 +69,7 @@ def compare(checkpoint: str, inputs, outputs):
     if "spec_out_mixed" in outputs:
         mixed = [planes[number, item] for item, number in enumerate(outputs["mixed_cond_ids"])]
         assert_close(mixed, np.moveaxis(outputs["spec_out_mixed"], 1, -1), "spec_out_mixed")
-    transform = Transform(configuration.stft, plan.values[lasaft.WINDOW])
+    transform = Transform(configuration.stft, plan.values[WINDOW])
     (waveform,) = inputs["wave_in"]
     mixture = transform.forward(waveform)
     estimates = model(mixture[np.newaxis], training=False)
@@ -275,8 +263,8 @@ def test_no_network():
 @pytest.mark.parametrize("rule", ["o i t f -> t f i o", "(o k) i -> k i o", "(k o) -> k o"])
 def test_rules(rule):
     shape = (2, 3, 4, 5)[: len(rule.split(" -> ")[1].split())]
-    source = lasaft.source_shape(rule, shape)
+    source = source_shape(rule, shape)
     array = np.arange(np.prod(source)).reshape(source)
-    found = lasaft.rearrange(array, rule, shape)
+    found = rearrange(array, rule, shape)
     assert found.shape == shape
     assert sorted(found.ravel()) == sorted(array.ravel())

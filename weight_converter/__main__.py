@@ -1,48 +1,210 @@
-"""``python -m weight_converter``: weights of other projects -> a folder that ``-p`` accepts."""
+"""``python -m weight_converter``: weights of other projects -> a folder that ``-p`` accepts.
+
+Exit status: 0 done; 1 refused, or the results differ from the expected ones (one sentence says
+what), nothing is written then; 2 wrong usage; 130 or 143 interrupted.
+"""
 
 from __future__ import annotations
 
-import argparse
-import sys
+import contextlib
+import json
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from enum import Enum
 from pathlib import Path
+from typing import Optional
+
+import typer
 
 from spleeter_2.errors import SeparationError
+from spleeter_2.program import run
+
+from .conversion import HEADER, Conversion
+from .lasaft import read_lasaft
+from .output import check_output, new_folder, write_json, write_model
+
+application = typer.Typer(add_completion=False)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command. Exit status: 0 done, 1 refused (one sentence says why), 2 wrong usage."""
-    parser = argparse.ArgumentParser(
-        prog="python -m weight_converter",
-        description="Convert a checkpoint of another project into one that 'spleeter separate -p' "
-        "accepts.",
-    )
-    parser.add_argument("source", type=Path, help="folder of a Spleeter 2stems model")
-    parser.add_argument(
-        "--from",
-        dest="project",
-        choices=["spleeter"],
-        required=True,
-        help="project that the checkpoint comes from",
-    )
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder to write")
-    parser.add_argument(
-        "--model",
-        default="spleeter_2:mask",
-        help="architecture to fill; what Spleeter does not have stays at its neutral start",
-    )
-    parser.add_argument("--half", action="store_true", help="store kernels as float16")
-    parser.add_argument("--force", action="store_true", help="replace an existing folder")
-    parser.add_argument("--seed", type=int, default=0, help="of the neutral start")
-    options = parser.parse_args(arguments)
-    try:
-        from .spleeter import convert_spleeter
+class Project(str, Enum):
+    """Where checkpoints come from."""
 
-        print(convert_spleeter(**{k: v for k, v in vars(options).items() if k != "project"}))
-    except SeparationError as error:
-        print(f"weight_converter: {error}", file=sys.stderr)
-        return 1
-    return 0
+    lasaft = "lasaft"
+    spleeter = "spleeter"
+
+
+@application.command(no_args_is_help=True)
+def convert(
+    source: Path = typer.Argument(
+        ..., help="LaSAFT's checkpoint file, or the folder of a Spleeter 2stems model."
+    ),
+    project: Project = typer.Option(
+        Project.lasaft, "--from", show_default=False, help="Its project. [default: lasaft]"
+    ),
+    output: Optional[Path] = typer.Option(
+        None, "--output", "-o", help="Folder to write. [default: the source without its suffix]"
+    ),
+    dry_run: bool = typer.Option(
+        False, "--dry-run", show_default=False, help="Do and check everything, but keep nothing."
+    ),
+    report: Optional[Path] = typer.Option(
+        None, "--report", help="JSON file for the table, the checks and their results."
+    ),
+    hyper_parameters: Optional[Path] = typer.Option(
+        None,
+        "--hyper-parameters",
+        help="JSON file with what LaSAFT's checkpoint does not say, as a bare state dict.",
+    ),
+    expected: Optional[Path] = typer.Option(
+        None,
+        "--expected",
+        help="NumPy file (npz) with inputs and PyTorch's outputs to compare with.",
+    ),
+    model: Optional[str] = typer.Option(
+        None, "--model", help="Architecture for Spleeter's weights. [default: spleeter_2:mask]"
+    ),
+    seed: Optional[int] = typer.Option(
+        None, "--seed", help="Of the parts that Spleeter does not have. [default: 0]"
+    ),
+    half: bool = typer.Option(
+        False, "--half", show_default=False, help="Store kernels as float16, half the size."
+    ),
+    force: bool = typer.Option(
+        False, "--force", show_default=False, help="Replace a model that is in the folder."
+    ),
+    verbose: bool = typer.Option(False, "--verbose", show_default=False, help="Show tracebacks."),
+) -> None:
+    """Convert a checkpoint of another project into a folder that 'spleeter separate -p' accepts."""
+    output = output or _default_output(source)
+    if not dry_run:
+        check_output(output, force)
+    conversion = _planned(project, source, hyper_parameters, expected, model, seed)
+    if half:
+        from spleeter_2.weights import halved
+
+        conversion = replace(conversion, values=halved(conversion.values))
+    typer.echo(_described(conversion))
+    with _kept(output, dry_run) as folder:
+        write_model(folder, conversion)
+        checks = _checks(folder, conversion, expected)
+        if report is not None:
+            write_json(report, {**_as_json(conversion), **checks})
+        _judge(checks, expected)
+    typer.echo("nothing is kept: dry run" if dry_run else f"wrote {output}")
+
+
+def _default_output(source: Path) -> Path:
+    if not source.suffix:
+        raise SeparationError(f"name the folder to write with -o: {source} has no suffix to drop")
+    return source.with_suffix("")
+
+
+def _planned(
+    project: Project,
+    source: Path,
+    hyper_parameters: Path | None,
+    expected: Path | None,
+    model: str | None,
+    seed: int | None,
+) -> Conversion:
+    if project is Project.lasaft:
+        _refuse(project, {"--model": model, "--seed": seed})
+        return read_lasaft(source, hyper_parameters)
+    _refuse(project, {"--hyper-parameters": hyper_parameters, "--expected": expected})
+    from .spleeter import read_spleeter
+
+    return read_spleeter(source, model or "spleeter_2:mask", seed or 0)
+
+
+def _refuse(project: Project, options: dict[str, object]) -> None:
+    for name, value in options.items():
+        if value is not None:
+            raise SeparationError(
+                f"{name} has no meaning with --from {project.value}: leave it out"
+            )
+
+
+@contextlib.contextmanager
+def _kept(output: Path, dry_run: bool) -> Iterator[Path]:
+    """The folder to write into: the output, or one that vanishes."""
+    with tempfile.TemporaryDirectory() if dry_run else new_folder(output) as folder:
+        yield Path(folder)
+
+
+def _described(conversion: Conversion) -> str:
+    """Table, totals, family and options."""
+    configuration = conversion.configuration
+    keys = ("sample_rate", "nb_channels", "targets", "residual", "stft", "segment", "model")
+    ignored = len(conversion.ignored)
+    return "\n".join(
+        [
+            conversion.table(),
+            "",
+            f"{len(conversion.rows)} tensors, {conversion.nb_parameters:,} numbers; "
+            f"{ignored} others are left out, such as {conversion.ignored[0]}"
+            if ignored
+            else f"{len(conversion.rows)} tensors, {conversion.nb_parameters:,} numbers",
+            f"network: {conversion.family}",
+            *(f"{key}: {json.dumps(configuration[key])}" for key in keys),
+            *(f"note: {note}" for note in conversion.notes),
+        ]
+    )
+
+
+def _checks(folder: Path, conversion: Conversion, expected: Path | None) -> dict[str, object]:
+    """What is checked of a written folder, and how it came out."""
+    from spleeter_2.tensorflow_import import import_tensorflow
+
+    import_tensorflow(sole_user=True)
+    from . import verify
+
+    arrays = verify.read_expected(expected) if expected is not None else None
+    peak = verify.check_folder(folder, conversion.values)
+    typer.echo(
+        f"read back: {len(conversion.values)} arrays equal; noise gives finite estimates, "
+        f"peak {peak:.3g}"
+    )
+    found = verify.differences(folder, arrays) if arrays is not None else []
+    for difference in found:
+        typer.echo(
+            f"{difference.output}: largest difference to PyTorch {difference.absolute:.2e}, "
+            f"{difference.relative:.2e} of the maximum"
+        )
+    return {"arrays_equal": True, "noise_peak": peak, "differences": [*map(asdict, found)]}
+
+
+def _judge(checks: dict[str, object], expected: Path | None) -> None:
+    from .verify import TOLERANCE
+
+    for difference in checks["differences"]:
+        if not difference["relative"] <= TOLERANCE:  # NaN is no agreement either
+            raise SeparationError(
+                f"{difference['output']} differs from that in {expected} by "
+                f"{difference['relative']:.2e} of its maximum, more than {TOLERANCE:g}: nothing "
+                "is written"
+            )
+
+
+def _as_json(conversion: Conversion) -> dict[str, object]:
+    return {
+        "network": conversion.family,
+        "configuration": conversion.configuration,
+        "columns": HEADER,
+        "tensors": [
+            [row.source, row.source_shape, row.variable, row.shape, row.rule]
+            for row in conversion.rows
+        ],
+        "ignored": conversion.ignored,
+        "numbers": conversion.nb_parameters,
+        "notes": conversion.notes,
+    }
+
+
+def entrypoint() -> None:
+    """Run the program; end it with a status that tells how it went."""
+    run(application, "weight_converter")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entrypoint()

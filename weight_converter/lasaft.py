@@ -1,8 +1,7 @@
 """LaSAFT's PyTorch networks (all seven families) -> our conditioned U-Net. Pure NumPy.
 
-The tables below say where every tensor of the reference goes and how its axes are laid out. A
-rule such as ``(o k) i -> k i o`` reads: the source's first axis runs over o and, fastest, over k;
-the variable's axes are k, i, o. From the same rule and the sizes in the table's last column
+The tables below say where every tensor of the reference goes and how its axes are laid out, by a
+rule (``conversion`` explains it). From the same rule and the sizes in the table's last column
 follow the shape that the source must have and the shape that the variable has.
 
 The sizes come from the checkpoint's hyper-parameters; what those do not say is read off the
@@ -14,17 +13,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from spleeter_2.configuration import FORMAT, Configuration, CUNet, parse_configuration
+from spleeter_2.configuration import FORMAT, WINDOW, Configuration, CUNet, parse_configuration
 from spleeter_2.errors import SeparationError
+
+from .conversion import Conversion, Row, as_table, rearrange, shown, source_shape
+from .torch_checkpoint import Placeholder, read_checkpoint
 
 INSTRUMENTS = ("vocals", "drums", "bass", "other")  # the reference's conditions 0 to 3
 SAMPLE_RATE = 44100  # in Hz, MUSDB18's
-WINDOW = "stft/window"  # our name of the analysis window
 MARGIN = 5000  # samples of context that the reference wants beside a window, at least
 
 # kind of module: its tensors, our variables, rules
@@ -106,49 +107,47 @@ STEERING = (  # {name} is gamma or beta
     ("condition_generator.linear_{name}.2", "{name}_norm", STATISTICS, "c=size"),
 )
 FREQUENCY_MODULES = {"lasaft": ".tdfs.", "lightsaft": ".LaSAFT_bn_layer.", "fc": ".tdf."}
+HANN = "stft.stft.window"  # the STFT's window, which is part of the state
 IGNORED = re.compile(r"(^|\.)num_batches_tracked$")  # counters of training steps
 
 
-@dataclass(frozen=True)
-class Row:
-    """One tensor and its variable; where one of the two lacks, it is None."""
+def read_lasaft(path: Path, hyper_parameters: Path | None = None) -> Conversion:
+    """Plan the conversion of a file.
 
-    source: str | None
-    source_shape: tuple[int, ...] | None
-    variable: str | None
-    shape: tuple[int, ...] | None
-    rule: str
+    Args:
+        path: a checkpoint of PyTorch Lightning, or a bare state dict.
+        hyper_parameters: JSON file whose entries supplement and replace the checkpoint's own.
 
-    def cells(self) -> tuple[str, ...]:
-        return (
-            self.source or "-",
-            _shown(self.source_shape),
-            self.variable or "-",
-            _shown(self.shape),
-            self.rule,
-        )
-
-
-@dataclass(frozen=True)
-class Conversion:
-    """What becomes of a checkpoint.
-
-    ``configuration``: JSON that ``-p`` accepts, but for name and place of the weights.
-    ``rows``: every tensor that is used; ``ignored``: those that are not, on purpose. ``values``:
-    float32 arrays by variable, and the STFT's window under ``stft/window`` where the checkpoint
-    has it. ``notes``: sentences for the report.
+    Raises:
+        SeparationError: a file that cannot be read, and what ``plan`` refuses.
     """
+    given = {} if hyper_parameters is None else _json_object(hyper_parameters)
+    checkpoint = read_checkpoint(path)
+    conversion = plan(checkpoint.arrays, {**_own_hyper_parameters(checkpoint.metadata), **given})
+    conversion.configuration["source"] = {
+        "project": "LaSAFT",
+        "file": path.name,
+        "sha256": checkpoint.sha256,
+    }
+    return conversion
 
-    family: str
-    configuration: dict[str, Any]
-    rows: list[Row]
-    ignored: list[str]
-    values: dict[str, np.ndarray]
-    notes: list[str]
 
-    def table(self) -> str:
-        """Every tensor and its variable, one a line."""
-        return as_table(self.rows)
+def _json_object(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SeparationError(f"cannot read the hyper-parameters {path}: {error}") from error
+    if not isinstance(data, dict):
+        raise SeparationError(f"the hyper-parameters {path} must be a JSON object")
+    return data
+
+
+def _own_hyper_parameters(metadata: Mapping[Any, Any]) -> dict[str, Any]:
+    """Those that PyTorch Lightning has put beside the weights, whatever object held them."""
+    found = metadata.get("hyper_parameters")
+    if isinstance(found, Placeholder):
+        found = found.content
+    return found if isinstance(found, dict) else {}
 
 
 def plan(
@@ -169,69 +168,46 @@ def plan(
     family, options = _options(state, dict(hyper_parameters or {}))
     notes: list[str] = []
     configuration, data = _configuration(family, options, notes)
-    rows, faults = [], []
-    used = set()
-    for name, variable, rule, shape in _expected(configuration):
-        wanted = source_shape(rule, shape)
-        if name not in state:
-            faults.append(Row(name, wanted, variable, shape, "missing"))
-            continue
-        used.add(name)
-        row = Row(names[name], state[name].shape, variable, shape, rule)
-        rows.append(row)
-        if state[name].shape != wanted:
-            text = f"wrong shape: {_shown(wanted)} expected"
-            faults.append(Row(row.source, row.source_shape, variable, shape, text))
-    values = {} if faults else {row.variable: _value(arrays[row.source], row) for row in rows}
-    ignored = []
-    for name in state.keys() - used:
-        if name == "stft.stft.window":
-            fault = _window(names[name], state[name], configuration, rows, values)
-            faults.extend(fault)
-        elif IGNORED.search(name):
-            ignored.append(names[name])
-        else:
-            faults.append(Row(names[name], state[name].shape, None, None, "unexpected"))
+    expected = list(_expected(configuration))
+    if HANN in state:
+        expected.append((HANN, WINDOW, "n -> n", (configuration.stft.frame_length,)))
+    else:
+        notes.append("the checkpoint has no window of its own: the Hann window is used")
+    left_over = state.keys() - {name for name, *_ in expected}
+    ignored = {name for name in left_over if IGNORED.search(name)}
+    rows, faults = _placed(state, names, expected)
+    faults += [
+        Row(names[name], state[name].shape, None, None, "unexpected")
+        for name in left_over - ignored
+    ]
     if faults:
         faults.sort(key=lambda row: row.source)
         raise SeparationError(
-            f"{len(faults)} tensors do not fit a {family} network of these hyper-parameters:\n"
-            + as_table(faults)
+            ("1 tensor does" if len(faults) == 1 else f"{len(faults)} tensors do")
+            + f" not fit a {family} network of these hyper-parameters:\n{as_table(faults)}"
         )
-    if WINDOW not in values:
-        notes.append("the checkpoint has no window of its own: the Hann window is used")
-    return Conversion(family, data, rows, sorted(ignored), values, notes)
+    values = {row.variable: _value(arrays[row.source], row) for row in rows}
+    return Conversion(family, data, rows, sorted(names[name] for name in ignored), values, notes)
 
 
-def as_table(rows: list[Row]) -> str:
-    """Rows under a header, in columns."""
-    header = ("tensor", "shape", "variable", "shape", "axes")
-    cells = [header, *(row.cells() for row in rows)]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(header))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in cells
-    )
-
-
-def source_shape(rule: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Shape that a tensor must have to become a variable of a shape."""
-    left, right = rule.split(" -> ")
-    sizes = dict(zip(right.split(), shape, strict=True))
-    groups = re.findall(r"\(([^)]*)\)|(\w+)", left)
-    return tuple(
-        int(np.prod([sizes[axis] for axis in (group or single).split()]))
-        for group, single in groups
-    )
-
-
-def rearrange(array: np.ndarray, rule: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Lay the axes of a tensor out as its variable has them."""
-    left, right = rule.split(" -> ")
-    sizes = dict(zip(right.split(), shape, strict=True))
-    axes = re.findall(r"\w+", left)
-    array = array.reshape([sizes[axis] for axis in axes])
-    return array.transpose([axes.index(axis) for axis in right.split()])
+def _placed(
+    state: Mapping[str, np.ndarray],
+    names: Mapping[str, str],
+    expected: list[tuple[str, str, str, tuple[int, ...]]],
+) -> tuple[list[Row], list[Row]]:
+    """Rows of the tensors that fit, and of the faults: what is wrong stands for the rule."""
+    rows, faults = [], []
+    for name, variable, rule, shape in expected:
+        wanted = source_shape(rule, shape)
+        found = state[name].shape if name in state else None
+        if found == wanted:
+            rows.append(Row(names[name], found, variable, shape, rule))
+        elif found is None:
+            faults.append(Row(name, wanted, variable, shape, "missing"))
+        else:
+            text = f"wrong shape: {shown(wanted)} expected"
+            faults.append(Row(names[name], found, variable, shape, text))
+    return rows, faults
 
 
 def _value(array: np.ndarray, row: Row) -> np.ndarray:
@@ -241,27 +217,6 @@ def _value(array: np.ndarray, row: Row) -> np.ndarray:
     if not np.isfinite(array).all():
         raise SeparationError(f"{row.source} holds NaN or infinity")
     return np.ascontiguousarray(array)
-
-
-def _window(
-    source: str,
-    array: np.ndarray,
-    configuration: Configuration,
-    rows: list[Row],
-    values: dict[str, np.ndarray],
-) -> list[Row]:
-    """Take the STFT's window; its fault, if it has one."""
-    row = Row(source, array.shape, WINDOW, (configuration.stft.frame_length,), "n -> n")
-    if row.source_shape != row.shape:
-        text = f"wrong shape: {_shown(row.shape)} expected"
-        return [Row(source, array.shape, WINDOW, row.shape, text)]
-    rows.append(row)
-    values[WINDOW] = _value(array, row)
-    return []
-
-
-def _shown(shape: tuple[int, ...] | None) -> str:
-    return "-" if shape is None else "[" + ", ".join(map(str, shape)) + "]"
 
 
 def _stripped(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
@@ -607,7 +562,6 @@ def _configuration(
         "model": model,
     }
     try:
-        fields = {key: value for key, value in data.items() if key != "spleeter_2"}
-        return parse_configuration(fields), data
+        return parse_configuration(data), data
     except SeparationError as error:
         raise SeparationError(f"the hyper-parameters make no configuration: {error}") from error

@@ -2,12 +2,12 @@
 
 Keras numbered the layers of both instruments in one run: ``conv2d`` to ``conv2d_6`` are the
 first instrument's, ``conv2d_7`` to ``conv2d_13`` the second's. The table below gives the place
-within one instrument; the instrument's rank adds its multiple of the period.
+within one instrument; the instrument's rank adds its multiple of the period. No axis moves.
 """
 
 from __future__ import annotations
 
-import json
+import hashlib
 import os
 from pathlib import Path
 
@@ -15,9 +15,11 @@ import numpy as np
 import tensorflow as tf
 
 from spleeter_2 import weights
-from spleeter_2.configuration import FORMAT, PREFIX, has_weights, load_configuration
+from spleeter_2.configuration import parse_configuration, read_configuration
 from spleeter_2.errors import SeparationError
 from spleeter_2.models import build_model
+
+from .conversion import Conversion, Row, shown
 
 INSTRUMENTS = ("vocals", "accompaniment")  # Spleeter's 2stems, in the order of its networks
 
@@ -37,76 +39,76 @@ TABLE = (
 )
 
 
-def read_spleeter(folder: Path, instrument: str) -> dict[str, np.ndarray]:
-    """Read one instrument's network of a Spleeter 2stems checkpoint.
+def read_spleeter(folder: Path, model: str = "spleeter_2:mask", seed: int = 0) -> Conversion:
+    """Plan the conversion of a Spleeter 2stems checkpoint.
 
     Args:
         folder: what Spleeter calls the model directory (``checkpoint``, ``model.index``, ...).
-        instrument: "vocals" or "accompaniment".
-
-    Returns:
-        Arrays by our names, ``{instrument}_encoder_1_conv/kernel`` and so on.
+        model: descriptor of the architecture to fill.
+        seed: of the layers that Spleeter does not have; they stay at their neutral start.
 
     Raises:
-        SeparationError: not such a checkpoint.
+        SeparationError: not such a checkpoint, or an architecture with no place for it.
     """
     path = tf.train.latest_checkpoint(os.fspath(folder))
     if path is None:
         raise SeparationError(f"there is no TensorFlow checkpoint in {folder}")
     source = weights.read_tensors(path)
-    rank = INSTRUMENTS.index(instrument)
-    arrays = {}
-    for kind, period, places in TABLE:
-        for place, layer in places.items():
-            number = place + rank * period
-            prefix = f"{kind}_{number}/" if number else f"{kind}/"
-            found = {k[len(prefix) :]: v for k, v in source.items() if k.startswith(prefix)}
-            if not found:
-                raise SeparationError(
-                    f"{folder} is not a Spleeter 2stems checkpoint: it lacks {prefix[:-1]}"
-                )
-            arrays.update({f"{instrument}_{layer}/{k}": v for k, v in found.items()})
-    return arrays
+    configuration = read_configuration(model)
+    parsed = parse_configuration(configuration)
+    tf.keras.utils.set_random_seed(seed)
+    variables = weights.named_variables(build_model(parsed))
+    values = {name: variable.numpy() for name, variable in variables.items()}
+    rows = [
+        Row(name, source[name].shape, variable, source[name].shape, _axes(source[name]))
+        for name, variable in _names(source, folder, parsed.targets).items()
+    ]
+    for row in rows:
+        if row.variable not in values or values[row.variable].shape != row.shape:
+            raise SeparationError(
+                f"{model} has no place for {row.source} of shape {shown(row.source_shape)}"
+            )
+        values[row.variable] = source[row.source]
+    for key in ("weights", "card"):  # they speak of the architecture's own weights
+        configuration.pop(key, None)
+    configuration["source"] = _provenance(folder, path)
+    notes = []
+    if start := len(variables) - len(rows):
+        notes.append(f"{start} arrays that Spleeter does not have are at their neutral start")
+    ignored = sorted(source.keys() - {row.source for row in rows})
+    return Conversion("Spleeter 2stems", configuration, rows, ignored, values, notes)
 
 
-def convert_spleeter(
-    source: Path, output: Path, model: str, half: bool = False, force: bool = False, seed: int = 0
-) -> str:
-    """Fill one of our U-Nets with Deezer's networks and write checkpoint and configuration.
+def _axes(array: np.ndarray) -> str:
+    """The rule that leaves all axes where they are."""
+    axes = "tfio"[: array.ndim]
+    return f"{' '.join(axes)} -> {' '.join(axes)}"
 
-    Args:
-        source: folder of a Spleeter 2stems model.
-        output: folder to write; with weights in it, only with ``force``.
-        model: descriptor of the architecture.
-        half: store kernels as float16.
-        seed: of the layers that Spleeter does not have.
 
-    Returns:
-        A sentence that says what was written.
+def _provenance(folder: Path, prefix: str) -> dict[str, str]:
+    data = Path(f"{prefix}.data-00000-of-00001")
+    return {
+        "project": "Spleeter",
+        "file": f"{folder.resolve().name}/{data.name}",
+        "sha256": hashlib.sha256(data.read_bytes()).hexdigest(),
+    }
 
-    Raises:
-        SeparationError: not such a checkpoint; a target that it does not have; a folder in use.
-    """
-    configuration = load_configuration(model)
-    if has_weights(output) and not force:
-        raise SeparationError(f"{output} holds weights already: give --force to replace them")
-    arrays: dict[str, np.ndarray] = {}
-    for target in configuration.targets:
+
+def _names(source: dict[str, np.ndarray], folder: Path, targets: tuple[str, ...]) -> dict[str, str]:
+    """``{Spleeter's tensor: our variable}`` of the networks for some instruments."""
+    names = {}
+    for target in targets:
         if target not in INSTRUMENTS:
             raise SeparationError(f"Spleeter's 2stems model has no network for {target}")
-        arrays.update(read_spleeter(source, target))
-    tf.keras.utils.set_random_seed(seed)
-    network = build_model(configuration)
-    variables = weights.named_variables(network)
-    for name, array in arrays.items():
-        if name not in variables or tuple(variables[name].shape) != array.shape:
-            raise SeparationError(f"{model} has no place for {name} of shape {list(array.shape)}")
-        variables[name].assign(array)
-    weights.save_weights(network, output, half)
-    base = model if model.startswith(PREFIX) else os.path.relpath(model, output)
-    changes = {"spleeter_2": FORMAT, "base": base, "weights": "."}
-    (output / "config.json").write_text(json.dumps(changes, indent=2) + "\n")
-    return (
-        f"{output}: {len(arrays)} arrays from {source}, "
-        f"{len(variables) - len(arrays)} at their neutral start"
-    )
+        rank = INSTRUMENTS.index(target)
+        for kind, period, places in TABLE:
+            for place, layer in places.items():
+                number = place + rank * period
+                prefix = f"{kind}_{number}/" if number else f"{kind}/"
+                found = [name for name in source if name.startswith(prefix)]
+                if not found:
+                    raise SeparationError(
+                        f"{folder} is not a Spleeter 2stems checkpoint: it lacks {prefix[:-1]}"
+                    )
+                names.update({k: f"{target}_{layer}/{k.removeprefix(prefix)}" for k in found})
+    return names

@@ -35,6 +35,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from spleeter_2.errors import SeparationError
+
 # More opcodes, or more values once shared parts are written out, than this is no checkpoint
 # of a network (one tensor takes about 25 opcodes), but a file made to exhaust the reader.
 _MAX_OBJECTS = 1_000_000
@@ -83,7 +85,7 @@ _STORAGE_DTYPES = {
 _DTYPES = frozenset(_STORAGE_DTYPES.values()) | {"uint16", "uint32", "uint64"}
 
 
-class CheckpointError(ValueError):
+class CheckpointError(SeparationError):
     """A file that cannot be read as a PyTorch checkpoint.
 
     The message is one sentence that names the file, the reason and what to do about it.

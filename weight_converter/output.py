@@ -1,0 +1,138 @@
+"""The folder that a conversion writes: checkpoint, ``config.json`` and ``model_card.md``."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from spleeter_2.errors import SeparationError
+
+from .conversion import Conversion
+
+OURS = re.compile(r"checkpoint(\.index|\.data-\d+-of-\d+)?|config\.json|model_card\.md")
+
+
+def check_output(output: Path, force: bool) -> None:
+    """Refuse a folder that is not ours to fill.
+
+    Args:
+        force: a converted model that is there may be replaced.
+
+    Raises:
+        SeparationError: a file, or a folder with anything in it.
+    """
+    if not os.path.lexists(output):
+        return
+    if not output.is_dir():
+        raise SeparationError(f"{output} is not a folder: name another with -o")
+    names = sorted(os.listdir(output))
+    foreign = [name for name in names if not OURS.fullmatch(name)]
+    if foreign:
+        raise SeparationError(
+            f"{output} holds more than a converted model ({foreign[0]}): name another folder with "
+            "-o, so that nothing is lost"
+        )
+    if names and not force:
+        raise SeparationError(
+            f"{output} holds a model already: give --force to replace it, or name another folder "
+            "with -o"
+        )
+
+
+@contextlib.contextmanager
+def new_folder(output: Path) -> Iterator[Path]:
+    """A temporary folder beside ``output`` that takes its place when the block ends well.
+
+    Raises:
+        SeparationError: the place cannot be written to.
+    """
+    output = output.resolve()
+    temporary = output.with_name(f".{output.name[-64:]}-{secrets.token_hex(4)}")
+    made = [folder for folder in output.parents if not folder.exists()]  # the deepest first
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        _replace(output, temporary)
+        made.clear()
+    except OSError as error:
+        raise SeparationError(f"cannot write {output}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        for folder in made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+def _replace(output: Path, new: Path) -> None:
+    """Put a folder in the place of another, which stays until the new one stands."""
+    if not output.exists():
+        os.rename(new, output)
+        return
+    old = new.with_name(f"{new.name}-old")
+    os.rename(output, old)
+    try:
+        os.rename(new, output)
+    except OSError:
+        os.rename(old, output)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def write_model(folder: Path, conversion: Conversion) -> None:
+    """Write what ``-p`` needs into a folder that is there."""
+    from spleeter_2 import weights
+
+    weights.write_checkpoint(conversion.values, folder)
+    configuration = {**conversion.configuration, "weights": "."}
+    write_json(folder / "config.json", configuration)
+    (folder / "model_card.md").write_text(_card(conversion), encoding="utf-8")
+
+
+def write_json(path: Path, data: object) -> None:
+    """Write a JSON file, indented.
+
+    Raises:
+        SeparationError: it cannot be written.
+    """
+    try:
+        path.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise SeparationError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _card(conversion: Conversion) -> str:
+    configuration = conversion.configuration
+    source = configuration["source"]
+    stft = configuration["stft"]
+    instruments = [*configuration["targets"], configuration["residual"]]
+    facts = {
+        "network": conversion.family,
+        "instruments": ", ".join(name for name in instruments if name),
+        "parameters": f"{conversion.nb_parameters:,} in {len(conversion.values)} arrays",
+        "sample rate": f"{configuration['sample_rate']} Hz",
+        "STFT": f"{stft['frame_length']} samples, every {stft['frame_step']}",
+        "converted from": f"{source['file']} of {source['project']}",
+        "its sha256": f"`{source['sha256']}`",
+    }
+    lines = [f"| {name} | {value} |" for name, value in facts.items()]
+    notes = [f"- {note}" for note in conversion.notes]
+    return "\n".join(
+        [
+            f"# {configuration['name']}",
+            "",
+            "| | |",
+            "|---|---|",
+            *lines,
+            "",
+            "Separate with it: `spleeter separate -p FOLDER song.mp3`, FOLDER being this one.",
+            "Its licence is that of the checkpoint it was converted from.",
+            *(["", *notes] if notes else []),
+            "",
+        ]
+    )

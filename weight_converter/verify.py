@@ -1,0 +1,154 @@
+"""Does a written folder hold what it should, and does it compute what PyTorch computed?"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from spleeter_2 import weights
+from spleeter_2.configuration import WINDOW, load_configuration
+from spleeter_2.errors import SeparationError
+from spleeter_2.models import build_model
+from spleeter_2.separator import Separator
+from spleeter_2.spectrogram import Transform
+
+TOLERANCE = 1e-4  # of the output's maximum
+NB_SAMPLES = 10000  # of the noise
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Largest difference between our output and PyTorch's; ``relative`` to its maximum."""
+
+    output: str
+    absolute: float
+    relative: float
+
+
+def check_folder(folder: Path, values: Mapping[str, np.ndarray]) -> float:
+    """Load a converted model afresh, compare every array, and separate fixed noise with it.
+
+    Args:
+        folder: with ``config.json`` and a checkpoint.
+        values: what the checkpoint should hold.
+
+    Returns:
+        The estimates' largest sample, for noise with a standard deviation of 0.1.
+
+    Raises:
+        SeparationError: an array differs, or an estimate is not finite.
+    """
+    found = weights.read_checkpoint(folder)
+    if found.keys() != values.keys():
+        raise SeparationError(f"{folder} does not hold the arrays that were written")
+    for name, value in values.items():
+        if not np.array_equal(found[name], value.astype(np.float32)):
+            raise SeparationError(f"{folder}: {name} is not as it was written")
+    separator = Separator(str(folder))
+    channels = separator.configuration.nb_channels
+    noise = np.random.default_rng(0).normal(0, 0.1, (NB_SAMPLES, channels)).astype(np.float32)
+    stems = separator.separate(noise)
+    for name, stem in stems.items():
+        if not np.isfinite(stem).all():
+            raise SeparationError(f"the converted network does not compute finite {name} of noise")
+    return float(max(np.abs(stem).max() for stem in stems.values()))
+
+
+def read_expected(path: Path) -> dict[str, np.ndarray]:
+    """Inputs and outputs of a network as PyTorch computed them, of an ``.npz`` file.
+
+    ``spec_in`` ``[B, P, T, F]`` with ``spec_out`` ``[conditions, B, P, T, F]`` (the network
+    alone), ``wave_in`` ``[1, S, C]`` with ``wave_out`` ``[conditions, 1, S, C]`` (a window
+    through STFT, network and inverse STFT), ``cond_ids`` ``[conditions]``.
+
+    Raises:
+        SeparationError: no such file, or nothing in it to compare with.
+    """
+    try:
+        with np.load(path) as archive:
+            arrays = {name: archive[name] for name in archive.files if name != "config_json"}
+    except (OSError, ValueError, TypeError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise SeparationError(f"cannot read the expected outputs {path}: {error}") from error
+    if not any({f"{kind}_in", f"{kind}_out"} <= arrays.keys() for kind in ("spec", "wave")):
+        raise SeparationError(
+            f"{path} holds nothing to compare with: it needs spec_in and spec_out, or wave_in "
+            "and wave_out"
+        )
+    return arrays
+
+
+def differences(folder: Path, expected: Mapping[str, np.ndarray]) -> list[Difference]:
+    """Compute what ``read_expected`` returned with a converted model.
+
+    Raises:
+        SeparationError: the outputs are those of another network.
+    """
+    configuration = load_configuration(str(folder))
+    model = build_model(configuration)
+    arrays = weights.read_checkpoint(folder)
+    weights.assign(model, arrays, folder)
+    transform = Transform(configuration.stft, arrays.get(WINDOW))
+    try:
+        outputs = [
+            *_spectrograms(model, expected),
+            *_waveforms(model, transform, configuration.targets, expected),
+        ]
+        return [_difference(name, found, expected[name]) for name, found in outputs]
+    except (tf.errors.InvalidArgumentError, ValueError, IndexError) as error:
+        raise SeparationError(
+            f"the expected outputs are those of another network than this {configuration.name}: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+
+
+def _conditions(expected: Mapping[str, np.ndarray], output: str) -> list[int]:
+    return [int(number) for number in expected.get("cond_ids", range(len(expected[output])))]
+
+
+def _spectrograms(
+    model: tf.keras.Model, expected: Mapping[str, np.ndarray]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """The network alone, of spectrogram planes."""
+    if not {"spec_in", "spec_out"} <= expected.keys():
+        return
+    network = tf.keras.Model(model.get_layer("planes").output, model.get_layer("last_conv").output)
+    batch = expected["spec_out"].shape[1]
+    planes = np.moveaxis(expected["spec_in"][:batch], 1, -1)[np.newaxis]
+    planes = network(planes, training=False).numpy()  # [I, B, T, F, P]
+    planes = np.moveaxis(planes, -1, 2)
+    yield "spec_out", planes[_conditions(expected, "spec_out")]
+    if "spec_out_mixed" in expected:  # a condition for every item of the batch
+        mixed = [
+            planes[int(number), item] for item, number in enumerate(expected["mixed_cond_ids"])
+        ]
+        yield "spec_out_mixed", np.stack(mixed)
+
+
+def _waveforms(
+    model: tf.keras.Model,
+    transform: Transform,
+    targets: tuple[str, ...],
+    expected: Mapping[str, np.ndarray],
+) -> Iterator[tuple[str, np.ndarray]]:
+    """One window through STFT, network and inverse STFT."""
+    if not {"wave_in", "wave_out"} <= expected.keys():
+        return
+    (waveform,) = expected["wave_in"]
+    estimates = model(transform.forward(waveform)[np.newaxis], training=False)
+    waves = [
+        transform.inverse(estimates[targets[number]].numpy()[0], len(waveform))
+        for number in _conditions(expected, "wave_out")
+    ]
+    yield "wave_out", np.stack(waves)[:, np.newaxis]
+
+
+def _difference(output: str, found: np.ndarray, expected: np.ndarray) -> Difference:
+    if found.shape != expected.shape:
+        raise ValueError(f"{output} has shape {expected.shape} there and {found.shape} here")
+    absolute = float(np.abs(found - expected).max())
+    return Difference(output, absolute, absolute / float(np.abs(expected).max() or 1))
