@@ -85,8 +85,8 @@ def deezer_2stems(request) -> Path:
 
 
 @pytest.fixture
-def command(monkeypatch, capfd):
-    """Run a program in this process: ``command(entry, *arguments) -> (status, messages)``."""
+def program(monkeypatch, capfd):
+    """Run a program in this process: ``program(entry, *arguments) -> (status, messages)``."""
 
     def run(entry: Callable[[], None], *arguments: object) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["program", *map(str, arguments)])
@@ -100,15 +100,15 @@ def command(monkeypatch, capfd):
 
 
 @pytest.fixture
-def spleeter(command):
+def spleeter(program):
     """Our command: ``spleeter(*arguments) -> (status, messages)``."""
-    return functools.partial(command, entrypoint)
+    return functools.partial(program, entrypoint)
 
 
 @pytest.fixture
-def convert(command):
+def convert(program):
     """The converter: ``convert(*arguments) -> (status, messages)``."""
-    return functools.partial(command, weight_converter.__main__.entrypoint)
+    return functools.partial(program, weight_converter.__main__.entrypoint)
 
 
 def files_below(folder: Path) -> list[str]:
