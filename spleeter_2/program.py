@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import traceback
+from pathlib import Path
 from typing import NoReturn
 
 import typer
@@ -26,6 +27,12 @@ def _interrupt(number: int, _frame: object) -> None:
     raise _Interrupted(128 + number)
 
 
+def _called() -> str:
+    """What was typed to start us, for the help."""
+    path = Path(sys.argv[0])
+    return f"python -m {path.parent.name}" if path.name == "__main__.py" else path.name
+
+
 def run(application: typer.Typer, name: str) -> NoReturn:
     """Run an application on the command line's arguments and end the program.
 
@@ -38,7 +45,7 @@ def run(application: typer.Typer, name: str) -> NoReturn:
     verbose = "--verbose" in sys.argv
     try:
         # not click's standalone mode: it would turn Ctrl-C into status 1
-        status = application(standalone_mode=False)
+        status = application(prog_name=_called(), standalone_mode=False)
         sys.stdout.flush()
     except ClickException as error:
         error.show()

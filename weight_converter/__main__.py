@@ -19,6 +19,7 @@ import typer
 
 from spleeter_2.errors import SeparationError
 from spleeter_2.program import run
+from spleeter_2.tensorflow_import import import_tensorflow
 
 from .conversion import HEADER, Conversion
 from .lasaft import read_lasaft
@@ -80,18 +81,22 @@ def convert(
     if not dry_run:
         check_output(output, force)
     conversion = _planned(project, source, hyper_parameters, expected, model, seed)
+    import_tensorflow(sole_user=True)
     if half:
         from spleeter_2.weights import halved
 
         conversion = replace(conversion, values=halved(conversion.values))
     typer.echo(_described(conversion))
-    with _kept(output, dry_run) as folder:
-        write_model(folder, conversion)
-        checks = _checks(folder, conversion, expected)
-        if report is not None:
+    checks: dict[str, object] = {}
+    try:
+        with _kept(output, dry_run) as folder:
+            write_model(folder, conversion)
+            checks.update(_checks(folder, conversion, expected))
+            _judge(checks, expected)
+        typer.echo("nothing is kept: dry run" if dry_run else f"wrote {output}")
+    finally:  # it may lie in the output, and tells of other numbers than PyTorch's as well
+        if report is not None and checks:
             write_json(report, {**_as_json(conversion), **checks})
-        _judge(checks, expected)
-    typer.echo("nothing is kept: dry run" if dry_run else f"wrote {output}")
 
 
 def _default_output(source: Path) -> Path:
@@ -112,6 +117,7 @@ def _planned(
         _refuse(project, {"--model": model, "--seed": seed})
         return read_lasaft(source, hyper_parameters)
     _refuse(project, {"--hyper-parameters": hyper_parameters, "--expected": expected})
+    import_tensorflow(sole_user=True)
     from .spleeter import read_spleeter
 
     return read_spleeter(source, model or "spleeter_2:mask", seed or 0)
@@ -154,9 +160,6 @@ def _described(conversion: Conversion) -> str:
 
 def _checks(folder: Path, conversion: Conversion, expected: Path | None) -> dict[str, object]:
     """What is checked of a written folder, and how it came out."""
-    from spleeter_2.tensorflow_import import import_tensorflow
-
-    import_tensorflow(sole_user=True)
     from . import verify
 
     arrays = verify.read_expected(expected) if expected is not None else None

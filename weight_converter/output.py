@@ -15,7 +15,7 @@ from spleeter_2.errors import SeparationError
 
 from .conversion import Conversion
 
-OURS = re.compile(r"checkpoint(\.index|\.data-\d+-of-\d+)?|config\.json|model_card\.md")
+OURS = re.compile(r"checkpoint(\.index|\.data-\d+-of-\d+)?|(config|report)\.json|model_card\.md")
 
 
 def check_output(output: Path, force: bool) -> None:
