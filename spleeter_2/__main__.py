@@ -22,7 +22,6 @@ from . import __version__
 from .errors import SeparationError
 
 DEFAULT_MODEL = "spleeter_2:grouped"
-DEFAULT_ADAPTER = "spleeter.audio.ffmpeg.FFMPEGProcessAudioAdapter"
 
 application = typer.Typer(
     add_completion=False,
@@ -68,10 +67,9 @@ ModelOption = typer.Option(
     "with config.json.",
 )
 AdapterOption = typer.Option(
-    DEFAULT_ADAPTER,
+    None,
     "--adapter",
     "-a",
-    show_default=False,
     help="Audio adapter of upstream's models. [default: Spleeter's ffmpeg adapter]",
 )
 OutputOption = typer.Option(
@@ -122,7 +120,7 @@ def separate(
         help="Seconds to separate at most. [default: all; 600 for upstream's models]",
     ),
     offset: float = typer.Option(0.0, "--offset", "-s", help="Seconds to skip at the start."),
-    adapter: str = AdapterOption,
+    adapter: Optional[str] = AdapterOption,
     mwf: bool = MwfOption,
     stems: Optional[str] = typer.Option(
         None, "--stems", help="Stems to write, such as vocals or vocals,drums. [default: all]"
@@ -174,7 +172,7 @@ def separate(
 def train(
     model: str = ModelOption,
     data: Path = typer.Option(..., "--data", "-d", help="Folder of the training data."),
-    adapter: str = AdapterOption,
+    adapter: Optional[str] = AdapterOption,
     verbose: bool = VerboseOption,
 ) -> None:
     """Train a model; upstream's for now."""
@@ -190,7 +188,7 @@ def evaluate(
     mus_dir: Path = typer.Option(..., "--mus_dir", help="Folder of the MUSDB18 data set."),
     model: str = ModelOption,
     output_path: str = OutputOption,
-    adapter: str = AdapterOption,
+    adapter: Optional[str] = AdapterOption,
     mwf: bool = MwfOption,
     verbose: bool = VerboseOption,
 ) -> None:

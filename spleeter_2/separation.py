@@ -31,7 +31,7 @@ class Settings:
     bitrate: str
     duration: float | None
     offset: float
-    adapter: str
+    adapter: str | None
     mwf: bool
     stems: list[str] | None
     bits: str
@@ -106,7 +106,7 @@ class _ModelError(Exception):
 
 def _open(settings: Settings) -> Separator | UpstreamSeparator:
     if is_ours(settings.model):
-        if settings.adapter != DEFAULT_ADAPTER:
+        if settings.adapter not in (None, DEFAULT_ADAPTER):
             raise SeparationError(
                 f"--adapter serves upstream's models; {settings.model} reads and writes by itself"
             )

@@ -32,7 +32,7 @@ class UpstreamSeparator:
         self,
         descriptor: str,
         stems: list[str] | None = None,
-        adapter: str = DEFAULT_ADAPTER,
+        adapter: str | None = None,
         mwf: bool = False,
         verbose: bool = False,
     ) -> None:
@@ -46,7 +46,7 @@ class UpstreamSeparator:
             )
         self.stems = tuple(name for name in instruments if stems is None or name in stems)
         self._descriptor = descriptor
-        self._adapter_name = adapter
+        self._adapter_name = DEFAULT_ADAPTER if adapter is None else adapter
         self._mwf = mwf
         self._verbose = verbose
         self._separator = None
@@ -222,8 +222,8 @@ def check_weights(descriptor: str, model_directory: str) -> None:
     read_tensors(path)
 
 
-def run_upstream(command: str, **options) -> None:
-    """Run upstream's own ``train`` or ``evaluate``.
+def run_upstream(command: str, adapter: str | None, **options) -> None:
+    """Run upstream's own ``train`` or ``evaluate``, by default with its ffmpeg adapter.
 
     Raises:
         SeparationError: what upstream says in place of a result.
@@ -235,7 +235,8 @@ def run_upstream(command: str, **options) -> None:
     import typer
 
     try:
-        getattr(program, command)(**options)
+        adapter = DEFAULT_ADAPTER if adapter is None else adapter
+        getattr(program, command)(adapter=adapter, **options)
     except typer.Exit:
         raise
     except Exception as error:  # foreign code: whatever it raises, the command has failed

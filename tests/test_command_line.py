@@ -20,6 +20,13 @@ def process(*arguments: object, **options) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-m", "spleeter_2", *map(str, arguments)], **pipes)
 
 
+def test_upstreams_adapter_by_name_is_no_fault(spleeter, song, tmp_path):
+    adapter = "spleeter.audio.ffmpeg.FFMPEGProcessAudioAdapter"
+    status, messages = spleeter("separate", "-a", adapter, "-d", 1, "-o", tmp_path, song)
+    assert status == 0, messages
+    assert files_below(tmp_path) == [f"song/{name}" for name in STEMS]
+
+
 def test_separate_a_song(spleeter, song, tmp_path):
     status, messages = spleeter("separate", "-o", tmp_path, song)
     assert status == 0, messages
