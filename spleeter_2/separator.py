@@ -57,7 +57,7 @@ class Separator:
         sole_user: bool = False,
     ) -> None:
         self.configuration = load_configuration(descriptor)
-        self.stems = _chosen(self.configuration, stems)
+        self.stems = chosen(self.configuration.name, self.configuration.instruments, stems)
         if overlap is not None and not 0 <= overlap <= 0.5:
             raise SeparationError(f"the overlap must lie between 0 and 0.5, not {overlap}")
         if not has_weights(self.configuration.weights):
@@ -342,17 +342,21 @@ def _resample(blocks: Iterable[np.ndarray], source: int, target: int) -> Iterato
         yield stream.resample_chunk(np.ascontiguousarray(nothing), last=True)
 
 
-def _chosen(configuration: Configuration, stems: Sequence[str] | None) -> tuple[str, ...]:
-    """The asked instruments in the model's order."""
+def chosen(model: str, instruments: Sequence[str], stems: Sequence[str] | None) -> tuple[str, ...]:
+    """The instruments of a model that are asked for (None: all), in the model's order.
+
+    Raises:
+        SeparationError: one that the model does not have, or an empty list.
+    """
     if stems is None:
-        return configuration.instruments
-    unknown = [name for name in stems if name not in configuration.instruments]
+        return tuple(instruments)
+    unknown = [name for name in stems if name not in instruments]
     if unknown or not stems:
         raise SeparationError(
-            f"{configuration.name} separates {', '.join(configuration.instruments)}; "
+            f"{model} separates {', '.join(instruments)}; "
             f"it does not know {', '.join(unknown) or 'an empty list'}"
         )
-    return tuple(name for name in configuration.instruments if name in stems)
+    return tuple(name for name in instruments if name in stems)
 
 
 def _without_weights(descriptor: str, configuration: Configuration) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from .audio import STANDARD, AudioReader, remove_stale, temporary_beside
 from .errors import SeparationError
-from .separator import Separated
+from .separator import Separated, chosen
 from .tensorflow_import import import_tensorflow
 
 DEFAULT_ADAPTER = "spleeter.audio.ffmpeg.FFMPEGProcessAudioAdapter"
@@ -37,14 +37,7 @@ class UpstreamSeparator:
         verbose: bool = False,
     ) -> None:
         self.parameters = upstream_configuration(descriptor)
-        instruments = self.parameters["instrument_list"]
-        unknown = [name for name in stems or () if name not in instruments]
-        if unknown:
-            raise SeparationError(
-                f"{descriptor} separates {', '.join(instruments)}; "
-                f"it does not know {', '.join(unknown)}"
-            )
-        self.stems = tuple(name for name in instruments if stems is None or name in stems)
+        self.stems = chosen(descriptor, self.parameters["instrument_list"], stems)
         self._descriptor = descriptor
         self._adapter_name = DEFAULT_ADAPTER if adapter is None else adapter
         self._mwf = mwf

@@ -7,6 +7,9 @@ import pytest
 import soundfile
 from conftest import RATE, files_below
 
+from spleeter_2.errors import SeparationError
+from spleeter_2.upstream import UpstreamSeparator
+
 
 @pytest.fixture
 def model_path(deezer_2stems, monkeypatch):
@@ -78,6 +81,12 @@ def test_bad_input_is_told_before_upstream_starts(spleeter, tmp_path, model_path
         "separate", "-p", "spleeter:2stems", "-o", tmp_path / "out", tmp_path / "x.mp3"
     )
     assert status == 1 and "is not audio" in messages
+
+
+@pytest.mark.parametrize("stems, words", [(["drums"], "know drums"), ([], "know an empty list")])
+def test_stems_that_the_model_does_not_have(stems, words):
+    with pytest.raises(SeparationError, match=f"spleeter:2stems separates vocals, .*{words}"):
+        UpstreamSeparator("spleeter:2stems", stems)
 
 
 def test_an_unknown_adapter(spleeter, song, tmp_path, model_path):
