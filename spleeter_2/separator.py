@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import soxr
 
-from .audio import BLOCK, STANDARD, AudioReader, AudioWriter
+from .audio import BLOCK, AudioReader, AudioWriter
 from .configuration import PREFIX, Configuration, has_weights, load_configuration
 from .errors import SeparationError
 from .pipeline import stage
@@ -210,10 +210,10 @@ class Separator:
         self.load()
         mixture = _Queue()
         model_rate = self.configuration.sample_rate
+        channels = self.configuration.nb_channels
+        fitting = (_with_channels(block, channels) for block in mixture.fill(blocks))
         estimates = overlap_add(
-            _resample(map(self._to_model, mixture.fill(blocks)), sample_rate, model_rate),
-            self._windows,
-            self._estimate,
+            _resample(fitting, sample_rate, model_rate), self._windows, self._estimate
         )
         nb_targets = len(self._targets)
         flat = (np.concatenate(list(estimate), axis=1) for estimate in estimates)  # [n, I * C]
@@ -222,7 +222,6 @@ class Separator:
             part = mixture.take(len(block))
             yield self._instruments(part, np.split(block[: len(part)], nb_targets, axis=1))
         if len(rest := mixture.take(None)):
-            channels = self.configuration.nb_channels
             silence = np.zeros((len(rest), channels), np.float32)
             yield self._instruments(rest, [silence] * nb_targets)
 
@@ -236,10 +235,6 @@ class Separator:
         if self.configuration.residual in self.stems:
             stems[self.configuration.residual] = self._residual(mixture, stems)
         return {name: stems[name] for name in self.stems}
-
-    def _to_model(self, block: np.ndarray) -> np.ndarray:
-        """Block ``[n, C]`` with as many channels as the model has."""
-        return _with_channels(block, self.configuration.nb_channels)
 
     def _estimate(self, windows: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
         """Windows float32 ``[L, C]`` -> the targets' waveforms ``[I, L, C]``.
@@ -402,6 +397,3 @@ def _device(tf, name: str | None) -> str | None:
             f"there is no {name} here: TensorFlow sees {len(present)} {kind.upper()} device(s)"
         )
     return present[index].name
-
-
-__all__ = ["STANDARD", "Separated", "Separator"]
