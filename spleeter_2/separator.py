@@ -13,7 +13,7 @@ import soxr
 
 from .audio import BLOCK, AudioReader, AudioWriter
 from .configuration import PREFIX, Configuration, has_weights, load_configuration
-from .errors import SeparationError
+from .errors import SeparationError, concerning_the_model
 from .pipeline import stage
 from .songs import plan
 from .spectrogram import Transform, Windows, overlap_add
@@ -69,11 +69,12 @@ class Separator:
         self._function = None
         self._targets: tuple[str, ...] = ()
 
+    @concerning_the_model()
     def load(self) -> None:
         """Import TensorFlow, build the network and read its weights, unless that is done.
 
         Raises:
-            SeparationError: weights that are damaged or do not fit; a device that is missing.
+            ModelError: weights that are damaged or do not fit; a device that is missing.
         """
         if self._function is not None:
             return

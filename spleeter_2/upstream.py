@@ -13,7 +13,7 @@ import shutil
 from pathlib import Path
 
 from .audio import STANDARD, AudioReader, remove_stale, temporary_beside
-from .errors import SeparationError
+from .errors import SeparationError, concerning_the_model
 from .separator import Separated, chosen
 from .tensorflow_import import import_tensorflow
 
@@ -25,7 +25,7 @@ class UpstreamSeparator:
     """Separates files with ``spleeter:NAME`` or with a JSON configuration of upstream.
 
     Raises:
-        SeparationError: an unknown model, an adapter that cannot be had, ffprobe missing.
+        SeparationError: an unknown model or instrument.
     """
 
     def __init__(
@@ -44,8 +44,13 @@ class UpstreamSeparator:
         self._verbose = verbose
         self._separator = None
 
+    @concerning_the_model()
     def load(self) -> None:
-        """Import upstream, make sure that its weights are there, and build its separator."""
+        """Import upstream, make sure that its weights are there, and build its separator.
+
+        Raises:
+            ModelError: ffprobe, the weights or the adapter cannot be had.
+        """
         if self._separator is not None:
             return
         require_ffprobe(self._descriptor)

@@ -211,6 +211,14 @@ def test_refused_with_one_sentence(spleeter, song, tmp_path, monkeypatch, argume
     assert files_below(tmp_path) == before and not (tmp_path / "out").exists()
 
 
+def test_a_model_that_cannot_be_loaded_ends_the_run_at_the_first_song(spleeter, song, tmp_path):
+    other = tmp_path / "other.wav"
+    other.write_bytes(song.read_bytes())
+    status, messages = spleeter("separate", "--device", "gpu:3", "-o", tmp_path, song, other)
+    assert status == 1 and "there is no gpu:3" in messages
+    assert messages.strip().count("\n") == 0, messages
+
+
 def test_wrong_usage_is_status_2(spleeter):
     assert spleeter("separate", "--no-such-option", "x")[0] == 2
     assert spleeter("separate", "-c", "aiff", "x.wav")[0] == 2

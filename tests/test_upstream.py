@@ -75,6 +75,24 @@ def test_no_separation_with_untrained_weights(
     assert (folder / "2stems").exists() == (fault != "no download")
 
 
+def test_missing_weights_end_the_run_at_the_first_song(spleeter, song, tmp_path, monkeypatch):
+    from spleeter.model.provider import ModelProvider
+
+    use(monkeypatch, tmp_path / "models")
+    monkeypatch.setenv("GITHUB_HOST", "http://127.0.0.1:9")  # nobody listens there
+    attempts = []
+    get = ModelProvider.get
+    monkeypatch.setattr(ModelProvider, "get", lambda *args: attempts.append(args) or get(*args))
+    other = tmp_path / "other.wav"
+    other.write_bytes(song.read_bytes())
+    status, messages = spleeter(
+        "separate", "-p", "spleeter:2stems", "-o", tmp_path / "out", song, other
+    )
+    assert status == 1 and "could not be downloaded" in messages
+    assert messages.strip().count("\n") == 0, messages
+    assert len(attempts) == 1
+
+
 def test_bad_input_is_told_before_upstream_starts(spleeter, tmp_path, model_path):
     (tmp_path / "x.mp3").write_bytes(b"no audio")
     status, messages = spleeter(
