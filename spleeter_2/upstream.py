@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import shutil
 from pathlib import Path
 
-from .audio import STANDARD, AudioReader, remove_stale, temporary_beside
+from .audio import STANDARD, AudioReader, Draft
 from .errors import SeparationError, concerning_the_model
 from .separator import Separated, chosen
 from .tensorflow_import import import_tensorflow
@@ -114,34 +113,28 @@ class UpstreamSeparator:
         return notes
 
     def _save(self, estimates, outputs: dict[str, str], codec: str, bitrate: str) -> None:
-        from spleeter import SpleeterError
         from spleeter.audio import Codec
 
         with contextlib.ExitStack() as stack:
-            temporaries = {}
+            drafts = []
             for name, path in outputs.items():
-                folder = Path(path).parent
+                # upstream's ffmpeg tells the container by the suffix, which a draft keeps
+                draft = stack.enter_context(Draft(path))
                 try:
-                    folder.mkdir(parents=True, exist_ok=True)
-                    remove_stale(folder)
-                    # upstream's ffmpeg tells the container by the suffix
-                    temporary = temporary_beside(Path(path))
-                    stack.callback(temporary.unlink, missing_ok=True)
                     self._adapter.save(
-                        temporary,
+                        draft.path,
                         estimates[name],
                         self.parameters["sample_rate"],
                         Codec(codec),
                         bitrate,
                     )
-                    if not temporary.is_file() or not temporary.stat().st_size:
-                        raise SpleeterError("upstream's ffmpeg wrote nothing")
-                except (OSError, SpleeterError) as error:
-                    reason = getattr(error, "strerror", None) or error
-                    raise SeparationError(f"cannot write {path}: {reason}") from error
-                temporaries[temporary] = path
-            for temporary, path in temporaries.items():
-                os.replace(temporary, path)
+                except Exception as error:  # foreign code
+                    raise SeparationError(f"cannot write {path}: {_told(error)}") from error
+                if not draft.path.is_file() or not draft.path.stat().st_size:
+                    raise SeparationError(f"cannot write {path}: upstream's ffmpeg wrote nothing")
+                drafts.append(draft)
+            for draft in drafts:
+                draft.publish()
 
 
 def upstream_configuration(descriptor: str) -> dict:

@@ -173,7 +173,7 @@ REFUSED = [
     (["--stems", "", "SONG"], "does not know"),
     (["-f", "{x}", "SONG"], "the filename format knows"),
     (["-f", "../{instrument}", "SONG"], "no file inside"),
-    (["-o", "broken.json", "SONG"], "cannot write to"),
+    (["-o", "broken.json", "SONG"], "Not a directory"),
     (["-o", "-", "SONG"], "name it with --stems"),
     (["-a", "my.Adapter", "SONG"], "--adapter serves upstream's models"),
     (["--overlap", "0.8", "SONG"], "between 0 and 0.5"),

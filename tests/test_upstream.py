@@ -107,6 +107,33 @@ def test_stems_that_the_model_does_not_have(stems, words):
         UpstreamSeparator("spleeter:2stems", stems)
 
 
+@pytest.mark.parametrize("fault", ["an exception", "nothing written"])
+def test_a_failed_save_leaves_no_empty_folder(
+    spleeter, song, tmp_path, model_path, monkeypatch, fault
+):
+    """The first stem is there, under its temporary name, when the second fails."""
+    from spleeter.audio.ffmpeg import FFMPEGProcessAudioAdapter
+
+    save, saved = FFMPEGProcessAudioAdapter.save, []
+
+    def broken(self, path, *arguments):
+        saved.append(path)
+        if len(saved) == 1:
+            save(self, path, *arguments)
+            assert path.stat().st_size > RATE
+        elif fault == "an exception":
+            raise RuntimeError("out of ideas")
+
+    monkeypatch.setattr(FFMPEGProcessAudioAdapter, "save", broken)
+    status, messages = spleeter(
+        "separate", "-p", "spleeter:2stems", "-o", tmp_path / "a" / "b", song
+    )
+    words = {"an exception": "out of ideas", "nothing written": "wrote nothing"}[fault]
+    assert status == 1 and "cannot write" in messages and words in messages
+    assert messages.strip().count("\n") == 0, messages
+    assert len(saved) == 2 and list(tmp_path.iterdir()) == []
+
+
 def test_an_unknown_adapter(spleeter, song, tmp_path, model_path):
     status, messages = spleeter(
         "separate", "-p", "spleeter:2stems", "-a", "no.such.Adapter", "-o", tmp_path / "out", song
