@@ -176,11 +176,7 @@ def train(
     verbose: bool = VerboseOption,
 ) -> None:
     """Train a model; upstream's for now."""
-    from .upstream import run_upstream
-
-    _require_upstream(model, "train")
-    _require_folder(data)
-    run_upstream("train", adapter=adapter, data=str(data), params_filename=model, verbose=verbose)
+    _pass_to_upstream("train", model, data, data=str(data), adapter=adapter, verbose=verbose)
 
 
 @application.command(no_args_is_help=True)
@@ -193,16 +189,13 @@ def evaluate(
     verbose: bool = VerboseOption,
 ) -> None:
     """Evaluate a model on MUSDB18; upstream's for now."""
-    from .upstream import run_upstream
-
-    _require_upstream(model, "evaluate")
-    _require_folder(mus_dir)
-    run_upstream(
+    _pass_to_upstream(
         "evaluate",
-        adapter=adapter,
-        output_path=output_path,
-        params_filename=model,
+        model,
+        mus_dir,
         mus_dir=str(mus_dir),
+        output_path=output_path,
+        adapter=adapter,
         mwf=mwf,
         verbose=verbose,
     )
@@ -219,19 +212,19 @@ def models(
     typer.echo(card(name) if name else table())
 
 
-def _require_upstream(model: str, command: str) -> None:
+def _pass_to_upstream(command: str, model: str, folder: Path, **options: object) -> None:
+    """Run upstream's own command, if the model is upstream's and the folder of its data exists."""
     from .configuration import is_ours
+    from .upstream import run_upstream
 
     if is_ours(model):
         raise SeparationError(
             f"'spleeter {command}' is not there yet for the models of spleeter-2, only for "
             f"upstream's: {model} can be separated with, not used with '{command}'"
         )
-
-
-def _require_folder(path: Path) -> None:
-    if not path.is_dir():
-        raise SeparationError(f"there is no folder {path}")
+    if not folder.is_dir():
+        raise SeparationError(f"there is no folder {folder}")
+    run_upstream(command, params_filename=model, **options)
 
 
 class _Interrupted(BaseException):
