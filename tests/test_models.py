@@ -162,9 +162,20 @@ def test_level_is_the_rms_of_the_waveform():
 
 
 def test_silence_stays_silence():
+    """Whatever the network has learnt to say of it, and without a gradient that is no number."""
     model = build_model(unet(head=Head("regression"), frequency=(GROUPED,)))
-    silence = np.zeros((1, 16, 65, 2), np.complex64)
-    assert np.abs(model(silence, training=False)["vocals"]).max() == 0
+    rng = np.random.default_rng(0)
+    for variable in model.trainable_variables:
+        variable.assign(rng.normal(size=variable.shape, scale=0.3))
+    silence = tf.zeros_like(noise(unet()))
+    corrections = tf.keras.Model(model.input, model.get_layer("vocals_regression_project").output)
+    assert np.abs(corrections(silence, training=False)).max() > 0.1
+    with tf.GradientTape() as tape:
+        estimate = model(silence, training=False)["vocals"]
+        loss = tf.reduce_sum(tf.math.real(estimate) + tf.math.imag(estimate))
+    assert np.abs(estimate).max() == 0
+    for gradient in tape.gradient(loss, model.trainable_variables):
+        assert np.isfinite(tf.convert_to_tensor(gradient)).all()
 
 
 def test_above_its_band_a_model_is_silent():

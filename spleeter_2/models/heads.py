@@ -99,9 +99,11 @@ class RelativeMixture(_Band):
             for part in (tf.math.real(mixture), tf.math.imag(mixture))
         )
         power = tf.reduce_mean(real**2 + imaginary**2, axis=-1, keepdims=True)
-        # a bin of silence stays silence: the floor is far below 24-bit noise
-        scale = tf.sqrt(power + 1e-12)
-        return real, imaginary, scale, real / scale, imaginary / scale
+        # the scale of digital silence is zero, so that silence stays silence whatever is
+        # regressed; the floor of the division is far below 24-bit noise
+        scale = tf.sqrt(power)
+        floored = tf.maximum(scale, 1e-6)
+        return real, imaginary, scale, real / floored, imaginary / floored
 
     def get_config(self) -> dict:
         return {**super().get_config(), "padded_bins": self.padded_bins}
