@@ -18,7 +18,6 @@ from .errors import SeparationError
 from .program import run
 
 DEFAULT_MODEL = "spleeter_2:grouped"
-DEFAULT_ADAPTER = "spleeter.audio.ffmpeg.FFMPEGProcessAudioAdapter"
 
 application = typer.Typer(
     add_completion=False,
@@ -64,10 +63,9 @@ ModelOption = typer.Option(
     "with config.json.",
 )
 AdapterOption = typer.Option(
-    DEFAULT_ADAPTER,
+    None,
     "--adapter",
     "-a",
-    show_default=False,
     help="Audio adapter of upstream's models. [default: Spleeter's ffmpeg adapter]",
 )
 OutputOption = typer.Option(
@@ -118,7 +116,7 @@ def separate(
         help="Seconds to separate at most. [default: all; 600 for upstream's models]",
     ),
     offset: float = typer.Option(0.0, "--offset", "-s", help="Seconds to skip at the start."),
-    adapter: str = AdapterOption,
+    adapter: Optional[str] = AdapterOption,
     mwf: bool = MwfOption,
     stems: Optional[str] = typer.Option(
         None, "--stems", help="Stems to write, such as vocals or vocals,drums. [default: all]"
@@ -170,15 +168,11 @@ def separate(
 def train(
     model: str = ModelOption,
     data: Path = typer.Option(..., "--data", "-d", help="Folder of the training data."),
-    adapter: str = AdapterOption,
+    adapter: Optional[str] = AdapterOption,
     verbose: bool = VerboseOption,
 ) -> None:
     """Train a model; upstream's for now."""
-    from .upstream import run_upstream
-
-    _require_upstream(model, "train")
-    _require_folder(data)
-    run_upstream("train", adapter=adapter, data=str(data), params_filename=model, verbose=verbose)
+    _pass_to_upstream("train", model, data, data=str(data), adapter=adapter, verbose=verbose)
 
 
 @application.command(no_args_is_help=True)
@@ -186,21 +180,18 @@ def evaluate(
     mus_dir: Path = typer.Option(..., "--mus_dir", help="Folder of the MUSDB18 data set."),
     model: str = ModelOption,
     output_path: str = OutputOption,
-    adapter: str = AdapterOption,
+    adapter: Optional[str] = AdapterOption,
     mwf: bool = MwfOption,
     verbose: bool = VerboseOption,
 ) -> None:
     """Evaluate a model on MUSDB18; upstream's for now."""
-    from .upstream import run_upstream
-
-    _require_upstream(model, "evaluate")
-    _require_folder(mus_dir)
-    run_upstream(
+    _pass_to_upstream(
         "evaluate",
-        adapter=adapter,
-        output_path=output_path,
-        params_filename=model,
+        model,
+        mus_dir,
         mus_dir=str(mus_dir),
+        output_path=output_path,
+        adapter=adapter,
         mwf=mwf,
         verbose=verbose,
     )
@@ -217,19 +208,19 @@ def models(
     typer.echo(card(name) if name else table())
 
 
-def _require_upstream(model: str, command: str) -> None:
+def _pass_to_upstream(command: str, model: str, folder: Path, **options: object) -> None:
+    """Run upstream's own command, if the model is upstream's and the folder of its data exists."""
     from .configuration import is_ours
+    from .upstream import run_upstream
 
     if is_ours(model):
         raise SeparationError(
             f"'spleeter {command}' is not there yet for the models of spleeter-2, only for "
             f"upstream's: {model} can be separated with, not used with '{command}'"
         )
-
-
-def _require_folder(path: Path) -> None:
-    if not path.is_dir():
-        raise SeparationError(f"there is no folder {path}")
+    if not folder.is_dir():
+        raise SeparationError(f"there is no folder {folder}")
+    run_upstream(command, params_filename=model, **options)
 
 
 def entrypoint() -> None:

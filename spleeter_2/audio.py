@@ -8,6 +8,7 @@ channels, and its messages tell the duration and the tags.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import secrets
@@ -313,6 +314,73 @@ class AudioReader:
         self.close()
 
 
+class Draft:
+    """A file under a temporary name beside its target, which it replaces when it is whole.
+
+    Makes the folders that are missing, and sweeps what a killed run left in the last of them.
+
+    Attributes:
+        path: the temporary file, empty at first; hidden, with the target's suffix.
+
+    Raises:
+        SeparationError: nothing can be written there.
+    """
+
+    def __init__(self, target: str | os.PathLike) -> None:
+        self._target = Path(os.path.abspath(target))
+        self._made: list[Path] = []
+        name = self._target.name
+        _address(self._target)  # refuses a name before anything is made
+        # names may be as long as the file system allows: keep the end
+        temporary = f".spleeter-2-{os.getpid()}-{secrets.token_hex(4)}-{name[-64:]}"
+        self.path = self._target.with_name(temporary)
+        try:
+            for folder in reversed(self._target.parents):
+                if not folder.exists():
+                    folder.mkdir()
+                    self._made.append(folder)
+            if self._target.is_dir():  # which also complains of a name that is too long
+                raise IsADirectoryError(errno.EISDIR, "a folder has this name")
+            _remove_stale(self.path.parent)
+            self.path.touch(exist_ok=False)
+        except OSError as error:
+            self._remove_made()
+            raise self._failure(error) from error
+
+    def publish(self) -> None:
+        """Give the file its name.
+
+        Raises:
+            SeparationError: the name cannot be had.
+        """
+        try:
+            os.replace(self.path, self._target)
+        except OSError as error:
+            raise self._failure(error) from error
+        self._made.clear()
+
+    def discard(self) -> None:
+        """Remove the file, unless it is published, and the folders that were made for it."""
+        with contextlib.suppress(OSError):  # of two failures the first is told
+            self.path.unlink(missing_ok=True)
+        self._remove_made()
+
+    def _failure(self, error: OSError) -> SeparationError:
+        return SeparationError(f"cannot write {self._target}: {error.strerror or error}")
+
+    def _remove_made(self) -> None:
+        for folder in reversed(self._made):
+            with contextlib.suppress(OSError):  # somebody else has put a file there
+                folder.rmdir()
+        self._made.clear()
+
+    def __enter__(self) -> Draft:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.discard()
+
+
 class AudioWriter:
     """Encode a file under a temporary name and rename it when it is whole.
 
@@ -345,40 +413,21 @@ class AudioWriter:
         self.name = "standard output" if path == STANDARD else os.fspath(path)
         self.nb_clipped = 0
         self._counts = codec in BITS and bits != "32f"
-        self._made: list[Path] = []
-        self._temporary: Path | None = None
-        self._path = None if path == STANDARD else Path(os.path.abspath(path))
-        target = "pipe:1"
-        if self._path is not None:
-            _address(self._path)  # refuses a name before anything is made
-            self._temporary = self._reserve(self._path)
-            target = _address(self._temporary)
+        self._draft = None if path == STANDARD else Draft(path)
         source = ffmpeg.input("pipe:0", f="f32le", ar=str(sample_rate), ac=str(nb_channels))
         options = _encoding(codec, bits, bitrate, sample_rate)
         for index, (key, value) in enumerate((tags or {}).items()):
             options[f"metadata:g:{index}"] = f"{key}={value}"
-        self._ffmpeg = _Ffmpeg(
-            source.output(target, **options),
-            stdin=subprocess.PIPE,
-            stdout=None if self._path is None else subprocess.DEVNULL,
-        )
-
-    def _reserve(self, path: Path) -> Path:
-        """Make the folder and a temporary file beside ``path``; sweep what a crash left."""
         try:
-            for folder in reversed([path.parent, *path.parent.parents]):
-                if not folder.exists():
-                    folder.mkdir()
-                    self._made.append(folder)
-            remove_stale(path.parent)
-            temporary = temporary_beside(path)
-            temporary.touch(exist_ok=False)
-        except OSError as error:
-            self._remove_made()
-            raise SeparationError(
-                f"cannot write to {path.parent}: {error.strerror or error}"
-            ) from error
-        return temporary
+            self._ffmpeg = _Ffmpeg(
+                source.output(_address(self._draft.path) if self._draft else "pipe:1", **options),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL if self._draft else None,
+            )
+        except BaseException:
+            if self._draft is not None:
+                self._draft.discard()
+            raise
 
     def write(self, block: np.ndarray) -> None:
         """Encode float32 ``[n, C]``."""
@@ -402,29 +451,14 @@ class AudioWriter:
 
     def publish(self) -> None:
         """Give the finished file its name."""
-        if self._temporary is not None:
-            try:
-                os.replace(self._temporary, self._path)
-            except OSError as error:
-                raise SeparationError(
-                    f"cannot write {self.name}: {error.strerror or error}"
-                ) from error
-            self._temporary = None
-            self._made.clear()
+        if self._draft is not None:
+            self._draft.publish()
 
     def close(self) -> None:
         """End ffmpeg; whatever was not published is removed."""
         self._ffmpeg.kill()
-        if self._temporary is not None:
-            self._temporary.unlink(missing_ok=True)
-            self._temporary = None
-        self._remove_made()
-
-    def _remove_made(self) -> None:
-        for folder in reversed(self._made):
-            with contextlib.suppress(OSError):  # somebody else has put a file there
-                folder.rmdir()
-        self._made.clear()
+        if self._draft is not None:
+            self._draft.discard()
 
     def _failure(self) -> SeparationError:
         messages = [line for line in self._ffmpeg.messages if _FAILED.search(line)]
@@ -481,13 +515,7 @@ def _tags(messages: list[str]) -> dict[str, str]:
     return tags
 
 
-def temporary_beside(path: Path) -> Path:
-    """A new name beside ``path``, recognisable as ours and with its suffix."""
-    # names may be as long as the file system allows: keep the end
-    return path.with_name(f".spleeter-2-{os.getpid()}-{secrets.token_hex(4)}-{path.name[-64:]}")
-
-
-def remove_stale(folder: Path) -> None:
+def _remove_stale(folder: Path) -> None:
     """Remove temporary files that a killed run left in a folder."""
     for path in folder.iterdir():
         found = _TEMPORARY.match(path.name)

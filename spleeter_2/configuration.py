@@ -246,6 +246,12 @@ class UNet:
                 f"frequency transformation: level {block.level} does not exist, "
                 f"the U-Net has {len(self.filters)} levels",
             )
+        levels = [block.level for block in self.frequency]
+        _require(
+            len(set(levels)) == len(levels),
+            "frequency transformation: a level of the U-Net takes one of them, but they name the "
+            f"levels {', '.join(map(str, levels))}",
+        )
 
     @property
     def stride(self) -> int:

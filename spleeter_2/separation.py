@@ -5,19 +5,16 @@ from __future__ import annotations
 import re
 import sys
 import traceback
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from tqdm import tqdm
 
-from .audio import BITS, CODECS, AudioReader, nearest_rate
+from .audio import BITS, CODECS, STANDARD, AudioReader, nearest_rate
 from .configuration import is_ours
-from .errors import SeparationError
+from .errors import ModelError, SeparationError
 from .separator import Separated, Separator
 from .songs import Song, plan
 from .upstream import DEFAULT_ADAPTER, UpstreamSeparator
-
-Progress = Callable[[float], None]
 
 
 @dataclass(frozen=True)
@@ -31,7 +28,7 @@ class Settings:
     bitrate: str
     duration: float | None
     offset: float
-    adapter: str
+    adapter: str | None
     mwf: bool
     stems: list[str] | None
     bits: str
@@ -84,8 +81,8 @@ def separate_songs(files: list[str], settings: Settings) -> bool:
     for song in songs:
         try:
             _report(_separate(separator, song, settings), song)
-        except _ModelError as error:
-            raise error.reason from error
+        except ModelError:
+            raise
         except SeparationError as error:
             if settings.verbose:
                 traceback.print_exc()
@@ -96,17 +93,9 @@ def separate_songs(files: list[str], settings: Settings) -> bool:
     return not failures
 
 
-class _ModelError(Exception):
-    """The model cannot be loaded: no song will do."""
-
-    def __init__(self, reason: SeparationError) -> None:
-        super().__init__(str(reason))
-        self.reason = reason
-
-
 def _open(settings: Settings) -> Separator | UpstreamSeparator:
     if is_ours(settings.model):
-        if settings.adapter != DEFAULT_ADAPTER:
+        if settings.adapter not in (None, DEFAULT_ADAPTER):
             raise SeparationError(
                 f"--adapter serves upstream's models; {settings.model} reads and writes by itself"
             )
@@ -147,10 +136,7 @@ def _separate(
     with AudioReader(
         song.source, settings.sample_rate, settings.offset, settings.duration
     ) as reader:
-        try:
-            separator.load()
-        except SeparationError as error:
-            raise _ModelError(error) from error
+        separator.load()
         rate = nearest_rate(settings.codec, reader.sample_rate)
         if rate != reader.sample_rate:
             reader.notes.append(
@@ -188,7 +174,7 @@ def _report(separated: Separated, song: Song) -> None:
                 "--bits 32f keeps them"
             )
     for path in song.outputs.values():
-        if path != "-":
+        if path != STANDARD:
             _say(f"wrote {path}")
 
 

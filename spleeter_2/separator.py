@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import soxr
 
-from .audio import BLOCK, STANDARD, AudioReader, AudioWriter
+from .audio import BLOCK, AudioReader, AudioWriter
 from .configuration import PREFIX, WINDOW, Configuration, has_weights, load_configuration
-from .errors import SeparationError
+from .errors import SeparationError, concerning_the_model
 from .pipeline import stage
 from .songs import plan
 from .spectrogram import Transform, Windows, overlap_add
@@ -57,7 +57,7 @@ class Separator:
         sole_user: bool = False,
     ) -> None:
         self.configuration = load_configuration(descriptor)
-        self.stems = _chosen(self.configuration, stems)
+        self.stems = chosen(self.configuration.name, self.configuration.instruments, stems)
         if overlap is not None and not 0 <= overlap <= 0.5:
             raise SeparationError(f"the overlap must lie between 0 and 0.5, not {overlap}")
         if not has_weights(self.configuration.weights):
@@ -69,11 +69,12 @@ class Separator:
         self._function = None
         self._targets: tuple[str, ...] = ()
 
+    @concerning_the_model()
     def load(self) -> None:
         """Import TensorFlow, build the network and read its weights, unless that is done.
 
         Raises:
-            SeparationError: weights that are damaged or do not fit; a device that is missing.
+            ModelError: weights that are damaged or do not fit; a device that is missing.
         """
         if self._function is not None:
             return
@@ -210,10 +211,10 @@ class Separator:
         self.load()
         mixture = _Queue()
         model_rate = self.configuration.sample_rate
+        channels = self.configuration.nb_channels
+        fitting = (_with_channels(block, channels) for block in mixture.fill(blocks))
         estimates = overlap_add(
-            _resample(map(self._to_model, mixture.fill(blocks)), sample_rate, model_rate),
-            self._windows,
-            self._estimate,
+            _resample(fitting, sample_rate, model_rate), self._windows, self._estimate
         )
         nb_targets = len(self._targets)
         flat = (np.concatenate(list(estimate), axis=1) for estimate in estimates)  # [n, I * C]
@@ -222,7 +223,6 @@ class Separator:
             part = mixture.take(len(block))
             yield self._instruments(part, np.split(block[: len(part)], nb_targets, axis=1))
         if len(rest := mixture.take(None)):
-            channels = self.configuration.nb_channels
             silence = np.zeros((len(rest), channels), np.float32)
             yield self._instruments(rest, [silence] * nb_targets)
 
@@ -236,10 +236,6 @@ class Separator:
         if self.configuration.residual in self.stems:
             stems[self.configuration.residual] = self._residual(mixture, stems)
         return {name: stems[name] for name in self.stems}
-
-    def _to_model(self, block: np.ndarray) -> np.ndarray:
-        """Block ``[n, C]`` with as many channels as the model has."""
-        return _with_channels(block, self.configuration.nb_channels)
 
     def _estimate(self, windows: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
         """Windows float32 ``[L, C]`` -> the targets' waveforms ``[I, L, C]``.
@@ -342,17 +338,21 @@ def _resample(blocks: Iterable[np.ndarray], source: int, target: int) -> Iterato
         yield stream.resample_chunk(np.ascontiguousarray(nothing), last=True)
 
 
-def _chosen(configuration: Configuration, stems: Sequence[str] | None) -> tuple[str, ...]:
-    """The asked instruments in the model's order."""
+def chosen(model: str, instruments: Sequence[str], stems: Sequence[str] | None) -> tuple[str, ...]:
+    """The instruments of a model that are asked for (None: all), in the model's order.
+
+    Raises:
+        SeparationError: one that the model does not have, or an empty list.
+    """
     if stems is None:
-        return configuration.instruments
-    unknown = [name for name in stems if name not in configuration.instruments]
+        return tuple(instruments)
+    unknown = [name for name in stems if name not in instruments]
     if unknown or not stems:
         raise SeparationError(
-            f"{configuration.name} separates {', '.join(configuration.instruments)}; "
+            f"{model} separates {', '.join(instruments)}; "
             f"it does not know {', '.join(unknown) or 'an empty list'}"
         )
-    return tuple(name for name in configuration.instruments if name in stems)
+    return tuple(name for name in instruments if name in stems)
 
 
 def _without_weights(descriptor: str, configuration: Configuration) -> str:
@@ -398,6 +398,3 @@ def _device(tf, name: str | None) -> str | None:
             f"there is no {name} here: TensorFlow sees {len(present)} {kind.upper()} device(s)"
         )
     return present[index].name
-
-
-__all__ = ["STANDARD", "Separated", "Separator"]

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import shutil
 from pathlib import Path
 
-from .audio import STANDARD, AudioReader, remove_stale, temporary_beside
-from .errors import SeparationError
-from .separator import Separated
+from .audio import STANDARD, AudioReader, Draft
+from .errors import SeparationError, concerning_the_model
+from .separator import Separated, chosen
 from .tensorflow_import import import_tensorflow
 
 DEFAULT_ADAPTER = "spleeter.audio.ffmpeg.FFMPEGProcessAudioAdapter"
@@ -25,34 +24,32 @@ class UpstreamSeparator:
     """Separates files with ``spleeter:NAME`` or with a JSON configuration of upstream.
 
     Raises:
-        SeparationError: an unknown model, an adapter that cannot be had, ffprobe missing.
+        SeparationError: an unknown model or instrument.
     """
 
     def __init__(
         self,
         descriptor: str,
         stems: list[str] | None = None,
-        adapter: str = DEFAULT_ADAPTER,
+        adapter: str | None = None,
         mwf: bool = False,
         verbose: bool = False,
     ) -> None:
         self.parameters = upstream_configuration(descriptor)
-        instruments = self.parameters["instrument_list"]
-        unknown = [name for name in stems or () if name not in instruments]
-        if unknown:
-            raise SeparationError(
-                f"{descriptor} separates {', '.join(instruments)}; "
-                f"it does not know {', '.join(unknown)}"
-            )
-        self.stems = tuple(name for name in instruments if stems is None or name in stems)
+        self.stems = chosen(descriptor, self.parameters["instrument_list"], stems)
         self._descriptor = descriptor
-        self._adapter_name = adapter
+        self._adapter_name = DEFAULT_ADAPTER if adapter is None else adapter
         self._mwf = mwf
         self._verbose = verbose
         self._separator = None
 
+    @concerning_the_model()
     def load(self) -> None:
-        """Import upstream, make sure that its weights are there, and build its separator."""
+        """Import upstream, make sure that its weights are there, and build its separator.
+
+        Raises:
+            ModelError: ffprobe, the weights or the adapter cannot be had.
+        """
         if self._separator is not None:
             return
         require_ffprobe(self._descriptor)
@@ -116,34 +113,28 @@ class UpstreamSeparator:
         return notes
 
     def _save(self, estimates, outputs: dict[str, str], codec: str, bitrate: str) -> None:
-        from spleeter import SpleeterError
         from spleeter.audio import Codec
 
         with contextlib.ExitStack() as stack:
-            temporaries = {}
+            drafts = []
             for name, path in outputs.items():
-                folder = Path(path).parent
+                # upstream's ffmpeg tells the container by the suffix, which a draft keeps
+                draft = stack.enter_context(Draft(path))
                 try:
-                    folder.mkdir(parents=True, exist_ok=True)
-                    remove_stale(folder)
-                    # upstream's ffmpeg tells the container by the suffix
-                    temporary = temporary_beside(Path(path))
-                    stack.callback(temporary.unlink, missing_ok=True)
                     self._adapter.save(
-                        temporary,
+                        draft.path,
                         estimates[name],
                         self.parameters["sample_rate"],
                         Codec(codec),
                         bitrate,
                     )
-                    if not temporary.is_file() or not temporary.stat().st_size:
-                        raise SpleeterError("upstream's ffmpeg wrote nothing")
-                except (OSError, SpleeterError) as error:
-                    reason = getattr(error, "strerror", None) or error
-                    raise SeparationError(f"cannot write {path}: {reason}") from error
-                temporaries[temporary] = path
-            for temporary, path in temporaries.items():
-                os.replace(temporary, path)
+                except Exception as error:  # foreign code
+                    raise SeparationError(f"cannot write {path}: {_told(error)}") from error
+                if not draft.path.is_file() or not draft.path.stat().st_size:
+                    raise SeparationError(f"cannot write {path}: upstream's ffmpeg wrote nothing")
+                drafts.append(draft)
+            for draft in drafts:
+                draft.publish()
 
 
 def upstream_configuration(descriptor: str) -> dict:
@@ -222,8 +213,8 @@ def check_weights(descriptor: str, model_directory: str) -> None:
     read_tensors(path)
 
 
-def run_upstream(command: str, **options) -> None:
-    """Run upstream's own ``train`` or ``evaluate``.
+def run_upstream(command: str, adapter: str | None, **options) -> None:
+    """Run upstream's own ``train`` or ``evaluate``, by default with its ffmpeg adapter.
 
     Raises:
         SeparationError: what upstream says in place of a result.
@@ -235,7 +226,8 @@ def run_upstream(command: str, **options) -> None:
     import typer
 
     try:
-        getattr(program, command)(**options)
+        adapter = DEFAULT_ADAPTER if adapter is None else adapter
+        getattr(program, command)(adapter=adapter, **options)
     except typer.Exit:
         raise
     except Exception as error:  # foreign code: whatever it raises, the command has failed

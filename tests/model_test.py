@@ -20,6 +20,15 @@ SMALL = {
     "stft": {"frame_length": 128, "frame_step": 32},
     "segment": {"nb_frames": 32, "trim": 64, "overlap": 0.25, "join": "equal"},
 }
+UNET = {"type": "unet", "nb_bins": 60, "filters": [4, 6, 8]}
+CUNET = {
+    "type": "cunet",
+    "nb_bins": 65,
+    "blocks": 5,
+    "channels": 4,
+    "layers": 2,
+    "conditioning": {"embedding": 4, "control_layers": 3},
+}
 
 
 def small(model: dict, **changes) -> Configuration:

@@ -238,8 +238,28 @@ def test_no_ffmpeg_at_all(monkeypatch):
 
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(SeparationError, match="cannot write to"):
+    with pytest.raises(SeparationError, match="cannot write .*: Not a directory"):
         AudioWriter(tmp_path / "file" / "x.wav", RATE, 2)
+
+
+@pytest.mark.parametrize("name", ["taken", 300 * "x"])
+def test_a_name_that_cannot_be_had_is_told_before_any_work(tmp_path, name):
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(SeparationError, match="cannot write .*(a folder has|too long)"):
+        AudioWriter(tmp_path / name, RATE, 2)
+    with pytest.raises(SeparationError, match="too long"):
+        AudioWriter(tmp_path / "a" / "b" / (300 * "x"), RATE, 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+def test_a_writer_that_cannot_start_leaves_nothing(tmp_path, monkeypatch):
+    def nothing(*_, **__):
+        raise OSError("no more processes")
+
+    monkeypatch.setattr(audio.subprocess, "Popen", nothing)
+    with pytest.raises(OSError, match="no more"):
+        AudioWriter(tmp_path / "a" / "x.wav", RATE, 2)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("codec", ["wav", "flac", "mp3"])

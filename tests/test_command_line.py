@@ -20,6 +20,13 @@ def process(*arguments: object, **options) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-m", "spleeter_2", *map(str, arguments)], **pipes)
 
 
+def test_upstreams_adapter_by_name_is_no_fault(spleeter, song, tmp_path):
+    adapter = "spleeter.audio.ffmpeg.FFMPEGProcessAudioAdapter"
+    status, messages = spleeter("separate", "-a", adapter, "-d", 1, "-o", tmp_path, song)
+    assert status == 0, messages
+    assert files_below(tmp_path) == [f"song/{name}" for name in STEMS]
+
+
 def test_separate_a_song(spleeter, song, tmp_path):
     status, messages = spleeter("separate", "-o", tmp_path, song)
     assert status == 0, messages
@@ -166,7 +173,7 @@ REFUSED = [
     (["--stems", "", "SONG"], "does not know"),
     (["-f", "{x}", "SONG"], "the filename format knows"),
     (["-f", "../{instrument}", "SONG"], "no file inside"),
-    (["-o", "broken.json", "SONG"], "cannot write to"),
+    (["-o", "broken.json", "SONG"], "Not a directory"),
     (["-o", "-", "SONG"], "name it with --stems"),
     (["-a", "my.Adapter", "SONG"], "--adapter serves upstream's models"),
     (["--overlap", "0.8", "SONG"], "between 0 and 0.5"),
@@ -202,6 +209,14 @@ def test_refused_with_one_sentence(spleeter, song, tmp_path, monkeypatch, argume
     assert words in messages
     assert messages.strip().count("\n") == 0, messages
     assert files_below(tmp_path) == before and not (tmp_path / "out").exists()
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_run_at_the_first_song(spleeter, song, tmp_path):
+    other = tmp_path / "other.wav"
+    other.write_bytes(song.read_bytes())
+    status, messages = spleeter("separate", "--device", "gpu:3", "-o", tmp_path, song, other)
+    assert status == 1 and "there is no gpu:3" in messages
+    assert messages.strip().count("\n") == 0, messages
 
 
 def test_wrong_usage_is_status_2(spleeter):

@@ -63,6 +63,7 @@ def test_a_folder_stands_for_its_config_json(tmp_path):
         ({"model": {"head": {"type": "softmax"}}}, "model.head"),
         ({"model": {"frequency": [{"type": "grouped", "bands": 0}]}}, "bands must be positive"),
         ({"model": {"frequency": [{"type": "grouped", "level": 9}]}}, "level 9 does not exist"),
+        ({"model": {"frequency": [{"level": 3}, {"level": 2}, {"level": 3}]}}, "levels 3, 2, 3"),
         ({"segment": {"nb_frames": 500}}, "multiple of 64"),
         ({"segment": {"overlap": 0.9}}, "between 0 and 0.5"),
         ({"segment": {"trim": 300000}}, "leave no room"),

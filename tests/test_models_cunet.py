@@ -5,21 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 import tensorflow as tf
-from model_test import noise, run_model_test, small
+from model_test import CUNET, noise, run_model_test, small
 
 from spleeter_2.configuration import embedded_names, load_configuration
 from spleeter_2.errors import SeparationError
 from spleeter_2.models import build_model
 from spleeter_2.separator import Separator
-
-MODEL = {
-    "type": "cunet",
-    "nb_bins": 65,
-    "blocks": 5,
-    "channels": 4,
-    "layers": 2,
-    "conditioning": {"embedding": 4, "control_layers": 3},
-}
 
 
 @pytest.mark.parametrize(
@@ -33,8 +24,8 @@ MODEL = {
     ids=["film", "pocm", "encoder", "no time levels"],
 )
 def test_options(model, conditioning, tmp_path):
-    conditioning = {**MODEL["conditioning"], **conditioning}
-    run_model_test(small({**MODEL, **model, "conditioning": conditioning}), tmp_path)
+    conditioning = {**CUNET["conditioning"], **conditioning}
+    run_model_test(small({**CUNET, **model, "conditioning": conditioning}), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -47,8 +38,8 @@ def test_options(model, conditioning, tmp_path):
     ],
 )
 def test_what_instruments_share_is_computed_once(frequency, where, shared):
-    conditioning = {**MODEL["conditioning"], "where": where}
-    model = build_model(small({**MODEL, "frequency": frequency, "conditioning": conditioning}))
+    conditioning = {**CUNET["conditioning"], "where": where}
+    model = build_model(small({**CUNET, "frequency": frequency, "conditioning": conditioning}))
     axis = 1 if "linear" in shared else 0
     assert model.get_layer(shared).output.shape[axis] == 1
     later = [layer for layer in model.layers if layer.name.startswith("decoder_2_conv")]
@@ -56,8 +47,8 @@ def test_what_instruments_share_is_computed_once(frequency, where, shared):
 
 
 def test_silence_has_a_phase():
-    model = build_model(small({**MODEL, "spectrogram": "magnitude"}))
-    estimates = model(tf.zeros_like(noise(small(MODEL))), training=False)
+    model = build_model(small({**CUNET, "spectrogram": "magnitude"}))
+    estimates = model(tf.zeros_like(noise(small(CUNET))), training=False)
     assert np.isfinite(estimates["vocals"]).all()
 
 
@@ -80,12 +71,12 @@ def test_faults(changes, words):
     if changes.get("blocks") == 13:
         changes = {**changes, "nb_bins": 65}
     with pytest.raises(SeparationError, match=words):
-        small({**MODEL, **changes})
+        small({**CUNET, **changes})
 
 
 def test_norm_needs_company():
     with pytest.raises(SeparationError, match="two or more targets"):
-        small(MODEL, targets=["vocals"])
+        small(CUNET, targets=["vocals"])
 
 
 def test_another_type_replaces_the_base(tmp_path):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from model_test import noise, run_model_test, small
+from model_test import CUNET, UNET, noise, run_model_test, small
 
 from spleeter_2.configuration import FrequencyTransformation
 from spleeter_2.errors import SeparationError
@@ -11,15 +11,6 @@ from spleeter_2.models import build_model
 from spleeter_2.models.frequency import BandConv1D, frequency_transformation
 from spleeter_2.weights import named_variables
 
-UNET = {"type": "unet", "nb_bins": 64, "filters": [4, 6, 8]}
-CUNET = {
-    "type": "cunet",
-    "nb_bins": 65,
-    "blocks": 5,
-    "channels": 4,
-    "layers": 2,
-    "conditioning": {"embedding": 4, "control_layers": 3},
-}
 SHARED = [
     {"type": "fc", "bn_factor": 4, "min_bn_units": 2},
     {"type": "fc", "bn_factor": None, "bias": True},

@@ -7,6 +7,9 @@ import pytest
 import soundfile
 from conftest import RATE, files_below
 
+from spleeter_2.errors import SeparationError
+from spleeter_2.upstream import UpstreamSeparator
+
 
 @pytest.fixture
 def model_path(deezer_2stems, monkeypatch):
@@ -72,12 +75,63 @@ def test_no_separation_with_untrained_weights(
     assert (folder / "2stems").exists() == (fault != "no download")
 
 
+def test_missing_weights_end_the_run_at_the_first_song(spleeter, song, tmp_path, monkeypatch):
+    from spleeter.model.provider import ModelProvider
+
+    use(monkeypatch, tmp_path / "models")
+    monkeypatch.setenv("GITHUB_HOST", "http://127.0.0.1:9")  # nobody listens there
+    attempts = []
+    get = ModelProvider.get
+    monkeypatch.setattr(ModelProvider, "get", lambda *args: attempts.append(args) or get(*args))
+    other = tmp_path / "other.wav"
+    other.write_bytes(song.read_bytes())
+    status, messages = spleeter(
+        "separate", "-p", "spleeter:2stems", "-o", tmp_path / "out", song, other
+    )
+    assert status == 1 and "could not be downloaded" in messages
+    assert messages.strip().count("\n") == 0, messages
+    assert len(attempts) == 1
+
+
 def test_bad_input_is_told_before_upstream_starts(spleeter, tmp_path, model_path):
     (tmp_path / "x.mp3").write_bytes(b"no audio")
     status, messages = spleeter(
         "separate", "-p", "spleeter:2stems", "-o", tmp_path / "out", tmp_path / "x.mp3"
     )
     assert status == 1 and "is not audio" in messages
+
+
+@pytest.mark.parametrize("stems, words", [(["drums"], "know drums"), ([], "know an empty list")])
+def test_stems_that_the_model_does_not_have(stems, words):
+    with pytest.raises(SeparationError, match=f"spleeter:2stems separates vocals, .*{words}"):
+        UpstreamSeparator("spleeter:2stems", stems)
+
+
+@pytest.mark.parametrize("fault", ["an exception", "nothing written"])
+def test_a_failed_save_leaves_no_empty_folder(
+    spleeter, song, tmp_path, model_path, monkeypatch, fault
+):
+    """The first stem is there, under its temporary name, when the second fails."""
+    from spleeter.audio.ffmpeg import FFMPEGProcessAudioAdapter
+
+    save, saved = FFMPEGProcessAudioAdapter.save, []
+
+    def broken(self, path, *arguments):
+        saved.append(path)
+        if len(saved) == 1:
+            save(self, path, *arguments)
+            assert path.stat().st_size > RATE
+        elif fault == "an exception":
+            raise RuntimeError("out of ideas")
+
+    monkeypatch.setattr(FFMPEGProcessAudioAdapter, "save", broken)
+    status, messages = spleeter(
+        "separate", "-p", "spleeter:2stems", "-o", tmp_path / "a" / "b", song
+    )
+    words = {"an exception": "out of ideas", "nothing written": "wrote nothing"}[fault]
+    assert status == 1 and "cannot write" in messages and words in messages
+    assert messages.strip().count("\n") == 0, messages
+    assert len(saved) == 2 and list(tmp_path.iterdir()) == []
 
 
 def test_an_unknown_adapter(spleeter, song, tmp_path, model_path):

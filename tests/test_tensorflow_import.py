@@ -1,0 +1,25 @@
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import gc, sys
+from spleeter_2.tensorflow_import import import_tensorflow
+sole_user = sys.argv[1] == "True"
+tensorflow = import_tensorflow(sole_user)
+assert tensorflow.__version__ and gc.isenabled()
+assert sys.modules.get("pandas", tensorflow) is not None, "the name stays usable"
+print(gc.get_freeze_count())
+"""
+
+
+@pytest.mark.parametrize("sole_user", [True, False])
+def test_only_a_sole_user_exempts_what_is_there_from_collection(sole_user):
+    """In a process of somebody else, garbage of theirs must not be kept for good."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(sole_user)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    count = int(done.stdout)
+    assert count > 10_000 if sole_user else count == 0
