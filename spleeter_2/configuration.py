@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import re
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -445,6 +447,12 @@ class Configuration:
             len(set(names)) == len(names),
             f"targets and residual name an instrument twice: {', '.join(names)}",
         )
+        for name in (self.name, *names):  # they become names of layers and of files
+            _require(
+                re.fullmatch(r"[A-Za-z0-9.][A-Za-z0-9_.-]*", name) is not None,
+                "name, targets and residual must be made of letters, digits, dots, hyphens and "
+                f"underscores, not {name!r}",
+            )
         _require(self.sample_rate > 0, f"sample_rate must be positive, not {self.sample_rate}")
         _require(self.nb_channels in (1, 2), f"nb_channels must be 1 or 2, not {self.nb_channels}")
         useful = (self.segment.nb_frames - 1) * self.stft.frame_step - 2 * self.segment.trim
@@ -502,7 +510,7 @@ def embedded_names() -> list[str]:
 
 def has_weights(folder: Path | None) -> bool:
     """Whether a folder holds a checkpoint; what is in it shows when it is loaded."""
-    return folder is not None and (folder / f"{CHECKPOINT}.index").is_file()
+    return folder is not None and os.path.isfile(folder / f"{CHECKPOINT}.index")
 
 
 def is_ours(descriptor: str) -> bool:
@@ -590,9 +598,9 @@ def _locate(descriptor: str) -> Path:
             raise SeparationError(f"there is no model {descriptor}; known models: {known}")
         return RESOURCES / f"{name}.json"
     path = Path(descriptor)
-    if path.is_dir():
+    if os.path.isdir(path):
         path = path / "config.json"
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike Path's, false if a folder must not be entered
         raise SeparationError(
             f"there is no configuration {path}; give spleeter_2:NAME (see 'spleeter models'), "
             "a JSON file or a folder with config.json"
@@ -603,7 +611,7 @@ def _locate(descriptor: str) -> Path:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SeparationError(f"cannot read the configuration {path}: {error}") from error
     if not isinstance(data, dict):
         raise SeparationError(f"the configuration {path} must be a JSON object")

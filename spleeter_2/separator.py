@@ -389,8 +389,8 @@ def _device(tf, name: str | None) -> str | None:
     if name is None:
         return None
     kind, _, number = name.lower().partition(":")
-    if kind not in ("cpu", "gpu") or (number and not number.isdigit()):
-        raise SeparationError(f"the device must be cpu, gpu or gpu:N, not {name}")
+    if kind not in ("cpu", "gpu") or (number and not number.isdecimal()):
+        raise SeparationError(f"the device must be cpu, gpu or gpu:N, not {name!r}")
     present = tf.config.list_logical_devices(kind.upper())
     index = int(number or 0)
     if index >= len(present):

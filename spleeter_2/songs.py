@@ -84,7 +84,7 @@ def _expand(item: str) -> list[tuple[str, str]]:
     if os.path.isdir(item):
         pairs = [
             (os.path.join(folder, name), os.path.relpath(folder, item))
-            for folder, folders, names in os.walk(item)
+            for folder, folders, names in os.walk(item, onerror=_unreadable)
             for name in names
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
         ]
@@ -99,15 +99,24 @@ def _expand(item: str) -> list[tuple[str, str]]:
     return [(item, "")]
 
 
+def _unreadable(error: OSError) -> None:
+    """A folder that cannot be searched is told, not passed over."""
+    raise SeparationError(f"cannot search the folder {error.filename}: {error.strerror}") from error
+
+
 def _check_template(template: str) -> None:
     known = ", ".join("{" + name + "}" for name in FIELDS)
     try:
-        names = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+        fields = [field[1:] for field in string.Formatter().parse(template)]
     except ValueError as error:
         raise SeparationError(f"the filename format {template!r} is broken: {error}") from error
-    for name in names:
+    for name, width, conversion in fields:
+        if name is None:
+            continue
         if name not in FIELDS:
             raise SeparationError(f"the filename format knows {known}, not {{{name}}}")
+        if width or conversion:
+            raise SeparationError(f"the filename format takes {{{name}}} as it is, without : or !")
 
 
 def _path(root: str, tree: str, template: str, source: str, instrument: str, codec: str) -> str:

@@ -69,6 +69,9 @@ def test_a_folder_stands_for_its_config_json(tmp_path):
         ({"segment": {"trim": 300000}}, "leave no room"),
         ({"residual": "vocals"}, "name an instrument twice"),
         ({"targets": []}, "at least one instrument"),
+        ({"targets": ["lead vocals"]}, "made of letters, digits"),
+        ({"residual": "../all"}, "made of letters, digits"),
+        ({"name": "a/b"}, "made of letters, digits"),
         ({"spleeter_2": 7}, "format 1"),
         ({"base": "spleeter_2:nothing"}, "known models: spleeter_2:"),
         ({"base": 3}, "base must be a descriptor"),
@@ -89,7 +92,13 @@ def test_a_missing_key_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content, words", [("{", "cannot read"), ("[]", "JSON object"), (b"\xff\xfe", "cannot read")]
+    "content, words",
+    [
+        ("{", "cannot read"),
+        ("[]", "JSON object"),
+        ("[" * 99999, "cannot read"),
+        (b"\xff\xfe", "cannot read"),
+    ],
 )
 def test_what_is_not_json(tmp_path, content, words):
     path = tmp_path / "model.json"

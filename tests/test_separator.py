@@ -145,7 +145,10 @@ def test_bad_arguments(arguments, words):
         Separator(**arguments)
 
 
-@pytest.mark.parametrize("device, words", [("gpu:7", "there is no gpu:7"), ("tpu", "must be cpu")])
+@pytest.mark.parametrize(
+    "device, words",
+    [("gpu:7", "there is no gpu:7"), ("tpu", "must be cpu"), ("cpu:²", "must be cpu")],
+)
 def test_bad_devices(device, words):
     with pytest.raises(SeparationError, match=words):
         Separator(device=device).load()

@@ -67,6 +67,8 @@ def test_template_fields(music, tmp_path):
         ("{0}", "not {0}"),
         ("{instrument", "is broken"),
         ("{instrument:d}", "is broken"),
+        ("{instrument:>99999999999}", "without : or !"),
+        ("{instrument!r}", "without : or !"),
     ],
 )
 def test_templates_that_cannot_work(music, tmp_path, template, words):
@@ -98,6 +100,19 @@ def test_standard_output_takes_one_stem(music, tmp_path):
 def test_standard_input_is_named_stdin(tmp_path):
     (song,) = plan(["-"], tmp_path, TEMPLATE, "wav", ["vocals"])
     assert song.source == "-" and song.outputs["vocals"] == str(tmp_path / "stdin/vocals.wav")
+
+
+def test_a_folder_that_cannot_be_searched_is_not_passed_over(music, tmp_path, monkeypatch):
+    scandir = os.scandir
+
+    def forbidding(path):
+        if os.path.basename(path) == "live":
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", forbidding)  # rights do not bind an administrator
+    with pytest.raises(SeparationError, match="cannot search the folder .*live: Permission"):
+        plan([music], tmp_path / "out", TEMPLATE, "wav", STEMS)
 
 
 def test_an_empty_folder(tmp_path):
