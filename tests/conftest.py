@@ -99,3 +99,6 @@ def spleeter(monkeypatch, capfd):
 def files_below(folder: Path) -> list[str]:
     """All files below a folder, hidden ones too, relative and sorted."""
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+pytest_plugins = ["evaluation_data"]
