@@ -107,7 +107,7 @@ class Track:
                 f"{self.path} has {len(waveforms)} audio stream(s) of {waveforms.shape[1]} "
                 f"samples; a stem file has {len(STREAMS)}: {', '.join(STREAMS)}"
             )
-        if waveforms.shape[1] < (declared - 0.5) * rate:  # stempeg takes what ffmpeg could decode
+        if waveforms.shape[1] < (declared - 0.1) * rate:  # stempeg takes what ffmpeg could decode
             raise SeparationError(
                 f"{self.path} says it lasts {declared:.1f} s, but only "
                 f"{waveforms.shape[1] / rate:.1f} s could be decoded: it is cut short or damaged"

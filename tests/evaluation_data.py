@@ -19,7 +19,7 @@ def excerpt(start: float, seconds: float) -> dict[str, np.ndarray]:
     import stempeg
 
     streams, _ = stempeg.read_stems(stempeg.example_stem_path(), ffmpeg_format="s16le")
-    part = streams[:, round(start * RATE) : round((start + seconds) * RATE)] / 2
+    part = streams[:, round(start * RATE) : round((start + seconds) * RATE)] / 4
     stems = dict(zip(STREAMS, part.astype(np.float32), strict=True))
     stems["mixture"] = sum(stems[name] for name in STREAMS[1:])
     return stems

@@ -64,7 +64,7 @@ def test_how_far_the_mixture_is_from_the_sum(musdb18, musdb18_hq):
         next(t for t in find_tracks(root) if t.name == NAMES[2]).load(TWO)
         for root in (musdb18_hq, musdb18)
     )
-    assert summed.remainder < -60
+    assert summed.remainder < -50
     assert -20 < mastered.remainder < -10  # stempeg's excerpt carries a mastered mixture
 
 
@@ -180,7 +180,7 @@ def test_a_stem_file_that_ends_early(tmp_path, musdb18):
     command = ["ffmpeg", "-v", "error", "-i", source, "-map", "0", "-c", "copy"]
     subprocess.run([*command, "-movflags", "+faststart", moved], check=True)
     whole = moved.read_bytes()
-    for percent in range(30, 95, 5):
+    for percent in range(40, 95, 10):
         (tmp_path / "test" / "cut.stem.mp4").write_bytes(whole[: len(whole) * percent // 100])
         (track,) = find_tracks(tmp_path)
         with pytest.raises(SeparationError, match="damaged"):
