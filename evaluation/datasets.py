@@ -116,7 +116,8 @@ class Track:
 
     def _read_files(self, sources: tuple[str, ...]) -> tuple[dict[str, np.ndarray], int]:
         found = self._found()
-        whole = sources if set(sources) <= set(found) else STEMS[:-1]
+        in_four = not found.keys().isdisjoint(("drums", "bass", "other"))
+        whole = STEMS[:-1] if in_four and not set(sources) <= set(found) else sources
         missing = [name for name in ("mixture", *whole) if name not in found]
         if missing:
             raise SeparationError(

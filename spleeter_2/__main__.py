@@ -18,6 +18,17 @@ from typing import List, Optional
 import typer
 from click.exceptions import Abort, ClickException
 
+from evaluation.options import (
+    BaselineOption,
+    DataOption,
+    JobsOption,
+    ResultsOption,
+    SaveAudioOption,
+    SourcesOption,
+    SubsetOption,
+    TracksOption,
+)
+
 from . import __version__
 from .errors import SeparationError
 
@@ -187,26 +198,39 @@ def train(
 
 @application.command(no_args_is_help=True)
 def evaluate(
-    mus_dir: Path = typer.Option(..., "--mus_dir", help="Folder of the MUSDB18 data set."),
+    mus_dir: Path = DataOption,
     model: str = ModelOption,
-    output_path: str = OutputOption,
+    output_path: Path = ResultsOption,
     adapter: str = AdapterOption,
     mwf: bool = MwfOption,
+    subset: str = SubsetOption,
+    tracks: List[str] = TracksOption,
+    sources: Optional[int] = SourcesOption,
+    baseline: str = BaselineOption,
+    jobs: Optional[int] = JobsOption,
+    save_audio: bool = SaveAudioOption,
     verbose: bool = VerboseOption,
 ) -> None:
-    """Evaluate a model on MUSDB18; upstream's for now."""
-    from .upstream import run_upstream
+    """Score a model on MUSDB18, or on songs of your own."""
+    from evaluation.run import Settings
+    from evaluation.run import evaluate as run
 
-    _require_upstream(model, "evaluate")
-    _require_folder(mus_dir)
-    run_upstream(
-        "evaluate",
-        adapter=adapter,
-        output_path=output_path,
-        params_filename=model,
-        mus_dir=str(mus_dir),
-        mwf=mwf,
-        verbose=verbose,
+    if adapter != DEFAULT_ADAPTER:
+        raise SeparationError("'spleeter evaluate' reads the data set itself, without --adapter")
+    run(
+        Settings(
+            model=model,
+            data=mus_dir,
+            output=output_path,
+            subset=subset,
+            tracks=tuple(tracks),
+            nb_sources=sources,
+            baselines=baseline,
+            jobs=jobs,
+            save_audio=save_audio,
+            mwf=mwf,
+            verbose=verbose,
+        )
     )
 
 

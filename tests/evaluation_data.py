@@ -1,11 +1,15 @@
 """Small data sets in all layouts, made from the real stem file that stempeg ships."""
 
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+
+from spleeter_2.errors import SeparationError
 
 RATE = 44100
 STREAMS = ("mixture", "drums", "bass", "other", "vocals")
@@ -49,6 +53,17 @@ def two(stems: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         "vocals": stems["vocals"],
         "accompaniment": accompaniment,
     }
+
+
+def misbehave(task: str) -> str:
+    """For a worker: answer, complain, fail, or die."""
+    if task == "complain":
+        raise SeparationError("this cannot be done")
+    if task == "fail":
+        raise ZeroDivisionError("oops")
+    if task == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return f"{task} by {os.getpid()} with {os.environ['OMP_NUM_THREADS']} thread(s)"
 
 
 @pytest.fixture(scope="session")
