@@ -27,6 +27,11 @@ application = typer.Typer(
 )
 
 
+RunsArgument = typer.Argument(
+    ..., help="Folders of results, or folders of such; the first is the reference."
+)
+
+
 @application.command("run", no_args_is_help=True)
 def run_command(
     mus_dir: Path = DataOption,
@@ -65,6 +70,37 @@ def run_command(
             verbose=verbose,
         )
     )
+
+
+@application.command("compare", no_args_is_help=True)
+def compare_command(
+    runs: List[Path] = RunsArgument,
+    verbose: bool = VerboseOption,
+) -> None:
+    """Lay runs side by side; the others against the first, with tests."""
+    from .compare import compare, text
+    from .results import find_runs
+
+    typer.echo(text(compare(find_runs(list(runs)))))
+
+
+@application.command("report", no_args_is_help=True)
+def report_command(
+    runs: List[Path] = RunsArgument,
+    output_path: Path = typer.Option(
+        Path("report.html"), "--output_path", "-o", help="The page; Markdown goes beside it."
+    ),
+    excerpts: int = typer.Option(
+        2, "--excerpts", min=0, help="Tracks to see and hear, if the runs kept their estimates."
+    ),
+    verbose: bool = VerboseOption,
+) -> None:
+    """Write a self-contained HTML page, and Markdown."""
+    from .report import write_report
+    from .results import find_runs
+
+    for path in write_report(find_runs(list(runs)), output_path, excerpts):
+        typer.echo(f"wrote {path}")
 
 
 @application.callback()
