@@ -21,7 +21,8 @@ setup(
         "spleeter_2": ["resources/*", "resources/weights/*", "resources/weights/*/*"],
     },
     install_requires=[
-        # Spleeter brings, and pins, tensorflow 2.12.1, numpy < 2, pandas 1.5 and typer 0.3.
+        # Spleeter brings, and pins, tensorflow 2.12.1, numpy < 2, pandas 1.5 and typer 0.3,
+        # and with [evaluation] museval, musdb and what they need (stempeg, jsonschema).
         "spleeter[evaluation]==2.4.2",
         "tensorflow==2.12.1",
         "setuptools<81",  # TensorFlow 2.12 and stempeg import pkg_resources
@@ -33,8 +34,9 @@ setup(
         "scipy>=1.10",
         "dacite>=1.8,<2",
         "tqdm>=4.60",
+        "matplotlib>=3.7",  # pictures of the reports
     ],
-    extras_require={"tests": ["pytest>=7", "hypothesis>=6", "matplotlib>=3.7", "build"]},
+    extras_require={"tests": ["pytest>=7", "hypothesis>=6", "build"]},
     entry_points={
         "console_scripts": [
             "spleeter = spleeter_2.__main__:entrypoint",

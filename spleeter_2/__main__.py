@@ -13,6 +13,17 @@ from typing import List, Optional
 
 import typer
 
+from evaluation.options import (
+    BaselineOption,
+    DataOption,
+    JobsOption,
+    ResultsOption,
+    SaveAudioOption,
+    SourcesOption,
+    SubsetOption,
+    TracksOption,
+)
+
 from . import __version__
 from .errors import SeparationError
 from .program import run
@@ -177,23 +188,39 @@ def train(
 
 @application.command(no_args_is_help=True)
 def evaluate(
-    mus_dir: Path = typer.Option(..., "--mus_dir", help="Folder of the MUSDB18 data set."),
+    mus_dir: Path = DataOption,
     model: str = ModelOption,
-    output_path: str = OutputOption,
+    output_path: Path = ResultsOption,
     adapter: Optional[str] = AdapterOption,
     mwf: bool = MwfOption,
+    subset: str = SubsetOption,
+    tracks: List[str] = TracksOption,
+    sources: Optional[int] = SourcesOption,
+    baseline: str = BaselineOption,
+    jobs: Optional[int] = JobsOption,
+    save_audio: bool = SaveAudioOption,
     verbose: bool = VerboseOption,
 ) -> None:
-    """Evaluate a model on MUSDB18; upstream's for now."""
-    _pass_to_upstream(
-        "evaluate",
-        model,
-        mus_dir,
-        mus_dir=str(mus_dir),
-        output_path=output_path,
-        adapter=adapter,
-        mwf=mwf,
-        verbose=verbose,
+    """Score a model on MUSDB18, or on songs of your own."""
+    from evaluation.run import Settings
+    from evaluation.run import evaluate as score
+
+    if adapter is not None:
+        raise SeparationError("'spleeter evaluate' reads the data set itself, without --adapter")
+    score(
+        Settings(
+            model=model,
+            data=mus_dir,
+            output=output_path,
+            subset=subset,
+            tracks=tuple(tracks),
+            nb_sources=sources,
+            baselines=baseline,
+            jobs=jobs,
+            save_audio=save_audio,
+            mwf=mwf,
+            verbose=verbose,
+        )
     )
 
 

@@ -25,3 +25,29 @@ def sdr(reference: np.ndarray, estimate: np.ndarray) -> float:
     signal = np.sum(reference**2)
     distortion = np.sum((reference - estimate) ** 2)
     return float(10 * np.log10((signal + EPSILON) / (distortion + EPSILON)))
+
+
+def si_sdr(reference: np.ndarray, estimate: np.ndarray) -> float:
+    """Scale-invariant SDR of a whole track in dB: the SDR after the best gain on the reference.
+
+    ``10 log10(|a s|^2 / |a s - s^|^2)`` with ``a = <s^, s> / |s|^2``, one gain for all channels
+    (J. Le Roux et al., "SDR - half-baked or well done?", ICASSP 2019).
+
+    Args:
+        reference, estimate: waveforms ``[S, C]`` of equal shape.
+
+    Returns:
+        dB; infinity for a perfect estimate, NaN where either is silent throughout.
+
+    Raises:
+        ValueError: shapes that differ.
+    """
+    if reference.shape != estimate.shape:
+        raise ValueError(f"shapes differ: {reference.shape} and {estimate.shape}")
+    reference = reference.astype(np.float64)
+    energy = np.sum(reference**2)
+    if not energy or not np.any(estimate):
+        return float("nan")
+    scaled = np.sum(estimate * reference) / energy * reference
+    with np.errstate(divide="ignore"):
+        return float(10 * np.log10(np.sum(scaled**2) / np.sum((scaled - estimate) ** 2)))

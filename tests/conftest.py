@@ -114,3 +114,6 @@ def convert(program):
 def files_below(folder: Path) -> list[str]:
     """All files below a folder, hidden ones too, relative and sorted."""
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+pytest_plugins = ["evaluation_data"]

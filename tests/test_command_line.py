@@ -231,12 +231,10 @@ def test_verbose_shows_the_traceback(song, tmp_path):
     assert running.returncode == 1 and b"Traceback" in messages
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate"])
-def test_what_is_not_there_yet_says_so(spleeter, tmp_path, command):
-    option = {"train": "-d", "evaluate": "--mus_dir"}[command]
-    status, messages = spleeter(command, "-p", "spleeter_2:grouped", option, tmp_path)
+def test_what_is_not_there_yet_says_so(spleeter, tmp_path):
+    status, messages = spleeter("train", "-p", "spleeter_2:grouped", "-d", tmp_path)
     assert status == 1 and "not there yet" in messages
-    status, messages = spleeter(command, "-p", "spleeter:2stems", option, tmp_path / "nowhere")
+    status, messages = spleeter("train", "-p", "spleeter:2stems", "-d", tmp_path / "nowhere")
     assert status == 1 and "there is no folder" in messages
 
 

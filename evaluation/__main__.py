@@ -1,0 +1,118 @@
+"""The command line of evaluation: run, compare, report. Parses, calls, prints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import List, Optional
+
+import typer
+
+from spleeter_2.__main__ import ModelOption, MwfOption, VerboseOption
+from spleeter_2.program import run
+
+from .options import (
+    BaselineOption,
+    DataOption,
+    JobsOption,
+    ResultsOption,
+    SaveAudioOption,
+    SourcesOption,
+    SubsetOption,
+    TracksOption,
+)
+
+application = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    help="Score models on MUSDB18 and the like, compare runs, write reports.",
+)
+
+
+RunsArgument = typer.Argument(
+    ..., help="Folders of results, or folders of such; the first is the reference."
+)
+
+
+@application.command("run", no_args_is_help=True)
+def run_command(
+    mus_dir: Path = DataOption,
+    model: str = ModelOption,
+    output_path: Path = ResultsOption,
+    subset: str = SubsetOption,
+    tracks: List[str] = TracksOption,
+    sources: Optional[int] = SourcesOption,
+    baseline: str = BaselineOption,
+    jobs: Optional[int] = JobsOption,
+    save_audio: bool = SaveAudioOption,
+    mwf: bool = MwfOption,
+    overlap: Optional[float] = typer.Option(
+        None, "--overlap", help="Share of each window computed twice, 0 to 0.5."
+    ),
+    device: Optional[str] = typer.Option(None, "--device", help="cpu, gpu or gpu:N."),
+    verbose: bool = VerboseOption,
+) -> None:
+    """Separate and score; a second run does only what is missing."""
+    from .run import Settings, evaluate
+
+    evaluate(
+        Settings(
+            model=model,
+            data=mus_dir,
+            output=output_path,
+            subset=subset,
+            tracks=tuple(tracks),
+            nb_sources=sources,
+            baselines=baseline,
+            jobs=jobs,
+            save_audio=save_audio,
+            mwf=mwf,
+            overlap=overlap,
+            device=device,
+            verbose=verbose,
+        )
+    )
+
+
+@application.command("compare", no_args_is_help=True)
+def compare_command(
+    runs: List[Path] = RunsArgument,
+    verbose: bool = VerboseOption,
+) -> None:
+    """Lay runs side by side; the others against the first, with tests."""
+    from .compare import compare, text
+    from .results import find_runs
+
+    typer.echo(text(compare(find_runs(list(runs)))))
+
+
+@application.command("report", no_args_is_help=True)
+def report_command(
+    runs: List[Path] = RunsArgument,
+    output_path: Path = typer.Option(
+        Path("report.html"), "--output_path", "-o", help="The page; Markdown goes beside it."
+    ),
+    excerpts: int = typer.Option(
+        2, "--excerpts", min=0, help="Tracks to see and hear, if the runs kept their estimates."
+    ),
+    verbose: bool = VerboseOption,
+) -> None:
+    """Write a self-contained HTML page, and Markdown."""
+    from .report import write_report
+    from .results import find_runs
+
+    for path in write_report(find_runs(list(runs)), output_path, excerpts):
+        typer.echo(f"wrote {path}")
+
+
+@application.callback()
+def options() -> None:
+    """Score models on MUSDB18 and the like, compare runs, write reports."""
+
+
+def entrypoint() -> None:
+    """Run the program; end it with a status that tells how it went."""
+    run(application, "evaluation")
+
+
+if __name__ == "__main__":
+    entrypoint()

@@ -1,0 +1,144 @@
+"""Tasks in processes of their own: one that is killed costs its task, not the others."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from multiprocessing import connection, get_context
+from typing import Any
+
+from spleeter_2.errors import SeparationError
+
+# one thread for linear algebra and for TensorFlow: the processes share the cores already
+ONE_THREAD = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "TF_NUM_INTRAOP_THREADS": "1",
+    "TF_NUM_INTEROP_THREADS": "1",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+}
+
+
+class Failure(str):
+    """One sentence in the place of a task's result."""
+
+
+class _Worker:
+    """A process that answers one task at a time."""
+
+    def __init__(self, function: Callable[[Any], Any], verbose: bool) -> None:
+        context = get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, function, verbose), daemon=True)
+        with _environment(ONE_THREAD):
+            self.process.start()
+        theirs.close()
+        self.task: Any = None
+
+    def give(self, task: Any) -> None:
+        self.task = task
+        with contextlib.suppress(OSError):  # it has just died: its answer will tell
+            self.connection.send(task)
+
+    def answer(self) -> Any:
+        """The result, or a ``Failure`` if the process ended in place of it."""
+        try:
+            return self.connection.recv()
+        except (EOFError, OSError):
+            self.process.join()
+            return Failure(_epitaph(self.process.exitcode))
+
+    @property
+    def is_alive(self) -> bool:
+        return self.process.is_alive()
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.join()
+        self.connection.close()
+
+
+def run_tasks(
+    tasks: Iterable[Any], function: Callable[[Any], Any], jobs: int, verbose: bool = False
+) -> Iterator[tuple[Any, Any]]:
+    """Run a function on each task, in ``jobs`` processes with one thread each.
+
+    Args:
+        function: importable by name; tasks and results can be pickled.
+        verbose: processes print the tracebacks of what they did not expect.
+
+    Yields:
+        Task and result, as they come; a ``Failure`` in place of a result where the function raised
+        or its process was killed. Whoever stops asking ends the processes.
+    """
+    waiting = deque(tasks)
+    workers: list[_Worker] = []
+    try:
+        while waiting or any(worker.task is not None for worker in workers):
+            for worker in [worker for worker in workers if not worker.is_alive]:
+                if worker.task is None:
+                    workers.remove(worker)
+            idle = [worker for worker in workers if worker.task is None]
+            while waiting and (idle or len(workers) < jobs):
+                if not idle:
+                    workers.append(_Worker(function, verbose))
+                    idle = [workers[-1]]
+                idle.pop().give(waiting.popleft())
+            busy = {worker.connection: worker for worker in workers if worker.task is not None}
+            for ready in connection.wait(list(busy)):
+                worker = busy[ready]
+                result, task = worker.answer(), worker.task
+                worker.task = None
+                yield task, result
+    finally:
+        for worker in workers:
+            worker.stop()
+
+
+def _serve(pipe: connection.Connection, function: Callable[[Any], Any], verbose: bool) -> None:
+    """Answer tasks until the other end closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            task = pipe.recv()
+            try:
+                result = function(task)
+            except SeparationError as error:
+                result = Failure(error)
+            except MemoryError:
+                result = Failure("not enough memory: try fewer --jobs")
+            except Exception as error:
+                if verbose:
+                    traceback.print_exc()
+                result = Failure(
+                    f"this should not happen ({type(error).__name__}: {error}); --verbose shows "
+                    "where, please report it"
+                )
+            pipe.send(result)
+
+
+def _epitaph(status: int | None) -> str:
+    if status is not None and status < 0:
+        name = signal.Signals(-status).name
+        hint = ": perhaps there was too little memory, try fewer --jobs" if status == -9 else ""
+        return f"its process was ended by {name}{hint}"
+    return f"its process ended with status {status}"
+
+
+@contextlib.contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

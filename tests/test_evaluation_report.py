@@ -1,0 +1,151 @@
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from browser import CHROMIUM, Browser
+from evaluation_data import NAMES
+
+from evaluation.report import write_report
+from evaluation.results import find_runs
+from spleeter_2.errors import SeparationError
+
+REPOSITORY = Path(__file__).parent.parent
+# how many of 64 places of a picture differ from its corner, or -1 where it was not drawn
+DRAWN = """
+return [...document.images].map(image => {
+  if (!image.complete || image.naturalWidth < 300) return -1;
+  const canvas = document.createElement('canvas');
+  canvas.width = canvas.height = 64;
+  const context = canvas.getContext('2d');
+  context.drawImage(image, 0, 0, 64, 64);
+  const data = context.getImageData(0, 0, 64, 64).data;
+  let different = 0;
+  for (let i = 0; i < data.length; i += 4)
+    if (data[i] != data[0] || data[i + 1] != data[1] || data[i + 2] != data[2]) different++;
+  return different;
+});
+"""
+PLAYERS = """
+return await Promise.all([...document.querySelectorAll('audio')].map(player =>
+  new Promise((resolve, reject) => {
+    player.onerror = () => resolve('error');
+    player.oncanplaythrough = () => resolve(player.duration);
+    player.preload = 'auto';
+    player.load();
+  })));
+"""
+
+
+@pytest.fixture(scope="module")
+def runs(musdb18_hq, tmp_path_factory):
+    """A model and two anchors with their estimates kept, and one without."""
+    folder = tmp_path_factory.mktemp("runs")
+    for arguments in (
+        ["-p", "spleeter_2:grouped", "--baseline", "irm,mixture", "--save-audio", "-o", folder],
+        ["-p", "spleeter_2:mask", "-o", folder],
+    ):
+        command = [sys.executable, "-m", "evaluation", "run", "--mus_dir", musdb18_hq]
+        done = subprocess.run([*command, *arguments], capture_output=True, cwd=REPOSITORY)
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def report(runs, tmp_path_factory):
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    command = [sys.executable, "-m", "evaluation", "report", runs / "spleeter_2-grouped", runs]
+    done = subprocess.run([*command, "-o", path], capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"wrote {path}\nwrote {path.with_suffix('.md')}\n"
+    return path
+
+
+@pytest.fixture
+def browser(tmp_path):
+    if CHROMIUM is None:
+        pytest.skip("there is no chromium to open the page in: apt-get install chromium")
+    browser = Browser(tmp_path / "profile")
+    yield browser
+    browser.close()
+
+
+def test_the_page_in_a_browser(report, browser):
+    """Every picture is drawn, every player loads, and nothing is fetched from anywhere."""
+    browser.open(report)
+    drawn = browser.evaluate(DRAWN)
+    # boxes, three scatters, two of energy over the mixture, spectrograms of two sources twice
+    assert len(drawn) == 1 + 3 + 2 + 4
+    assert min(drawn) > 100
+    durations = browser.evaluate(PLAYERS)
+    # two songs: mixture, two references, two sources of two runs
+    assert len(durations) == 2 * (1 + 2 + 2 * 2)
+    assert all(isinstance(seconds, (int, float)) for seconds in durations), durations
+    assert all(2.9 < seconds < 3.2 for seconds in durations), durations
+    assert [url for url in browser.requests if not url.startswith("data:")] == [report.as_uri()]
+    told = browser.evaluate("return document.body.innerText")
+    for sentence in (
+        "2 sources (vocals, accompaniment), 3 track(s) of test",
+        "spleeter_2-mask against spleeter_2-grouped",
+        "not told apart",
+        "spleeter_2-mask kept no estimates",
+        "python -m evaluation report",
+        "tensorflow 2.",
+    ):
+        assert sentence in told
+
+
+def test_a_browser_would_notice(report, browser, tmp_path):
+    """What the test above looks for shows in a page that lacks it."""
+    content = report.read_text("utf-8")
+    broken = re.sub(r'(src="data:image/png;base64,)[^"]{100}', r"\1", content, count=1)
+    broken = re.sub(r'(src="data:audio/mpeg;base64,)[^"]+', r"\1AAAA", broken, count=1)
+    policy = r'<meta http-equiv="Content-Security-Policy"[^>]*>'
+    outside = '<img src="http://127.0.0.1:9/x.png">'
+    (tmp_path / "page.html").write_text(
+        re.sub(policy, "", broken).replace("</body>", outside + "</body>"), "utf-8"
+    )
+    browser.open(tmp_path / "page.html")
+    assert min(browser.evaluate(DRAWN)) == -1
+    assert "error" in browser.evaluate(PLAYERS)
+    assert "http://127.0.0.1:9/x.png" in browser.requests
+
+
+def test_nothing_in_the_page_points_outside(report):
+    content = report.read_text("utf-8")
+    assert "default-src 'none'" in content and "<script" not in content
+    for address in re.findall(r'(?:src|href)="([^"]{0,30})', content):
+        assert address.startswith("data:")
+    assert content.index(NAMES[0]) and "&amp; Co. - [Live], 100 %" in content
+
+
+def test_markdown(report):
+    content = report.with_suffix(".md").read_text("utf-8")
+    assert "| vocals | SDR | dB |" in content
+    assert "## irm against spleeter_2-grouped" in content
+    assert "| command | python -m evaluation run -p spleeter_2:grouped" in content
+
+
+def test_without_the_songs_or_the_estimates(runs, tmp_path):
+    """The page tells what it cannot show."""
+    copy = tmp_path / "copy"
+    shutil.copytree(runs, copy)
+    information = copy / "spleeter_2-grouped" / "run.json"
+    information.write_text(re.sub(r'"data": ".*"', '"data": "/nowhere"', information.read_text()))
+    write_report(find_runs([copy / "spleeter_2-grouped"]), tmp_path / "a.html")
+    page = (tmp_path / "a.html").read_text("utf-8")
+    assert "there is no folder /nowhere" in page and "<audio" not in page
+    write_report(find_runs([copy / "spleeter_2-mask"]), tmp_path / "b.html")
+    page = (tmp_path / "b.html").read_text("utf-8")
+    assert "No run has kept its estimates" in page and page.count("<img") == 3
+
+
+def test_where_no_report_can_be(runs, tmp_path):
+    found = find_runs([runs])
+    with pytest.raises(SeparationError, match="name it report.html"):
+        write_report(found, tmp_path / "report.pdf")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SeparationError, match="cannot write"):
+        write_report(found, tmp_path / "file" / "report.html")

@@ -1,0 +1,375 @@
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import museval
+import numpy as np
+import pytest
+import soundfile
+from conftest import files_below
+from evaluation_data import NAMES, RATE, excerpt, misbehave, two, write_folder
+
+from evaluation import tables
+from evaluation.__main__ import entrypoint
+from evaluation.datasets import Song
+from evaluation.estimators import Method, ideal_ratio_mask, open_estimator
+from evaluation.results import find_runs, read_run, read_scores
+from evaluation.run import Settings, Task, default_jobs
+from evaluation.scores import FRAMEWISE, SET_UPS
+from evaluation.workers import Failure, run_tasks
+from spleeter_2.errors import SeparationError
+from spleeter_2.metrics import sdr
+
+TWO, FOUR = SET_UPS[2], SET_UPS[4]
+
+
+@pytest.fixture
+def evaluation(monkeypatch, capfd):
+    """Run ``python -m evaluation`` in this process: status, output, messages."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["evaluation", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            entrypoint()
+        captured = capfd.readouterr()
+        assert "Traceback" not in captured.err, captured.err
+        return ended.value.code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def finished(musdb18, tmp_path_factory):
+    """A whole run on the stem files: our model, and three anchors; and what it printed."""
+    folder = tmp_path_factory.mktemp("finished")
+    command = [sys.executable, "-m", "spleeter_2", "evaluate", "--mus_dir", musdb18, "-o", folder]
+    command += ["-p", "spleeter_2:grouped", "--baseline", "mixture,irm,spleeter_2:mask"]
+    done = subprocess.run(
+        [*command, "--save-audio"], capture_output=True, text=True, cwd=Path(__file__).parent.parent
+    )
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+def quick(evaluation, data, output, *more):
+    """The mixture as the estimate: everything but a network."""
+    return evaluation(
+        "run", "-p", "mixture", "--sources", 2, "--mus_dir", data, "-o", output, *more
+    )
+
+
+def test_the_printed_numbers_are_musevals(finished):
+    """museval's own tools read the files and come to the same medians."""
+    folder, done = finished
+    for method in ("spleeter_2-grouped", "mixture", "irm", "spleeter_2-mask"):
+        store = museval.EvalStore()
+        store.add_eval_dir(folder / method)
+        expected = store.agg_frames_tracks_scores().unstack()
+        printed = done.stdout[done.stdout.index(f"{method}: 2 sources") :]
+        for source in TWO:
+            line = re.search(rf"^{source} +==> (.*)$", printed, re.M)[1]
+            numbers = re.findall(r"(\w+): *(-?[\d.]+)", line)
+            assert [name for name, _ in numbers] == ["SDR", "SIR", "ISR", "SAR"]
+            for name, number in numbers:
+                assert float(number) == pytest.approx(expected[name][source], abs=6e-4)
+
+
+def test_pinned_scores_of_a_public_track(finished):
+    """stempeg's excerpt, with its own mixture. ffmpeg's AAC decoder may differ by a hair."""
+    folder, _ = finished
+    expected = {
+        ("spleeter_2-grouped", "vocals"): [4.03, 9.75, 5.06, 3.79],
+        ("spleeter_2-grouped", "accompaniment"): [11.84, 17.6, 11.19, 10.87],
+        ("mixture", "vocals"): [-6.23, -5.62, -7.06, -6.99],
+        ("irm", "vocals"): [8.68, 20.32, 9.32, 8.8],
+    }
+    for (method, source), values in expected.items():
+        scores = read_scores(folder / method / "test" / f"{NAMES[2]}.json")
+        found = [scores.metric(source, metric) for metric in ("SDR", "SIR", "track SDR", "SI-SDR")]
+        assert found == pytest.approx(values, abs=0.05), (method, source, found)
+
+
+def test_what_a_run_tells(finished, musdb18):
+    folder, done = finished
+    run = read_run(folder / "spleeter_2-grouped")
+    assert run.sources == TWO and {name for _, name in run.tracks} == set(NAMES)
+    assert "numpy" in run.information["versions"] and run.information["hardware"]["cores"]
+    assert "the mixture is not the sum of its stems" in done.stderr
+    assert done.stderr.count("not the sum") == 1
+    for percentage in re.findall(r"([\d.]+) % of all bins exceed the mixture", done.stdout):
+        assert 0 <= float(percentage) < 10
+    assert "0 of 12 frames have no SDR" in done.stdout
+    assert not [name for name in files_below(folder) if "/." in name]
+
+
+def test_anchors_are_where_they_belong(finished):
+    """The mixture is the worst, the ideal mask better than any model."""
+    folder, _ = finished
+    runs = {run.name: run.scores() for run in find_runs([folder])}
+    level = {
+        name: tables.median(tables.values(scores, "vocals", "track SDR"))
+        for name, scores in runs.items()
+    }
+    assert level["mixture"] < level["spleeter_2-mask"] < level["irm"]
+    assert level["mixture"] < level["spleeter_2-grouped"] < level["irm"]
+    for scores in runs["mixture"]:
+        assert scores.sources["vocals"].over_mixture.share == 0
+
+
+def test_the_estimates_that_are_kept_are_those_that_were_scored(finished, musdb18):
+    from evaluation.datasets import find_tracks
+
+    folder, _ = finished
+    run = read_run(folder / "spleeter_2-grouped")
+    track = find_tracks(musdb18, names=[NAMES[0]])[0]
+    song = track.load(TWO)
+    scores = read_scores(run.path("test", track.name))
+    for source in TWO:
+        path = run.audio("test", track.name) / f"{source}.wav"
+        estimate, rate = soundfile.read(path)
+        assert rate == RATE
+        assert sdr(song.references[source], estimate) == pytest.approx(
+            scores.metric(source, "track SDR"), abs=0.01
+        )
+
+
+def test_a_second_run_does_only_what_is_missing(evaluation, plain, tmp_path):
+    data, output = tmp_path / "data", tmp_path / "out"
+    shutil.copytree(plain, data)
+    status, first, _ = quick(evaluation, data, output)
+    assert status == 0
+    assert not list(output.rglob("*.wav"))
+    paths = {name: output / "mixture" / "test" / f"{name}.json" for name in NAMES}
+    times = {name: path.stat().st_mtime_ns for name, path in paths.items()}
+    status, second, messages = quick(evaluation, data, output)
+    assert (status, second) == (0, first) and "0 track(s) to score" in messages
+    # one is gone, one is damaged, one belongs to other audio
+    paths[NAMES[0]].unlink()
+    status, third, messages = quick(evaluation, data, output)
+    assert (status, third) == (0, first) and "1 track(s) to score" in messages
+    paths[NAMES[1]].write_text(paths[NAMES[1]].read_text()[:1000])
+    assert "1 track(s) to score" in quick(evaluation, data, output)[2]
+    assert paths[NAMES[2]].stat().st_mtime_ns == times[NAMES[2]]
+    shutil.rmtree(data / NAMES[2])
+    write_folder(data / NAMES[2], two(excerpt(0, 2)))
+    status, fourth, messages = quick(evaluation, data, output)
+    assert status == 0 and "1 track(s) to score" in messages and fourth != first
+    assert read_scores(paths[NAMES[2]]).samples == 2 * RATE
+
+
+def test_tracks_by_name(evaluation, plain, tmp_path):
+    status, printed, _ = quick(evaluation, plain, tmp_path, "--tracks", NAMES[1])
+    assert status == 0 and "1 track(s)" in printed
+    assert read_run(tmp_path / "mixture").tracks == [("test", NAMES[1])]
+    quick(evaluation, plain, tmp_path, "--tracks", NAMES[0])
+    assert set(read_run(tmp_path / "mixture").tracks) == {("test", n) for n in NAMES[:2]}
+    status, _, messages = quick(evaluation, plain, tmp_path, "--tracks", "Nobody")
+    assert status == 1 and "there is no track Nobody" in messages
+
+
+def test_set_ups_are_not_mixed(evaluation, musdb18_hq, tmp_path):
+    status, printed, _ = evaluation(
+        "run", "-p", "irm", "--mus_dir", musdb18_hq, "-o", tmp_path, "--tracks", NAMES[0]
+    )
+    assert status == 0 and f"4 sources ({', '.join(FOUR)})" in printed
+    for source in FOUR:
+        assert re.search(rf"^{source} +==> SDR:", printed, re.M)
+    arguments = ("--mus_dir", musdb18_hq, "-o", tmp_path)
+    status, _, messages = evaluation("run", "-p", "irm", "--sources", 2, *arguments)
+    assert status == 1 and "holds results of another model or other options" in messages
+    status, _, messages = evaluation(
+        "run", "-p", "irm", "--sources", 4, "--baseline", "spleeter_2:mask", *arguments
+    )
+    assert status == 1 and "spleeter_2:mask cannot be scored here" in messages
+    status, _, messages = evaluation("run", "-p", "irm", "--sources", 3, *arguments)
+    assert status == 1 and "--sources must be 2 or 4" in messages
+
+
+def test_other_options_do_not_share_a_folder(evaluation, plain, finished, musdb18, tmp_path):
+    folder, _ = finished
+    before = files_below(folder)
+    status, _, messages = evaluation(
+        "run", "-p", "spleeter_2:grouped", "--overlap", 0.5, "--mus_dir", musdb18, "-o", folder
+    )
+    assert status == 1 and "choose another folder" in messages
+    status, _, messages = evaluation(
+        "run", "-p", "spleeter_2:grouped", "--subset", "train", "--mus_dir", musdb18, "-o", folder
+    )
+    assert status == 1 and "another subset" in messages
+    assert files_below(folder) == before
+
+
+def test_bad_tracks_are_an_error_and_not_a_shorter_average(evaluation, plain, tmp_path):
+    data, output = tmp_path / "data", tmp_path / "out"
+    shutil.copytree(plain, data)
+    for name in ("corrupt", "missing", "short", "good"):
+        write_folder(data / name, two(excerpt(1, 1)))
+    (data / "corrupt" / "vocals.wav").write_bytes(b"no audio" * 100)
+    (data / "missing" / "accompaniment.wav").unlink()
+    short, _ = soundfile.read(data / "short" / "vocals.wav")
+    soundfile.write(data / "short" / "vocals.wav", short[:-100], RATE)
+    status, printed, messages = quick(evaluation, data, output)
+    assert status == 1 and printed == ""
+    assert "3 track(s) could not be scored (corrupt, missing, short)" in messages
+    assert "vocals.wav is not audio" in messages
+    assert "missing lacks accompaniment" in messages
+    assert "cut them alike" in messages
+    assert len(list((output / "mixture" / "test").iterdir())) == 4  # nothing is lost
+    with pytest.raises(SeparationError, match="lacks the scores of 3 of 7 tracks"):
+        read_run(output / "mixture").scores()
+    # repaired: only these are computed
+    for name in ("corrupt", "missing", "short"):
+        shutil.rmtree(data / name)
+        write_folder(data / name, two(excerpt(1, 1)))
+    status, printed, messages = quick(evaluation, data, output)
+    assert status == 0 and "3 track(s) to score" in messages and "7 track(s)" in printed
+
+
+def test_silent_vocals(evaluation, plain, tmp_path):
+    """museval raises; here the track has whole-track scores and no framewise ones."""
+    data = tmp_path / "data"
+    shutil.copytree(plain, data)
+    stems = two(excerpt(0, 2))
+    silent = {name: stems["accompaniment"] for name in ("mixture", "accompaniment")}
+    write_folder(data / "Instrumental", {**silent, "vocals": np.zeros_like(stems["vocals"])})
+    status, printed, _ = quick(evaluation, data, tmp_path / "out")
+    assert status == 0
+    assert "2 of 11 frames have no SDR" in printed
+    assert re.search(r"^vocals +SDR .* 3$", printed, re.M)
+    assert re.search(r"^vocals +track SDR .* 4$", printed, re.M)
+
+
+def test_nowhere_to_write_to(evaluation, plain, tmp_path):
+    (tmp_path / "file").write_text("")
+    status, printed, messages = quick(evaluation, plain, tmp_path / "file")
+    assert status == 1 and printed == "" and "cannot write" in messages
+
+
+def test_what_is_refused_before_any_work(evaluation, spleeter, plain, tmp_path):
+    out = ("-o", tmp_path / "out")
+    for arguments, sentence in (
+        (["-p", "spleeter_2:nothing", "--mus_dir", plain], "spleeter_2:nothing"),
+        (["-p", "spleeter_2:lasaft", "--mus_dir", plain], "has no weights"),
+        (["--mus_dir", tmp_path / "nowhere"], "there is no folder"),
+        (["--mus_dir", tmp_path], "there are no songs"),
+        (["--mus_dir", plain, "--jobs", 0], "--jobs must be positive"),
+        (["--mus_dir", plain, "--baseline", "irm,nothing"], "nothing"),
+        (["--mus_dir", plain, "--subset", "dev"], "must be train or test"),
+        (["--mus_dir", plain, "-a", "some.Adapter"], "without --adapter"),
+    ):
+        status, messages = spleeter("evaluate", *arguments, *out)
+        assert status == 1 and sentence in messages, messages
+        assert not (tmp_path / "out").exists()
+    assert evaluation("run")[0] in (0, 2)
+    assert evaluation("run", "-p", "mixture")[0] == 2
+
+
+def test_ctrl_c_loses_only_the_track_in_work(plain, tmp_path):
+    data, output = tmp_path / "data", tmp_path / "out"
+    shutil.copytree(plain, data)
+    for name in ("long 1", "long 2"):
+        stems = two(excerpt(0, 6))
+        write_folder(data / name, {k: np.tile(v, (4, 1)) for k, v in stems.items()})
+    command = [sys.executable, "-m", "evaluation", "run", "-p", "mixture", "--sources", "2"]
+    command += ["--mus_dir", data, "-o", output, "--jobs", "1"]
+    running = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    )
+    folder = output / "mixture" / "test"
+    while not (folder.exists() and any(path.suffix == ".json" for path in folder.iterdir())):
+        assert running.poll() is None, running.stderr.read()
+        time.sleep(0.05)
+    time.sleep(0.5)
+    os.killpg(running.pid, signal.SIGINT)  # as a terminal does, to all of the group
+    printed, messages = running.communicate(timeout=20)
+    assert running.returncode == 130, messages
+    assert printed == b"" and b"Traceback" not in messages
+    with pytest.raises(ProcessLookupError):  # no process is left
+        for _ in range(100):
+            os.killpg(running.pid, 0)
+            time.sleep(0.1)
+    done = [name for name in files_below(output) if name.endswith(".json")]
+    assert 2 <= len(done) < 6 and not [name for name in files_below(output) if "/." in name]
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert f"{5 - (len(done) - 1)} track(s) to score" in again.stderr
+
+
+def test_a_worker_that_is_killed_costs_its_task_alone():
+    tasks = ["one", "die", "complain", "two", "fail", "die", "three"]
+    results = list(run_tasks(tasks, misbehave, jobs=2))
+    assert sorted(task for task, _ in results) == sorted(tasks)
+    for task, result in results:
+        assert isinstance(result, Failure) == (task in ("die", "complain", "fail"))
+        if task == "die":
+            assert "SIGKILL" in result and "fewer --jobs" in result
+        elif task == "complain":
+            assert result == "this cannot be done"
+        elif task == "fail":
+            assert "ZeroDivisionError: oops" in result
+        else:
+            assert result.startswith(task) and result.endswith("1 thread(s)")
+
+
+def test_as_many_processes_as_memory_allows(monkeypatch):
+    task = Task(None, ((Method("irm", FOUR), None),), 600.0, False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    for memory, jobs in ((1, 1), (60, 2), (1000, 8)):
+        monkeypatch.setattr("evaluation.run._memory", lambda memory=memory: memory)
+        assert default_jobs(600.0, [task]) == jobs
+
+
+def test_the_ideal_mask_of_sources_apart_is_ideal():
+    time_ = np.arange(3 * RATE) / RATE
+    low, high = (
+        np.repeat(0.3 * np.sin(2 * np.pi * f * time_)[:, None], 2, axis=1).astype(np.float32)
+        for f in (500, 5000)
+    )
+    song = Song(low + high, {"vocals": low, "accompaniment": high}, RATE)
+    estimates = ideal_ratio_mask(song)
+    for name, reference in song.references.items():
+        assert estimates[name].shape == reference.shape
+        assert sdr(reference[RATE:-RATE], estimates[name][RATE:-RATE]) > 40
+
+
+def test_a_method_has_a_name_for_its_folder(tmp_path):
+    folder = tmp_path / "my model, v2"
+    folder.mkdir()
+    shutil.copy(Path("configs") / "mask_16khz.json", folder / "config.json")
+    assert Method(str(folder), TWO).name == "my-model-v2"
+    assert Method("spleeter:2stems", TWO, mwf=True).name == "spleeter-2stems-mwf"
+    assert Method("configs/mask_16khz.json", TWO).name == "mask_16khz"
+
+
+def test_upstreams_model(spleeter, deezer_2stems, plain, tmp_path, monkeypatch):
+    """Upstream's own command fails here after all the work: KeyError: 'accompaniment'."""
+    monkeypatch.setenv("MODEL_PATH", str(deezer_2stems.parent))
+    status, printed = spleeter(
+        "evaluate", "-p", "spleeter:2stems", "--mus_dir", plain, "-o", tmp_path, "--jobs", 1
+    )
+    assert status == 0, printed
+    assert "spleeter-2stems: 2 sources" in printed
+    scores = json.loads((tmp_path / "spleeter-2stems/test" / f"{NAMES[0]}.json").read_text())
+    assert [target["name"] for target in scores["targets"]] == list(TWO)
+    assert set(scores["targets"][0]["frames"][0]["metrics"]) == set(FRAMEWISE)
+    # upstream wants its own rate, and says so
+    write_folder(tmp_path / "48k" / "song", two(excerpt(0, 1)), 48000)
+    estimate = open_estimator(Method("spleeter:2stems", TWO))
+    from evaluation.datasets import find_tracks
+
+    with pytest.raises(SeparationError, match="works at 44100 Hz only"):
+        estimate(find_tracks(tmp_path / "48k")[0].load(TWO))
+
+
+def test_settings_tell_the_command_that_repeats_them():
+    settings = Settings("spleeter_2:mask", Path("a b"), Path("out"), tracks=("x",), mwf=True)
+    assert settings.command() == (
+        "python -m evaluation run -p spleeter_2:mask --mus_dir 'a b' -o out --subset test "
+        "--tracks x --mwf"
+    )
