@@ -72,19 +72,18 @@ def multiply_adds(model) -> int:
     import tensorflow as tf
 
     from spleeter_2.models.frequency import FrequencyLinear
-    from spleeter_2.models.layers import ConvNorm, UpsampleNorm
+    from spleeter_2.models.layers import ConvNorm, DenseConvNorm, UpsampleNorm
 
-    layers = [layer for layer in model.layers if isinstance(layer, ConvNorm | FrequencyLinear)]
+    counted = (ConvNorm, DenseConvNorm, FrequencyLinear)
+    layers = [layer for layer in model.layers if isinstance(layer, counted)]
     probe = tf.keras.Model(model.input, [layer.output for layer in layers])
     mixture = tf.zeros((1, FRAMES, *model.input_shape[2:]), tf.complex64)
     total = 0
     for layer, output in zip(layers, probe(mixture, training=False), strict=True):
-        kernel = int(np.prod(layer.kernel.shape))
-        if isinstance(layer, FrequencyLinear):  # [units, I, N, C]
-            total += kernel * int(np.prod(output.shape[1:]))
-        else:
-            patch = int(np.prod(layer.kernel_size)) if isinstance(layer, UpsampleNorm) else 1
-            total += kernel * int(np.prod(output.shape[:-1])) // patch
+        shape = output.shape[1:] if isinstance(layer, FrequencyLinear) else output.shape[:-1]
+        patch = int(np.prod(layer.kernel_size)) if isinstance(layer, UpsampleNorm) else 1
+        for part in getattr(layer, "convolutions", [layer]):
+            total += int(np.prod(part.kernel.shape)) * int(np.prod(shape)) // patch
     return total
 
 
