@@ -10,6 +10,7 @@ from model_test import CUNET, noise, run_model_test, small
 from spleeter_2.configuration import embedded_names, load_configuration
 from spleeter_2.errors import SeparationError
 from spleeter_2.models import build_model
+from spleeter_2.models.layers import DenseConvNorm
 from spleeter_2.separator import Separator
 
 
@@ -31,10 +32,10 @@ def test_options(model, conditioning, tmp_path):
 @pytest.mark.parametrize(
     ("frequency", "where", "shared"),
     [
-        (None, "decoder", "decoder_1_conv_2"),
-        ({"type": "fc"}, "decoder", "decoder_1_conv_2"),
+        (None, "decoder", "decoder_1_dense"),
+        ({"type": "fc"}, "decoder", "decoder_1_dense"),
         ({"type": "lasaft"}, "decoder", "encoder_1_frequency_linear_1"),
-        ({"type": "lasaft"}, "full", "encoder_1_conv_2"),
+        ({"type": "lasaft"}, "full", "encoder_1_dense"),
     ],
 )
 def test_what_instruments_share_is_computed_once(frequency, where, shared):
@@ -42,7 +43,7 @@ def test_what_instruments_share_is_computed_once(frequency, where, shared):
     model = build_model(small({**CUNET, "frequency": frequency, "conditioning": conditioning}))
     axis = 1 if "linear" in shared else 0
     assert model.get_layer(shared).output.shape[axis] == 1
-    later = [layer for layer in model.layers if layer.name.startswith("decoder_2_conv")]
+    later = [layer for layer in model.layers if layer.name.startswith("decoder_2_dense")]
     assert all(layer.output.shape[0] == 2 for layer in later)
 
 
@@ -104,3 +105,22 @@ def test_costs_along_frequency():
     window = cost.multiply_adds * 128 * 1024 / 44100
     assert 2 * window == pytest.approx(150e9, rel=0.05)  # FLOP of a window of 128 frames
     assert load_configuration("spleeter_2:mask").frequency_cost.parameters == 0
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_dense_convolutions_spread(count):
+    layer = DenseConvNorm("x", 3, 3, count, "leaky_relu")
+    tf.keras.utils.set_random_seed(0)
+    x = tf.random.normal((2, 1, 8, 9, 5))
+    layer(x)
+    for weight in layer.weights:
+        weight.assign(tf.random.uniform(weight.shape, 0.5, 1.5))
+    joined = layer(x)
+    layer.freeze()
+    np.testing.assert_allclose(layer(x), joined, rtol=1e-5)
+    layer.weights[0].assign(2 * layer.weights[0])
+    np.testing.assert_allclose(layer(x), joined, rtol=1e-5)  # rearranged once, not per call
+    assert [w.name for w in layer.convolutions[0].weights][:2] == [
+        "x_conv_1/kernel:0",
+        "x_conv_1/bias:0",
+    ]

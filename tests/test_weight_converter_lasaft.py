@@ -103,17 +103,16 @@ def test_half_precision():
 LAYERS = {  # golden activation: our layer
     "control_block_out": "control_2_norm",
     "first_conv": "first_conv",
-    "encoder0_tfc_H0": "encoder_1_conv_1",
-    "encoder0_tfc": "encoder_1_conv_3",
+    "encoder0_tfc": "encoder_1_dense",
     "encoder0_att": "encoder_1_frequency_attention",
     "encoder0_lasaft_out": "encoder_1_frequency_back",
     "encoder0": "encoder_1_frequency_add",
     "downsampling0": "downsampling_1",
-    "mid_block_tfc": "mid_conv_3",
+    "mid_block_tfc": "mid_dense",
     "mid_block": "mid_frequency_add",
     "upsampling0": "upsampling_1",
-    "decoder0_tfc": "decoder_1_conv_3",
-    "first_pocm_in": "decoder_1_conv_3",
+    "decoder0_tfc": "decoder_1_dense",
+    "first_pocm_in": "decoder_1_dense",
     "first_pocm_gated": "decoder_1_modulation",
     "decoder0_att": "decoder_1_frequency_attention",
     "decoder0_lasaft_in": "decoder_1_modulation",
@@ -129,6 +128,8 @@ def test_intermediates():
     instrument = lasaft.INSTRUMENTS[int(arrays["cond_id"])]
     _, model, _ = converted("gpocm_lasaft_a.ckpt", [instrument])
     layers = {name: model.get_layer(layer).output for name, layer in LAYERS.items()}
+    first = model.get_layer("encoder_1_dense").convolutions[0]
+    layers["encoder0_tfc_H0"] = first(model.get_layer("first_conv").output)
     layers["embedding"] = model.get_layer("embedding").output
     layers["gammas_decoder"] = model.get_layer("gamma_per_block").output
     layers["betas_decoder"] = model.get_layer("beta_per_block").output

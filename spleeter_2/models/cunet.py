@@ -16,7 +16,7 @@ import tensorflow as tf
 from ..configuration import Configuration, CUNet
 from .conditioning import Conditions, Modulate, modulations
 from .frequency import Habits, frequency_transformation
-from .layers import ConvNorm, UpsampleNorm, plain, shape_of
+from .layers import ConvNorm, DenseConvNorm, UpsampleNorm, plain, shape_of
 
 layers = tf.keras.layers
 
@@ -129,7 +129,14 @@ def _network(options: CUNet, planes: tf.Tensor, embedding: tf.Tensor) -> tf.Tens
     steering = modulations(embedding, options.conditioning, options.conditioned_places(), channels)
 
     def block(x: tf.Tensor, place: str) -> tf.Tensor:
-        x = _convolutions(x, options, place)
+        x = DenseConvNorm(
+            place,
+            channels,
+            options.kernel_size,
+            options.layers,
+            options.activation,
+            name=f"{place}_dense",
+        )(x)
         if place in steering:
             x = Modulate(
                 options.conditioning.type,
@@ -161,19 +168,3 @@ def _network(options: CUNet, planes: tf.Tensor, embedding: tf.Tensor) -> tf.Tens
         norm=False,
         name="last_conv",
     )(x)
-
-
-def _convolutions(x: tf.Tensor, options: CUNet, place: str) -> tf.Tensor:
-    """TFC: every convolution sees the results of all earlier ones, the newest first."""
-    size = options.kernel_size
-    for number in range(1, options.layers + 1):
-        y = ConvNorm(
-            options.channels,
-            (size, size),
-            pad=(size // 2, size // 2),
-            activation=options.activation,
-            name=f"{place}_conv_{number}",
-        )(x)
-        if number < options.layers:
-            x = layers.Concatenate(name=f"{place}_dense_{number}")([y, x])
-    return y

@@ -1,0 +1,330 @@
+"""Speed and memory of the large LaSAFT network, converted, against PyTorch's.
+
+    TORCH_PYTHON=/path/to/python benchmarks/lasaft.py   # an interpreter that has torch
+    python benchmarks/lasaft.py --repeat 9 --seconds 30 --songs 3
+    python benchmarks/lasaft.py                         # without TORCH_PYTHON: ours alone
+
+The network is the published one (543 tensors, 31.5 M parameters) with seeded random weights. Both
+sides run in processes of their own and take turns, so that what else the machine does meets both:
+a window of 128 frames for one target and for four, a song at overlap 0.5, a matrix product, and
+reading the checkpoint. The tables give medians; ratios are medians of the turns' ratios. Of a song
+and of four targets PyTorch does one target after the other, as its users do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))  # the repository's packages, installed or not
+
+from spleeter_2.configuration import load_configuration
+from weight_converter import lasaft
+from weight_converter.torch_checkpoint import read_checkpoint
+
+HYPER_PARAMETERS = HERE.parent / "tests/data/lasaft/large_cfg.json"
+TORCH_SIDE = HERE / "lasaft_torch.py"
+RATE = 44100
+FRAMES = 128  # of a window
+MATRIX = 2048  # size of the matrix product
+
+
+def large_state(seed: int = 0) -> dict[str, np.ndarray]:
+    """The published large model's state dict, by PyTorch's names, with random weights.
+
+    Values keep the size of the activations about level from layer to layer; BatchNorm statistics
+    and affine parameters are random too.
+    """
+    configuration = load_configuration("spleeter_2:lasaft")
+    rng = np.random.default_rng(seed)
+    n_fft = configuration.stft.frame_length
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)
+    state = {"stft.stft.window": window.astype(np.float32)}
+    for source, variable, rule, shape in lasaft._expected(configuration):
+        shape = lasaft.source_shape(rule, shape)
+        if source.endswith("running_var") or variable.endswith("gamma"):
+            values = rng.uniform(0.5, 1.5, shape)
+        elif len(shape) == 1:
+            values = 0.1 * rng.standard_normal(shape)
+        else:
+            fan_in = np.prod(shape[:1] if "upsamplings" in source else shape[1:])
+            values = rng.standard_normal(shape) / np.sqrt(fan_in)
+        state[f"spec2spec.{source}"] = values.astype(np.float32)
+        if source.endswith("running_var"):
+            counter = source.replace("running_var", "num_batches_tracked")
+            state[f"spec2spec.{counter}"] = np.array(1000)
+    return state
+
+
+def multiply_adds(model) -> int:
+    """Of a Keras network's convolutions and frequency transformations for one window."""
+    import tensorflow as tf
+
+    from spleeter_2.models.frequency import FrequencyLinear
+    from spleeter_2.models.layers import ConvNorm, DenseConvNorm, UpsampleNorm
+
+    counted = (ConvNorm, DenseConvNorm, FrequencyLinear)
+    layers = [layer for layer in model.layers if isinstance(layer, counted)]
+    probe = tf.keras.Model(model.input, [layer.output for layer in layers])
+    mixture = tf.zeros((1, FRAMES, *model.input_shape[2:]), tf.complex64)
+    total = 0
+    for layer, output in zip(layers, probe(mixture, training=False), strict=True):
+        shape = output.shape[1:] if isinstance(layer, FrequencyLinear) else output.shape[:-1]
+        patch = int(np.prod(layer.kernel_size)) if isinstance(layer, UpsampleNorm) else 1
+        for part in getattr(layer, "convolutions", [layer]):
+            total += int(np.prod(part.kernel.shape)) * int(np.prod(shape)) // patch
+    return total
+
+
+def peak_memory() -> float:
+    """Of this process, in MB. Linux; ``getrusage`` would include the parent's at the fork."""
+    status = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM"))
+
+
+def prepare(folder: Path) -> int:
+    """Write the weights for both sides: ``state.npz``, and converted ones for ``-p``.
+
+    Returns:
+        multiply-adds of one window and target.
+    """
+    from spleeter_2 import weights
+    from spleeter_2.models import build_model
+
+    state = large_state()
+    np.savez(folder / "state.npz", **state)
+    plan = lasaft.plan(state, json.loads(HYPER_PARAMETERS.read_text()))
+    weights.write_checkpoint(plan.values, folder)
+    (folder / "config.json").write_text(json.dumps({**plan.configuration, "weights": "."}))
+    return multiply_adds(build_model(load_configuration(str(folder)), ["vocals"]))
+
+
+def load(path: Path) -> dict[str, float]:
+    """Read a checkpoint with our reader and look at every value."""
+    start = time.perf_counter()
+    arrays = read_checkpoint(path).arrays
+    total = sum(float(array.sum(dtype=np.float64)) for array in arrays.values())
+    return {"seconds": time.perf_counter() - start, "sum": total, "peak": peak_memory()}
+
+
+def serve(folder: Path, targets: list[str]) -> None:
+    """Answer tasks, a line of JSON each, with a network of those targets."""
+    from spleeter_2 import Separator
+    from spleeter_2.tensorflow_import import import_tensorflow
+
+    tf = import_tensorflow(sole_user=True)
+    separator = Separator(str(folder), targets, sole_user=True)
+    separator.load()
+    rng = np.random.default_rng(0)
+    mixture = rng.standard_normal((2, FRAMES, separator.configuration.stft.nb_bins, 2))
+    mixture = (mixture[0] + 1j * mixture[1]).astype(np.complex64)
+    matrix = tf.random.normal((MATRIX, MATRIX))
+    product = tf.function(lambda a: tf.matmul(a, a))
+    print(json.dumps({"version": tf.__version__}), flush=True)
+    for line in sys.stdin:
+        task = json.loads(line)
+        start = time.perf_counter()
+        if task["task"] == "window":
+            separator._network(mixture)
+        elif task["task"] == "song":
+            stems = separator.separate(np.load(task["song"]))
+        elif task["task"] == "matrix":
+            product(matrix).numpy()
+        answer = {"seconds": time.perf_counter() - start, "peak": peak_memory()}
+        if task.get("output"):
+            np.save(task["output"], np.stack([stems[name] for name in targets]))
+        print(json.dumps(answer), flush=True)
+
+
+class Side:
+    """A process that answers tasks.
+
+    Args:
+        command: of the process.
+        targets: instruments of its windows and songs.
+    """
+
+    def __init__(self, command: list, targets: list[str]) -> None:
+        self.targets = targets
+        self.process = subprocess.Popen(
+            list(map(str, command)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.version = self._answer()["version"]
+        self.peak = 0.0
+
+    def __call__(self, task: str, **options) -> float:
+        """Do a task; its seconds."""
+        message = json.dumps({"task": task, "targets": self.targets, **options})
+        self.process.stdin.write(message + "\n")
+        self.process.stdin.flush()
+        answer = self._answer()
+        self.peak = answer["peak"]
+        return answer["seconds"]
+
+    def _answer(self) -> dict:
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"a process of the benchmark ended: {self.process.args}")
+        return json.loads(line)
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def turns(task: str, sides: dict[str, Side], repeat: int, **options) -> dict[str, list[float]]:
+    """Let the sides take turns; seconds of each turn after one to warm up."""
+    seconds = {name: [] for name in sides}
+    for turn in range(repeat + 1):
+        for name, side in sides.items():
+            taken = side(task, **options)
+            if turn:
+                seconds[name].append(taken)
+    return seconds
+
+
+def ratio(above: list[float], below: list[float], factor: float = 1) -> str:
+    """Median and range of the turns' ratios."""
+    ratios = [factor * a / b for a, b in zip(above, below, strict=True)]
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+
+
+def report_windows(sides: dict[str, Side], repeat: int, gflop: float) -> None:
+    """One window, one and four targets; speed against a matrix product."""
+    matrix = turns("matrix", sides, max(repeat, 7))
+    seconds = turns("window", sides, repeat)
+    print(f"\nA window of {FRAMES} frames ({gflop:.0f} GFLOP for one target)")
+    print("program              median s   best s   GFLOP/s   matrix product   peak MB")
+    for name, taken in seconds.items():
+        median, best = statistics.median(taken), min(taken)
+        speed = f"{gflop / median:8.0f}" if len(sides[name].targets) == 1 else " " * 8
+        product = 2e-9 * MATRIX**3 / min(matrix[name])
+        print(
+            f"{name:20} {median:8.2f} {best:8.2f}  {speed} {product:16.0f} {sides[name].peak:9.0f}"
+        )
+    one, four = seconds["ours, one target"], seconds["ours, four targets"]
+    print(f"four targets take {ratio(four, one)} times what one takes")
+    if "PyTorch" in seconds:
+        theirs = seconds["PyTorch"]
+        print(f"ours is {ratio(theirs, one)} times faster than PyTorch for one target")
+        print(f"and {ratio(theirs, four, 4)} times for four, which PyTorch does one by one")
+
+
+def report_song(sides: dict[str, Side], options: argparse.Namespace, folder: Path) -> None:
+    """A song of noise; the estimates of both sides are compared."""
+    length = options.seconds * RATE
+    song = 0.1 * np.random.default_rng(1).standard_normal((length, 2))
+    np.save(folder / "song.npy", song.astype(np.float32))
+    seconds = {name: [] for name in sides}
+    for _ in range(options.songs):
+        for number, (name, side) in enumerate(sides.items()):
+            output = str(folder / f"estimates_{number}.npy")
+            seconds[name].append(side("song", song=str(folder / "song.npy"), output=output))
+    print(f"\nA song of {options.seconds} s at overlap 0.5")
+    print("program              median s   s per second of audio and target   peak MB")
+    for name, taken in seconds.items():
+        median = statistics.median(taken)
+        share = median / options.seconds / len(sides[name].targets)
+        print(f"{name:20} {median:8.1f} {share:24.2f} {sides[name].peak:19.0f}")
+    one, four = seconds["ours, one target"], seconds["ours, four targets"]
+    print(f"four targets take {ratio(four, one)} times what one takes")
+    if "PyTorch" in seconds:
+        print(f"ours is {ratio(seconds['PyTorch'], one)} times faster than PyTorch for one target")
+        found, expected = (
+            np.load(folder / f"estimates_{list(sides).index(name)}.npy")
+            for name in ("ours, one target", "PyTorch")
+        )
+        error = np.abs(found - expected).max() / np.abs(expected).max()
+        print(f"largest difference of their estimates: {error:.1e} of the maximum")
+
+
+def report_loading(torch: str, folder: Path, repeat: int) -> None:
+    """Reading the checkpoint, each time in a process of its own."""
+    path = folder / "large.ckpt"
+    subprocess.run(
+        [torch, TORCH_SIDE, "save", folder / "state.npz", HYPER_PARAMETERS, path], check=True
+    )
+    commands = {
+        "ours": [sys.executable, __file__, "--load", path],
+        "torch.load": [torch, TORCH_SIDE, "load", path],
+    }
+    rows: dict[str, list[dict]] = {name: [] for name in commands}
+    for _ in range(repeat + 1):
+        for name, command in commands.items():
+            start = time.perf_counter()
+            done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+            rows[name].append(
+                {**json.loads(done.stdout), "process": time.perf_counter() - start}
+            )  # fmt: skip
+    print(f"\nReading the checkpoint ({path.stat().st_size / 1e6:.0f} MB), every value summed")
+    print("program       seconds   with the process's start   peak MB")
+    for name, (_, *taken) in rows.items():
+        seconds, process, peak = (
+            statistics.median(row[key] for row in taken) for key in ("seconds", "process", "peak")
+        )
+        print(f"{name:12} {seconds:8.2f} {process:26.2f} {peak:9.0f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeat", type=int, default=5, help="turns of a window")
+    parser.add_argument("--seconds", type=int, default=10, help="length of the song")
+    parser.add_argument("--songs", type=int, default=1, help="turns of the song, 0 for none")
+    parser.add_argument("--serve", nargs="+", help=argparse.SUPPRESS)
+    parser.add_argument("--prepare", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--load", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        return serve(Path(options.serve[0]), options.serve[1:])
+    if options.prepare:
+        return print(prepare(options.prepare))
+    if options.load:
+        return print(json.dumps(load(options.load)))
+    compare(options)
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Run everything and print the tables."""
+    torch = os.environ.get("TORCH_PYTHON")
+    ours = [sys.executable, __file__]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        done = subprocess.run([*ours, "--prepare", folder], stdout=subprocess.PIPE, check=True)
+        gflop = 2e-9 * int(done.stdout)  # of one window and target
+        sides = {
+            "ours, one target": Side([*ours, "--serve", folder, "vocals"], ["vocals"]),
+            "ours, four targets": Side(
+                [*ours, "--serve", folder, *lasaft.INSTRUMENTS], list(lasaft.INSTRUMENTS)
+            ),
+        }
+        versions = f"TensorFlow {sides['ours, one target'].version}"
+        if torch:
+            report_loading(torch, folder, options.repeat)
+            command = [torch, TORCH_SIDE, "serve", folder / "large.ckpt"]
+            sides["PyTorch"] = Side(command, ["vocals"])
+            versions += f", PyTorch {sides['PyTorch'].version}"
+        print(
+            f"\n{time.strftime('%Y-%m-%d')}, {os.cpu_count()} cores, {platform.machine()}, "
+            f"Python {platform.python_version()}, {versions}"
+        )
+        report_windows(sides, options.repeat, gflop)
+        if options.songs:
+            report_song(sides, options, folder)
+        for side in sides.values():
+            side.close()
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    main()
