@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_weight_converter_lasaft import SMALL_SET, golden
+from golden import SMALL_SET, golden
 
 from weight_converter import lasaft
 from weight_converter.torch_checkpoint import read_checkpoint

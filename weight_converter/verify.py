@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import tensorflow as tf
 from spleeter_2 import weights
 from spleeter_2.configuration import WINDOW, load_configuration
 from spleeter_2.errors import SeparationError
-from spleeter_2.models import build_model
+from spleeter_2.models import at_rest, build_model
 from spleeter_2.separator import Separator
 from spleeter_2.spectrogram import Transform
 
@@ -92,11 +92,12 @@ def differences(folder: Path, expected: Mapping[str, np.ndarray]) -> list[Differ
     model = build_model(configuration)
     arrays = weights.read_checkpoint(folder)
     weights.assign(model, arrays, folder)
+    network = at_rest(model)  # as it separates
     transform = Transform(configuration.stft, arrays.get(WINDOW))
     try:
         outputs = [
             *_spectrograms(model, expected),
-            *_waveforms(model, transform, configuration.targets, expected),
+            *_waveforms(network, transform, configuration.targets, expected),
         ]
         return [_difference(name, found, expected[name]) for name, found in outputs]
     except (tf.errors.InvalidArgumentError, ValueError, IndexError) as error:
@@ -130,7 +131,7 @@ def _spectrograms(
 
 
 def _waveforms(
-    model: tf.keras.Model,
+    network: Callable[[np.ndarray], dict[str, tf.Tensor]],
     transform: Transform,
     targets: tuple[str, ...],
     expected: Mapping[str, np.ndarray],
@@ -139,7 +140,7 @@ def _waveforms(
     if not {"wave_in", "wave_out"} <= expected.keys():
         return
     (waveform,) = expected["wave_in"]
-    estimates = model(transform.forward(waveform)[np.newaxis], training=False)
+    estimates = network(transform.forward(waveform)[np.newaxis])
     waves = [
         transform.inverse(estimates[targets[number]].numpy()[0], len(waveform))
         for number in _conditions(expected, "wave_out")
