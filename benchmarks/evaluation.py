@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # else this file is 'evaluation'
 
 import museval
 import numpy as np
@@ -64,7 +65,7 @@ def make_data(root: Path, nb_tracks: int, seconds: int) -> None:
 def measure(*command: object) -> tuple[float, float]:
     """Wall seconds and peak MB of a command's largest process."""
     words = [sys.executable, "-c", LAUNCHER, sys.executable, *map(str, command)]
-    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=sys.path[0])
     wall, memory, status = map(float, done.stdout.split())
     if status and "KeyError: 'accompaniment'" not in done.stderr:
         raise SystemExit(done.stderr)

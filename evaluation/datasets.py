@@ -16,6 +16,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
@@ -226,8 +227,8 @@ def _chosen(tracks: list[Track], names: Sequence[str]) -> list[Track]:
     return [track for track in tracks if _key(track.name) in wanted]
 
 
-def import_stempeg():
-    """Import stempeg.
+def import_stempeg() -> ModuleType:
+    """Import stempeg, which reads stem files, and which museval imports in any case.
 
     Raises:
         SeparationError: it needs ffmpeg and ffprobe on the path.
@@ -236,7 +237,7 @@ def import_stempeg():
         import stempeg
     except RuntimeError as error:
         raise SeparationError(
-            f"{STEM_FILE} files are read by stempeg, which needs ffmpeg and ffprobe: install them "
+            "evaluation uses museval and stempeg, which need ffmpeg and ffprobe: install them "
             "(apt-get install ffmpeg)"
         ) from error
     return stempeg

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,19 +45,31 @@ class Method:
             tail = path.stem if path.suffix == ".json" else path.name
         return re.sub(r"[^\w.+-]+", "-", tail) + ("-mwf" if self.mwf else "")
 
+    def configuration(self) -> dict:
+        """The model's configuration, ready for JSON; an anchor has none."""
+        if self.descriptor in ANCHORS:
+            return {}
+        if not is_ours(self.descriptor):
+            from spleeter_2.upstream import upstream_configuration
+
+            return upstream_configuration(self.descriptor)
+        configuration = load_configuration(self.descriptor)
+        # where the weights stand is told by their digest, which goes with them
+        content = dataclasses.asdict(dataclasses.replace(configuration, weights=None))
+        return json.loads(json.dumps(content))
+
     def identity(self) -> dict:
         """What makes its estimates what they are: options, configuration, weights."""
+        told = json.dumps(self.configuration(), sort_keys=True)
         identity = {
             "descriptor": self.descriptor,
             "sources": list(self.sources),
             "mwf": self.mwf,
             "overlap": self.overlap,
+            "configuration": hashlib.sha256(told.encode()).hexdigest(),
         }
         if self.descriptor not in ANCHORS and is_ours(self.descriptor):
-            configuration = load_configuration(self.descriptor)
-            identity["weights"] = _digest(configuration.weights)
-            told = repr(dataclasses.replace(configuration, weights=None))
-            identity["configuration"] = hashlib.sha256(told.encode()).hexdigest()
+            identity["weights"] = _digest(load_configuration(self.descriptor).weights)
         return identity
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import json
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -181,6 +182,9 @@ def _provenance(comparison: Comparison) -> Iterator[str]:
     ):
         yield f"<h3>{html.escape(label)}</h3>"
         yield _table([["", ""], *_facts(run)])
+        if configuration := run.information["configuration"]:
+            told = html.escape(json.dumps(configuration, indent=2, ensure_ascii=False))
+            yield f"<details><summary>its configuration</summary><pre>{told}</pre></details>"
         times = {key: sum(track.seconds[key] for track in scores) for key in scores[0].seconds}
         yield _paragraph(", ".join(f"{key}: {value:.0f} s" for key, value in times.items()))
     yield "<p>This report again:</p>"
@@ -191,7 +195,7 @@ def _provenance(comparison: Comparison) -> Iterator[str]:
 
 def _facts(run: Run) -> list[list[str]]:
     """What was run, with what, as rows of a table."""
-    facts = dict(run.information["identity"])
+    facts = {k: v for k, v in run.information["identity"].items() if k != "configuration"}
     facts["sources"] = ", ".join(facts["sources"])
     for key in ("subset", "started", "command"):
         facts[key] = run.information[key]

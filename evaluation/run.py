@@ -19,7 +19,7 @@ import soundfile
 from spleeter_2.audio import Draft
 from spleeter_2.errors import SeparationError
 
-from .datasets import Song, Track, find_tracks
+from .datasets import Song, Track, find_tracks, import_stempeg
 from .estimators import Method, choose_sources, open_estimator, prepare
 from .results import (
     FORMAT,
@@ -105,6 +105,7 @@ def evaluate(settings: Settings) -> list[Run]:
     """
     if settings.jobs is not None and settings.jobs < 1:
         raise SeparationError(f"--jobs must be positive, not {settings.jobs}")
+    import_stempeg()
     tracks = find_tracks(settings.data, settings.subset, settings.tracks)
     methods = _methods(settings)
     for method in methods:
@@ -145,6 +146,7 @@ def _open_run(method: Method, tracks: Sequence[Track], settings: Settings) -> Ru
         "format": FORMAT,
         "name": method.name,
         "identity": identity,
+        "configuration": method.configuration(),
         "subset": tracks[0].subset,
         "data": str(settings.data.resolve()),
         "tracks": asked,

@@ -38,6 +38,7 @@ def make_run(folder, levels, nb_sources=2, samples=44100):
         "format": FORMAT,
         "name": folder.name,
         "identity": {"descriptor": folder.name, "sources": sources},
+        "configuration": {},
         "subset": "test",
         "data": "nowhere",
         "tracks": [{"subset": "test", "name": name} for name in names],

@@ -86,6 +86,7 @@ def test_the_page_in_a_browser(report, browser):
     assert all(2.9 < seconds < 3.2 for seconds in durations), durations
     assert [url for url in browser.requests if not url.startswith("data:")] == [report.as_uri()]
     told = browser.evaluate("return document.body.innerText")
+    assert '"frame_length": 4096' in browser.evaluate("return document.body.textContent")
     for sentence in (
         "2 sources (vocals, accompaniment), 3 track(s) of test",
         "spleeter_2-mask against spleeter_2-grouped",

@@ -251,6 +251,19 @@ def test_nowhere_to_write_to(evaluation, plain, tmp_path):
     assert status == 1 and printed == "" and "cannot write" in messages
 
 
+def test_without_ffmpeg(plain, tmp_path):
+    """museval and stempeg cannot even be imported."""
+    command = [sys.executable, "-m", "evaluation", "run", "-p", "mixture", "--sources", "2"]
+    done = subprocess.run(
+        [*command, "--mus_dir", plain, "-o", tmp_path / "out"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PATH": str(tmp_path)},
+    )
+    assert done.returncode == 1 and "which need ffmpeg and ffprobe" in done.stderr
+    assert "Traceback" not in done.stderr and not (tmp_path / "out").exists()
+
+
 def test_what_is_refused_before_any_work(evaluation, spleeter, plain, tmp_path):
     out = ("-o", tmp_path / "out")
     for arguments, sentence in (
