@@ -195,10 +195,10 @@ class AudioReader:
     def _check(self, path: str | os.PathLike) -> None:
         if path == STANDARD:
             if sys.stdin is None or sys.stdin.isatty():
-                raise SeparationError("standard input is a terminal: pipe audio into it")
+                raise SeparationError("standard input is closed or a terminal: pipe audio into it")
             return
         if not os.path.exists(path):
-            raise SeparationError(f"there is no file {self.name}")
+            raise SeparationError(f"there is no file {self.name or 'without a name'}")
         if os.path.isdir(path):
             raise SeparationError(f"{self.name} is a folder, not an audio file")
         if not os.access(path, os.R_OK):
@@ -287,6 +287,11 @@ class AudioReader:
         """Say what is wrong with a file that was decoded to its end, ``nb_samples`` of it."""
         status = self._ffmpeg.wait()
         seconds = nb_samples / self.sample_rate
+        if status < 0:
+            raise SeparationError(
+                f"{self.name}: ffmpeg was killed by signal {-status} after {seconds:.1f} s: "
+                "try again"
+            )
         if nb_samples and nb_samples <= round(self._offset * self.sample_rate):
             raise SeparationError(f"{self.name} ends before {self._offset:g} s")
         if nb_samples == 0:
@@ -412,6 +417,9 @@ class AudioWriter:
     ) -> None:
         self.name = "standard output" if path == STANDARD else os.fspath(path)
         self.nb_clipped = 0
+        self._encoding = f"--sample_rate {sample_rate}"
+        if codec not in BITS:
+            self._encoding += f" with --bitrate {bitrate}"
         self._counts = codec in BITS and bits != "32f"
         self._draft = None if path == STANDARD else Draft(path)
         source = ffmpeg.input("pipe:0", f="f32le", ar=str(sample_rate), ac=str(nb_channels))
@@ -446,7 +454,7 @@ class AudioWriter:
         except OSError as error:
             self._ffmpeg.wait()
             raise self._failure() from error
-        if self._ffmpeg.wait() or any(_FAILED.search(line) for line in self._ffmpeg.messages):
+        if self._ffmpeg.wait() or any(FAILED.search(line) for line in self._ffmpeg.messages):
             raise self._failure()
 
     def publish(self) -> None:
@@ -461,8 +469,12 @@ class AudioWriter:
             self._draft.discard()
 
     def _failure(self) -> SeparationError:
-        messages = [line for line in self._ffmpeg.messages if _FAILED.search(line)]
-        reason = messages[-1].strip() if messages else self._ffmpeg.last_message
+        messages = [line for line in self._ffmpeg.messages if FAILED.search(line)]
+        reason = self._ffmpeg.last_message
+        if messages:  # "Error closing file ...: No space left on device"
+            reason = messages[-1].strip().rpartition(": ")[2]
+        elif "while opening encoder" in reason:
+            reason = f"{self._encoding} is not what this format takes: choose another"
         return SeparationError(f"cannot write {self.name}: {reason}")
 
     def __enter__(self) -> AudioWriter:
@@ -473,7 +485,7 @@ class AudioWriter:
 
 
 # ffmpeg exits with 0 after some failed writes, so its words are read as well
-_FAILED = re.compile(r"No space left|File too large|Broken pipe|Disk quota|Input/output error|I/O")
+FAILED = re.compile(r"No space left|File too large|Broken pipe|Disk quota|Input/output error|I/O")
 
 
 def _address(path: str | os.PathLike) -> str:

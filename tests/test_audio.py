@@ -203,6 +203,28 @@ def test_a_cut_file_gives_what_it_has_and_a_warning(tmp_path):
     assert len(reader.notes) == 1 and "cut.mp3" in reader.notes[0]
 
 
+def test_a_killed_ffmpeg_is_no_damaged_file(tmp_path):
+    write(tmp_path / "x.wav", tone(60 * RATE))
+    with AudioReader(tmp_path / "x.wav") as reader:
+        blocks = reader.blocks()
+        next(blocks)
+        reader._ffmpeg.process.kill()
+        with pytest.raises(SeparationError, match="killed by signal 9 after .* s: try again"):
+            list(blocks)
+
+
+@pytest.mark.parametrize(
+    "codec, rate, words",
+    [
+        ("ogg", RATE, "--bitrate 1 is not what"),
+        ("flac", 2_000_000, "--sample_rate 2000000 is not what"),
+    ],
+)
+def test_what_an_encoder_refuses(tmp_path, codec, rate, words):
+    with pytest.raises(SeparationError, match=words):
+        write(tmp_path / "x", tone(1000), rate, codec=codec, bitrate="1")
+
+
 def test_an_unfinished_file_leaves_nothing(tmp_path):
     with AudioWriter(tmp_path / "a/b/x.wav", RATE, 2) as writer:
         writer.write(tone(1000))
