@@ -28,6 +28,8 @@ from .errors import SeparationError
 
 STANDARD = "-"  # standard input or output in the place of a path
 BLOCK = 1 << 17  # samples per block, about three seconds
+LOUDEST = 1e9  # times full scale; not far above, powers of spectra leave the range of float32
+LONGEST = 1e9  # seconds; longer than any song, and still a number of samples
 
 # codec -> container, encoder of ffmpeg, sample rates in Hz that it can hold (None: any)
 MPEG_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
@@ -156,7 +158,8 @@ class AudioReader:
         tags: title, artist and the like. notes: sentences that the user should read.
 
     Raises:
-        SeparationError: the file is missing, empty, not audio, or has no audio stream.
+        SeparationError: the file is missing, empty, not audio, or has no audio stream; an offset
+            or a duration that is none.
     """
 
     def __init__(
@@ -169,8 +172,13 @@ class AudioReader:
         self.name = "standard input" if path == STANDARD else os.fspath(path)
         self.notes: list[str] = []
         self.declared: float | None = None
-        self._offset = offset
-        self._duration = duration
+        if not offset >= 0 or (duration is not None and not duration > 0):
+            raise SeparationError(
+                "an offset must not be negative, and a duration must be positive, not "
+                f"{offset} and {duration}"
+            )
+        self._offset = min(offset, LONGEST)
+        self._duration = None if duration is None else min(duration, LONGEST)
         self._check(path)
         source = "pipe:0" if path == STANDARD else _address(path)
         options = {"map": "0:a:0", "f": "wav", "c:a": "pcm_f32le"}
@@ -274,10 +282,10 @@ class AudioReader:
         while data := self._ffmpeg.process.stdout.read(BLOCK * frame):
             block = np.frombuffer(data[: len(data) // frame * frame], "<f4")
             block = block.reshape(-1, self.nb_channels)
-            if not np.isfinite(block).all():
-                bad = position + int(np.argmin(np.isfinite(block).all(axis=1)))
+            if (bad := first_impossible(block)) is not None:
+                index, what = bad
                 raise SeparationError(
-                    f"{self.name} holds NaN or infinity at {bad / self.sample_rate:.3f} s: "
+                    f"{self.name} holds {what} at {(position + index) / self.sample_rate:.3f} s: "
                     "repair it first"
                 )
             position += len(block)
@@ -317,6 +325,16 @@ class AudioReader:
 
     def __exit__(self, *_) -> None:
         self.close()
+
+
+def first_impossible(waveform: np.ndarray) -> tuple[int, str] | None:
+    """Where ``[S, C]`` first has a sample that nothing can be computed from, and what it is."""
+    good = (np.abs(waveform) <= LOUDEST).all(axis=1)  # false for NaN
+    if good.all():
+        return None
+    index = int(np.argmin(good))
+    finite = np.isfinite(waveform[index]).all()
+    return index, f"more than {LOUDEST:g} times full scale" if finite else "NaN or infinity"
 
 
 class Draft:
