@@ -28,6 +28,8 @@ from .errors import SeparationError
 
 STANDARD = "-"  # standard input or output in the place of a path
 BLOCK = 1 << 17  # samples per block, about three seconds
+LOUDEST = 1e9  # times full scale; not far above, powers of spectra leave the range of float32
+LONGEST = 1e9  # seconds; longer than any song, and still a number of samples
 
 # codec -> container, encoder of ffmpeg, sample rates in Hz that it can hold (None: any)
 MPEG_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
@@ -156,7 +158,8 @@ class AudioReader:
         tags: title, artist and the like. notes: sentences that the user should read.
 
     Raises:
-        SeparationError: the file is missing, empty, not audio, or has no audio stream.
+        SeparationError: the file is missing, empty, not audio, or has no audio stream; an offset
+            or a duration that is none.
     """
 
     def __init__(
@@ -169,8 +172,13 @@ class AudioReader:
         self.name = "standard input" if path == STANDARD else os.fspath(path)
         self.notes: list[str] = []
         self.declared: float | None = None
-        self._offset = offset
-        self._duration = duration
+        if not offset >= 0 or (duration is not None and not duration > 0):
+            raise SeparationError(
+                "an offset must not be negative, and a duration must be positive, not "
+                f"{offset} and {duration}"
+            )
+        self._offset = min(offset, LONGEST)
+        self._duration = None if duration is None else min(duration, LONGEST)
         self._check(path)
         source = "pipe:0" if path == STANDARD else _address(path)
         options = {"map": "0:a:0", "f": "wav", "c:a": "pcm_f32le"}
@@ -195,10 +203,10 @@ class AudioReader:
     def _check(self, path: str | os.PathLike) -> None:
         if path == STANDARD:
             if sys.stdin is None or sys.stdin.isatty():
-                raise SeparationError("standard input is a terminal: pipe audio into it")
+                raise SeparationError("standard input is closed or a terminal: pipe audio into it")
             return
         if not os.path.exists(path):
-            raise SeparationError(f"there is no file {self.name}")
+            raise SeparationError(f"there is no file {self.name or 'without a name'}")
         if os.path.isdir(path):
             raise SeparationError(f"{self.name} is a folder, not an audio file")
         if not os.access(path, os.R_OK):
@@ -274,10 +282,10 @@ class AudioReader:
         while data := self._ffmpeg.process.stdout.read(BLOCK * frame):
             block = np.frombuffer(data[: len(data) // frame * frame], "<f4")
             block = block.reshape(-1, self.nb_channels)
-            if not np.isfinite(block).all():
-                bad = position + int(np.argmin(np.isfinite(block).all(axis=1)))
+            if (bad := first_impossible(block)) is not None:
+                index, what = bad
                 raise SeparationError(
-                    f"{self.name} holds NaN or infinity at {bad / self.sample_rate:.3f} s: "
+                    f"{self.name} holds {what} at {(position + index) / self.sample_rate:.3f} s: "
                     "repair it first"
                 )
             position += len(block)
@@ -287,6 +295,11 @@ class AudioReader:
         """Say what is wrong with a file that was decoded to its end, ``nb_samples`` of it."""
         status = self._ffmpeg.wait()
         seconds = nb_samples / self.sample_rate
+        if status < 0:
+            raise SeparationError(
+                f"{self.name}: ffmpeg was killed by signal {-status} after {seconds:.1f} s: "
+                "try again"
+            )
         if nb_samples and nb_samples <= round(self._offset * self.sample_rate):
             raise SeparationError(f"{self.name} ends before {self._offset:g} s")
         if nb_samples == 0:
@@ -312,6 +325,16 @@ class AudioReader:
 
     def __exit__(self, *_) -> None:
         self.close()
+
+
+def first_impossible(waveform: np.ndarray) -> tuple[int, str] | None:
+    """Where ``[S, C]`` first has a sample that nothing can be computed from, and what it is."""
+    good = (np.abs(waveform) <= LOUDEST).all(axis=1)  # false for NaN
+    if good.all():
+        return None
+    index = int(np.argmin(good))
+    finite = np.isfinite(waveform[index]).all()
+    return index, f"more than {LOUDEST:g} times full scale" if finite else "NaN or infinity"
 
 
 class Draft:
@@ -412,6 +435,9 @@ class AudioWriter:
     ) -> None:
         self.name = "standard output" if path == STANDARD else os.fspath(path)
         self.nb_clipped = 0
+        self._encoding = f"--sample_rate {sample_rate}"
+        if codec not in BITS:
+            self._encoding += f" with --bitrate {bitrate}"
         self._counts = codec in BITS and bits != "32f"
         self._draft = None if path == STANDARD else Draft(path)
         source = ffmpeg.input("pipe:0", f="f32le", ar=str(sample_rate), ac=str(nb_channels))
@@ -446,7 +472,7 @@ class AudioWriter:
         except OSError as error:
             self._ffmpeg.wait()
             raise self._failure() from error
-        if self._ffmpeg.wait() or any(_FAILED.search(line) for line in self._ffmpeg.messages):
+        if self._ffmpeg.wait() or any(FAILED.search(line) for line in self._ffmpeg.messages):
             raise self._failure()
 
     def publish(self) -> None:
@@ -461,8 +487,12 @@ class AudioWriter:
             self._draft.discard()
 
     def _failure(self) -> SeparationError:
-        messages = [line for line in self._ffmpeg.messages if _FAILED.search(line)]
-        reason = messages[-1].strip() if messages else self._ffmpeg.last_message
+        messages = [line for line in self._ffmpeg.messages if FAILED.search(line)]
+        reason = self._ffmpeg.last_message
+        if messages:  # "Error closing file ...: No space left on device"
+            reason = messages[-1].strip().rpartition(": ")[2]
+        elif "while opening encoder" in reason:
+            reason = f"{self._encoding} is not what this format takes: choose another"
         return SeparationError(f"cannot write {self.name}: {reason}")
 
     def __enter__(self) -> AudioWriter:
@@ -473,7 +503,7 @@ class AudioWriter:
 
 
 # ffmpeg exits with 0 after some failed writes, so its words are read as well
-_FAILED = re.compile(r"No space left|File too large|Broken pipe|Disk quota|Input/output error|I/O")
+FAILED = re.compile(r"No space left|File too large|Broken pipe|Disk quota|Input/output error|I/O")
 
 
 def _address(path: str | os.PathLike) -> str:

@@ -442,17 +442,17 @@ class Configuration:
 
     def __post_init__(self) -> None:
         names = self.instruments
-        _require(len(self.targets) > 0, "targets must name at least one instrument")
-        _require(
-            len(set(names)) == len(names),
-            f"targets and residual name an instrument twice: {', '.join(names)}",
-        )
         for name in (self.name, *names):  # they become names of layers and of files
             _require(
                 re.fullmatch(r"[A-Za-z0-9.][A-Za-z0-9_.-]*", name) is not None,
                 "name, targets and residual must be made of letters, digits, dots, hyphens and "
                 f"underscores, not {name!r}",
             )
+        _require(len(self.targets) > 0, "targets must name at least one instrument")
+        _require(
+            len(set(names)) == len(names),
+            f"targets and residual name an instrument twice: {', '.join(names)}",
+        )
         _require(self.sample_rate > 0, f"sample_rate must be positive, not {self.sample_rate}")
         _require(self.nb_channels in (1, 2), f"nb_channels must be 1 or 2, not {self.nb_channels}")
         useful = (self.segment.nb_frames - 1) * self.stft.frame_step - 2 * self.segment.trim
@@ -571,7 +571,7 @@ def _parse(kind: type, data: dict[str, Any], place: str) -> Any:
     try:
         return dacite.from_dict(kind, data, dacite.Config(strict=True, cast=[tuple, Path]))
     except dacite.UnexpectedDataError as error:
-        keys = ", ".join(sorted(map(str, error.keys)))
+        keys = ", ".join(key if key.isprintable() else repr(key) for key in sorted(error.keys))
         raise SeparationError(f"unknown key in the configuration: {keys}") from error
     except dacite.MissingValueError as error:
         raise SeparationError(

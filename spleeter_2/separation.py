@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
 import traceback
@@ -159,7 +160,7 @@ def _bar(name: str, seconds: float | None) -> tqdm:
         desc=name,
         total=None if seconds is None else round(seconds, 1),
         unit="s",
-        disable=None,
+        disable=None if sys.stderr else True,
         file=sys.stderr,
     )
 
@@ -179,4 +180,6 @@ def _report(separated: Separated, song: Song) -> None:
 
 
 def _say(sentence: str) -> None:
-    print(f"spleeter: {sentence}", file=sys.stderr)
+    if sys.stderr is not None:  # else print would take standard output, where a stem may go
+        with contextlib.suppress(OSError):  # a log on a full disk spoils no song
+            print(f"spleeter: {sentence}", file=sys.stderr, flush=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import soxr
 
-from .audio import BLOCK, AudioReader, AudioWriter
+from .audio import BLOCK, AudioReader, AudioWriter, first_impossible
 from .configuration import PREFIX, WINDOW, Configuration, has_weights, load_configuration
 from .errors import SeparationError, concerning_the_model
 from .pipeline import stage
@@ -379,8 +379,8 @@ def _checked(waveform: np.ndarray) -> np.ndarray:
         raise SeparationError(
             f"a waveform must be floating point with full scale 1.0, not {waveform.dtype}"
         )
-    if not np.isfinite(waveform).all():
-        raise SeparationError("the waveform holds NaN or infinity")
+    if (bad := first_impossible(waveform)) is not None:
+        raise SeparationError(f"the waveform holds {bad[1]} at sample {bad[0]}")
     return waveform.astype(np.float32, copy=False)
 
 

@@ -122,15 +122,12 @@ def _check_template(template: str) -> None:
 def _path(root: str, tree: str, template: str, source: str, instrument: str, codec: str) -> str:
     stdin = source == STANDARD
     absolute = os.path.abspath(source)
-    try:
-        name = template.format(
-            filename="stdin" if stdin else os.path.splitext(os.path.basename(absolute))[0],
-            foldername="" if stdin else os.path.basename(os.path.dirname(absolute)),
-            instrument=instrument,
-            codec=codec,
-        )
-    except ValueError as error:
-        raise SeparationError(f"the filename format {template!r} is broken: {error}") from error
+    name = template.format(
+        filename="stdin" if stdin else os.path.splitext(os.path.basename(absolute))[0],
+        foldername="" if stdin else os.path.basename(os.path.dirname(absolute)),
+        instrument=instrument,
+        codec=codec,
+    )
     path = os.path.normpath(os.path.join(root, tree, name))
     if path == root or os.path.commonpath([root, path]) != root or name.endswith(("/", os.sep)):
         raise SeparationError(

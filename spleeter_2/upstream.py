@@ -11,13 +11,21 @@ import logging
 import shutil
 from pathlib import Path
 
-from .audio import STANDARD, AudioReader, Draft
+from .audio import FAILED, STANDARD, AudioReader, Draft
 from .errors import SeparationError, concerning_the_model
 from .separator import Separated, chosen
 from .tensorflow_import import import_tensorflow
 
 DEFAULT_ADAPTER = "spleeter.audio.ffmpeg.FFMPEGProcessAudioAdapter"
 DEFAULT_DURATION = 600.0  # seconds; upstream drops the rest
+# what a configuration of upstream must have, for us and for its own start
+KEYS = {
+    "instrument_list": list,
+    "model_dir": str,
+    "sample_rate": int,
+    "frame_length": int,
+    "model": dict,
+}
 
 
 class UpstreamSeparator:
@@ -130,11 +138,26 @@ class UpstreamSeparator:
                     )
                 except Exception as error:  # foreign code
                     raise SeparationError(f"cannot write {path}: {_told(error)}") from error
-                if not draft.path.is_file() or not draft.path.stat().st_size:
-                    raise SeparationError(f"cannot write {path}: upstream's ffmpeg wrote nothing")
+                if self._adapter_name == DEFAULT_ADAPTER:  # others may write anything
+                    self._check_written(draft, path, len(estimates[name]))
+                elif not draft.path.is_file() or not draft.path.stat().st_size:
+                    raise SeparationError(f"cannot write {path}: the audio adapter wrote nothing")
                 drafts.append(draft)
             for draft in drafts:
                 draft.publish()
+
+    def _check_written(self, draft: Draft, path: str, nb_samples: int) -> None:
+        """Decode a stem: upstream does not ask its ffmpeg how it went, on a full disk say."""
+        nb_written = 0
+        with contextlib.suppress(SeparationError), AudioReader(draft.path) as reader:
+            nb_written = sum(map(len, reader.blocks()))
+        # a lossy codec may lose a frame
+        if nb_written < nb_samples - 4096 or not nb_written:
+            rate = self.parameters["sample_rate"]
+            raise SeparationError(
+                f"cannot write {path}: upstream's ffmpeg wrote {nb_written / rate:.1f} s of "
+                f"{nb_samples / rate:.1f} s; the disk may be full"
+            )
 
 
 def upstream_configuration(descriptor: str) -> dict:
@@ -160,9 +183,17 @@ def upstream_configuration(descriptor: str) -> dict:
             )
             known = "; known models: " + ", ".join(f"spleeter:{name}" for name in names)
         raise SeparationError(f"there is no configuration {descriptor}{known}") from error
-    for key in ("instrument_list", "model_dir", "sample_rate", "frame_length", "model"):
+    for key, kind in KEYS.items():
         if not isinstance(parameters, dict) or key not in parameters:
             raise SeparationError(f"{descriptor} is not a Spleeter configuration: it lacks {key}")
+        if not isinstance(parameters[key], kind):
+            raise SeparationError(
+                f"{descriptor} is not a Spleeter configuration: {key} must be of type "
+                f"{kind.__name__}, not {parameters[key]!r}"
+            )
+    instruments = parameters["instrument_list"]
+    if not instruments or not all(isinstance(name, str) and name for name in instruments):
+        raise SeparationError(f"{descriptor}: instrument_list must name instruments")
     return parameters
 
 
@@ -236,5 +267,7 @@ def run_upstream(command: str, adapter: str | None, **options) -> None:
 
 def _told(error: Exception) -> str:
     """What an exception of foreign code says, in one line."""
-    lines = str(error).strip().splitlines()
+    # upstream puts all that ffmpeg says into one line, as Python writes bytes
+    lines = str(error).replace("\\n", "\n").strip().splitlines()
+    lines = [line for line in lines if FAILED.search(line)] or lines
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

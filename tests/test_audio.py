@@ -194,6 +194,25 @@ def test_a_value_that_is_no_number_is_named_with_its_time(tmp_path, bad):
         read(tmp_path / "x.wav")
 
 
+def test_what_is_too_loud_for_any_computation(tmp_path):
+    waveform = tone(RATE)
+    waveform[RATE // 2] = 3e38
+    soundfile.write(tmp_path / "x.wav", waveform, RATE, subtype="FLOAT")
+    with pytest.raises(SeparationError, match=r"more than 1e\+09 times full scale at 0\.500 s"):
+        read(tmp_path / "x.wav")
+
+
+@pytest.mark.parametrize("endless", [1e308, np.inf])
+def test_offset_and_duration_beyond_any_song(tmp_path, endless):
+    write(tmp_path / "x.wav", tone(RATE))
+    assert len(read(tmp_path / "x.wav", duration=endless)[1]) == RATE
+    with pytest.raises(SeparationError, match="x.wav ends before"):
+        read(tmp_path / "x.wav", offset=endless)
+    for options in ({"offset": -1.0}, {"offset": np.nan}, {"duration": 0.0}):
+        with pytest.raises(SeparationError, match="must be positive"):
+            read(tmp_path / "x.wav", **options)
+
+
 def test_a_cut_file_gives_what_it_has_and_a_warning(tmp_path):
     write(tmp_path / "x.mp3", tone(20 * RATE), codec="mp3")
     data = (tmp_path / "x.mp3").read_bytes()
@@ -201,6 +220,28 @@ def test_a_cut_file_gives_what_it_has_and_a_warning(tmp_path):
     reader, waveform = read(tmp_path / "cut.mp3")
     assert 8 * RATE < len(waveform) < 12 * RATE
     assert len(reader.notes) == 1 and "cut.mp3" in reader.notes[0]
+
+
+def test_a_killed_ffmpeg_is_no_damaged_file(tmp_path):
+    write(tmp_path / "x.wav", tone(60 * RATE))
+    with AudioReader(tmp_path / "x.wav") as reader:
+        blocks = reader.blocks()
+        next(blocks)
+        reader._ffmpeg.process.kill()
+        with pytest.raises(SeparationError, match="killed by signal 9 after .* s: try again"):
+            list(blocks)
+
+
+@pytest.mark.parametrize(
+    "codec, rate, words",
+    [
+        ("ogg", RATE, "--bitrate 1 is not what"),
+        ("flac", 2_000_000, "--sample_rate 2000000 is not what"),
+    ],
+)
+def test_what_an_encoder_refuses(tmp_path, codec, rate, words):
+    with pytest.raises(SeparationError, match=words):
+        write(tmp_path / "x", tone(1000), rate, codec=codec, bitrate="1")
 
 
 def test_an_unfinished_file_leaves_nothing(tmp_path):

@@ -219,6 +219,16 @@ def test_a_model_that_cannot_be_loaded_ends_the_run_at_the_first_song(spleeter, 
     assert messages.strip().count("\n") == 0, messages
 
 
+@pytest.mark.parametrize("where", ["2>&-", "2>/dev/full"])
+def test_messages_that_nobody_takes_spoil_no_song(song, tmp_path, where):
+    command = f'"$0" -m spleeter_2 separate -o "$1" "$2.mp3" "$2" {where}'
+    shell = ["sh", "-c", command, sys.executable, tmp_path / "out", song]
+    done = subprocess.run(shell, stdout=subprocess.PIPE, timeout=200)
+    assert done.returncode == 1  # one song is not there
+    assert files_below(tmp_path / "out") == [f"song/{name}" for name in STEMS]
+    assert done.stdout == b""
+
+
 def test_wrong_usage_is_status_2(spleeter):
     assert spleeter("separate", "--no-such-option", "x")[0] == 2
     assert spleeter("separate", "-c", "aiff", "x.wav")[0] == 2

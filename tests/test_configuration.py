@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from spleeter_2.configuration import (
     Configuration,
     embedded_names,
+    has_weights,
     is_ours,
     load_configuration,
 )
@@ -55,6 +56,7 @@ def test_a_folder_stands_for_its_config_json(tmp_path):
     [
         ({"tragets": ["vocals"]}, "unknown key in the configuration: tragets"),
         ({"model": {"nb_bin": 3}}, "nb_bin"),
+        ({"stft": {"\n": 0}}, "unknown key in the configuration: '\\n'"),
         ({"stft": {"frame_length": "4096"}}, "stft.frame_length"),
         ({"stft": {"frame_length": 4097}}, "even number of samples"),
         ({"stft": {"frame_step": 4096}}, "stft.frame_step"),
@@ -105,6 +107,13 @@ def test_what_is_not_json(tmp_path, content, words):
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(SeparationError, match=words):
         load_configuration(str(path))
+
+
+def test_a_path_that_the_system_refuses(write):
+    """Like a folder that must not be entered: asking for it is an error in itself."""
+    with pytest.raises(SeparationError, match="there is no configuration xxx"):
+        is_ours(300 * "x")
+    assert not has_weights(load_configuration(write(weights=300 * "x")).weights)
 
 
 def test_a_circle_of_bases(tmp_path):

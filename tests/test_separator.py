@@ -124,6 +124,7 @@ def test_to_file(grouped, song, tmp_path):
         (np.zeros((1, 10, 2), "f4"), "shape"),
         (np.zeros((10, 2), "i2"), "floating point"),
         (np.full((10, 2), np.nan, "f4"), "NaN"),
+        (np.full((10, 2), 3e38, "f4"), "times full scale at sample 0"),
     ],
 )
 def test_bad_waveforms(grouped, waveform, words):

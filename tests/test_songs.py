@@ -66,7 +66,7 @@ def test_template_fields(music, tmp_path):
         ("{artist}", "not {artist}"),
         ("{0}", "not {0}"),
         ("{instrument", "is broken"),
-        ("{instrument:d}", "is broken"),
+        ("{instrument:d}", "without : or !"),
         ("{instrument:>99999999999}", "without : or !"),
         ("{instrument!r}", "without : or !"),
     ],

@@ -107,7 +107,7 @@ def test_stems_that_the_model_does_not_have(stems, words):
         UpstreamSeparator("spleeter:2stems", stems)
 
 
-@pytest.mark.parametrize("fault", ["an exception", "nothing written"])
+@pytest.mark.parametrize("fault", ["an exception", "nothing written", "half written"])
 def test_a_failed_save_leaves_no_empty_folder(
     spleeter, song, tmp_path, model_path, monkeypatch, fault
 ):
@@ -122,16 +122,50 @@ def test_a_failed_save_leaves_no_empty_folder(
             save(self, path, *arguments)
             assert path.stat().st_size > RATE
         elif fault == "an exception":
-            raise RuntimeError("out of ideas")
+            raise RuntimeError("FFMPEG error: b'a\\nx: No space left on device\\nsize=1'")
+        elif fault == "half written":
+            save(self, path, arguments[0][:RATE], *arguments[1:])
 
     monkeypatch.setattr(FFMPEGProcessAudioAdapter, "save", broken)
     status, messages = spleeter(
         "separate", "-p", "spleeter:2stems", "-o", tmp_path / "a" / "b", song
     )
-    words = {"an exception": "out of ideas", "nothing written": "wrote nothing"}[fault]
-    assert status == 1 and "cannot write" in messages and words in messages
+    words = {
+        "an exception": "accompaniment.wav: RuntimeError: x: No space left on device\n",
+        "nothing written": "wrote 0.0 s of 2.0 s; the disk may be full",
+        "half written": "wrote 1.0 s of 2.0 s; the disk may be full",
+    }
+    assert status == 1 and "cannot write" in messages and words[fault] in messages
     assert messages.strip().count("\n") == 0, messages
     assert len(saved) == 2 and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("codec", ["mp3", "ogg", "m4a", "wma", "flac"])
+def test_whole_stems_of_every_codec_are_taken_for_whole(
+    spleeter, song, tmp_path, model_path, codec
+):
+    status, messages = spleeter(
+        "separate", "-p", "spleeter:2stems", "-c", codec, "-o", tmp_path, song
+    )
+    assert status == 0, messages
+    assert files_below(tmp_path) == [f"song/accompaniment.{codec}", f"song/vocals.{codec}"]
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"instrument_list": 3}, "instrument_list must be of type list"),
+        ({"instrument_list": [1]}, "instrument_list must name instruments"),
+        ({"sample_rate": "high"}, "sample_rate must be of type int"),
+    ],
+)
+def test_a_configuration_that_upstream_would_trip_over(spleeter, song, tmp_path, changes, words):
+    from spleeter.utils.configuration import load_configuration
+
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({**load_configuration("spleeter:2stems"), **changes}))
+    status, messages = spleeter("separate", "-p", path, "-o", tmp_path / "out", song)
+    assert status == 1 and words in messages and messages.strip().count("\n") == 0
 
 
 def test_an_unknown_adapter(spleeter, song, tmp_path, model_path):
