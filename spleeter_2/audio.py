@@ -17,12 +17,13 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 import ffmpeg
 import numpy as np
+import soxr
 
 from .errors import SeparationError
 
@@ -142,7 +143,7 @@ class _Ffmpeg:
 
 
 class AudioReader:
-    """Decode the first audio stream of a file.
+    """Decode an audio stream of a file.
 
     Mono stays mono, stereo stays stereo, more channels are mixed down to stereo.
 
@@ -151,6 +152,7 @@ class AudioReader:
         sample_rate: in Hz; None keeps the file's.
         offset: seconds to skip.
         duration: seconds to read at most.
+        stream: which of the file's audio streams, from 0: stem files hold several.
 
     Attributes:
         sample_rate: in Hz. nb_channels: 1 or 2. declared: seconds that the file says it lasts,
@@ -168,6 +170,7 @@ class AudioReader:
         sample_rate: int | None = None,
         offset: float = 0.0,
         duration: float | None = None,
+        stream: int = 0,
     ) -> None:
         self.name = "standard input" if path == STANDARD else os.fspath(path)
         self.notes: list[str] = []
@@ -179,9 +182,10 @@ class AudioReader:
             )
         self._offset = min(offset, LONGEST)
         self._duration = None if duration is None else min(duration, LONGEST)
+        self._stream = stream
         self._check(path)
         source = "pipe:0" if path == STANDARD else _address(path)
-        options = {"map": "0:a:0", "f": "wav", "c:a": "pcm_f32le"}
+        options = {"map": f"0:a:{stream}", "f": "wav", "c:a": "pcm_f32le"}
         options["af"] = "aformat=channel_layouts=mono|stereo"
         if sample_rate is not None:
             options["ar"] = str(sample_rate)
@@ -229,7 +233,8 @@ class AudioReader:
         self._ffmpeg.wait()
         messages = "\n".join(self._ffmpeg.messages)
         if "matches no streams" in messages or "does not contain any stream" in messages:
-            raise SeparationError(f"{self.name} has no audio stream")
+            number = f" {self._stream + 1}" if self._stream else ""
+            raise SeparationError(f"{self.name} has no audio stream{number}")
         raise SeparationError(
             f"{self.name} is not audio that ffmpeg can read: {self._ffmpeg.last_message}"
         )
@@ -402,6 +407,32 @@ class Draft:
 
     def __exit__(self, *_) -> None:
         self.discard()
+
+
+def with_channels(block: np.ndarray, channels: int) -> np.ndarray:
+    """Block ``[n, 1 or 2]`` -> ``[n, channels]``: mono is doubled, stereo is averaged."""
+    if block.shape[1] == channels:
+        return block
+    if channels == 1:
+        return block.mean(axis=1, keepdims=True)
+    return np.repeat(block, channels, axis=1)
+
+
+def resample(blocks: Iterable[np.ndarray], source: int, target: int) -> Iterator[np.ndarray]:
+    """Change the sample rate of a stream of float32 ``[n, C]``; no delay."""
+    if source == target:
+        yield from blocks
+        return
+    stream = None
+    for block in blocks:
+        if stream is None:
+            stream = soxr.ResampleStream(
+                source, target, block.shape[1], dtype="float32", quality="VHQ"
+            )
+            nothing = block[:0]
+        yield stream.resample_chunk(np.ascontiguousarray(block))
+    if stream is not None:
+        yield stream.resample_chunk(np.ascontiguousarray(nothing), last=True)
 
 
 class AudioWriter:

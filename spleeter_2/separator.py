@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import soxr
 
-from .audio import BLOCK, AudioReader, AudioWriter, first_impossible
+from .audio import BLOCK, AudioReader, AudioWriter, first_impossible, resample, with_channels
 from .configuration import PREFIX, WINDOW, Configuration, has_weights, load_configuration
 from .errors import SeparationError, concerning_the_model
 from .pipeline import stage
@@ -212,13 +211,13 @@ class Separator:
         mixture = _Queue()
         model_rate = self.configuration.sample_rate
         channels = self.configuration.nb_channels
-        fitting = (_with_channels(block, channels) for block in mixture.fill(blocks))
+        fitting = (with_channels(block, channels) for block in mixture.fill(blocks))
         estimates = overlap_add(
-            _resample(fitting, sample_rate, model_rate), self._windows, self._estimate
+            resample(fitting, sample_rate, model_rate), self._windows, self._estimate
         )
         nb_targets = len(self._targets)
         flat = (np.concatenate(list(estimate), axis=1) for estimate in estimates)  # [n, I * C]
-        for block in _resample(flat, model_rate, sample_rate):
+        for block in resample(flat, model_rate, sample_rate):
             # resampling there and back may end a sample early or late
             part = mixture.take(len(block))
             yield self._instruments(part, np.split(block[: len(part)], nb_targets, axis=1))
@@ -231,7 +230,7 @@ class Separator:
     ) -> dict[str, np.ndarray]:
         """Targets and residual ``[n, C]`` from the mixture and the model's estimates."""
         if mixture.shape[1] != self.configuration.nb_channels:
-            estimates = [_with_channels(estimate, mixture.shape[1]) for estimate in estimates]
+            estimates = [with_channels(estimate, mixture.shape[1]) for estimate in estimates]
         stems = dict(zip(self._targets, estimates, strict=True))
         if self.configuration.residual in self.stems:
             stems[self.configuration.residual] = self._residual(mixture, stems)
@@ -310,32 +309,6 @@ class _Queue:
                 nb_samples -= len(block)
             taken.append(block)
         return np.concatenate(taken) if taken else np.zeros((0, 1), np.float32)
-
-
-def _with_channels(block: np.ndarray, channels: int) -> np.ndarray:
-    """Block ``[n, 1 or 2]`` -> ``[n, channels]``: mono is doubled, stereo is averaged."""
-    if block.shape[1] == channels:
-        return block
-    if channels == 1:
-        return block.mean(axis=1, keepdims=True)
-    return np.repeat(block, channels, axis=1)
-
-
-def _resample(blocks: Iterable[np.ndarray], source: int, target: int) -> Iterator[np.ndarray]:
-    """Change the sample rate of a stream of float32 ``[n, C]``; no delay."""
-    if source == target:
-        yield from blocks
-        return
-    stream = None
-    for block in blocks:
-        if stream is None:
-            stream = soxr.ResampleStream(
-                source, target, block.shape[1], dtype="float32", quality="VHQ"
-            )
-            nothing = block[:0]
-        yield stream.resample_chunk(np.ascontiguousarray(block))
-    if stream is not None:
-        yield stream.resample_chunk(np.ascontiguousarray(nothing), last=True)
 
 
 def chosen(model: str, instruments: Sequence[str], stems: Sequence[str] | None) -> tuple[str, ...]:

@@ -18,12 +18,13 @@ from typing import Optional
 import typer
 
 from spleeter_2.errors import SeparationError
+from spleeter_2.folders import new_folder
 from spleeter_2.program import run
 from spleeter_2.tensorflow_import import import_tensorflow
 
 from .conversion import HEADER, Conversion
 from .lasaft import read_lasaft
-from .output import check_output, new_folder, write_json, write_model
+from .output import check_output, write_json, write_model
 
 application = typer.Typer(add_completion=False)
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
-import secrets
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 from spleeter_2.errors import SeparationError
@@ -43,45 +39,6 @@ def check_output(output: Path, force: bool) -> None:
             f"{output} holds a model already: give --force to replace it, or name another folder "
             "with -o"
         )
-
-
-@contextlib.contextmanager
-def new_folder(output: Path) -> Iterator[Path]:
-    """A temporary folder beside ``output`` that takes its place when the block ends well.
-
-    Raises:
-        SeparationError: the place cannot be written to.
-    """
-    output = output.resolve()
-    temporary = output.with_name(f".{output.name[-64:]}-{secrets.token_hex(4)}")
-    made = [folder for folder in output.parents if not folder.exists()]  # the deepest first
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        _replace(output, temporary)
-        made.clear()
-    except OSError as error:
-        raise SeparationError(f"cannot write {output}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        for folder in made:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-
-
-def _replace(output: Path, new: Path) -> None:
-    """Put a folder in the place of another, which stays until the new one stands."""
-    if not output.exists():
-        os.rename(new, output)
-        return
-    old = new.with_name(f"{new.name}-old")
-    os.rename(output, old)
-    try:
-        os.rename(new, output)
-    except OSError:
-        os.rename(old, output)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def write_model(folder: Path, conversion: Conversion) -> None:
