@@ -178,12 +178,46 @@ def separate(
 @application.command(no_args_is_help=True)
 def train(
     model: str = ModelOption,
-    data: Path = typer.Option(..., "--data", "-d", help="Folder of the training data."),
+    data: Path = typer.Option(
+        ...,
+        "--data",
+        "-d",
+        help="Folder of songs with stems, MUSDB18, MUSDB18-HQ, or a CSV file as Spleeter wants it.",
+    ),
+    output_path: Optional[Path] = typer.Option(
+        None,
+        "--output_path",
+        "-o",
+        help="Folder of the run; one that is there is gone on with. [default: runs/NAME]",
+    ),
+    cache: Optional[Path] = typer.Option(
+        None,
+        "--cache",
+        help="Folder for the decoded stems. [default: spleeter-2/stems in the user's cache]",
+    ),
     adapter: Optional[str] = AdapterOption,
     verbose: bool = VerboseOption,
 ) -> None:
-    """Train a model; upstream's for now."""
-    _pass_to_upstream("train", model, data, data=str(data), adapter=adapter, verbose=verbose)
+    """Train a model, or go on with training it."""
+    from .configuration import is_ours
+
+    if not is_ours(model):
+        for name, value in (("--output_path", output_path), ("--cache", cache)):
+            if value is not None:
+                raise SeparationError(f"{name} is for the models of spleeter-2, not {model}")
+        if not data.is_dir():
+            raise SeparationError(f"there is no folder {data}")
+        from .upstream import run_upstream
+
+        run_upstream(
+            "train", params_filename=model, data=str(data), adapter=adapter, verbose=verbose
+        )
+        return
+    if adapter is not None:
+        raise SeparationError(f"--adapter serves upstream's models; {model} reads by itself")
+    from .training import train as train_ours
+
+    train_ours(model, data, output_path, cache)
 
 
 @application.command(no_args_is_help=True)
@@ -233,21 +267,6 @@ def models(
     from .catalogue import card, table
 
     typer.echo(card(name) if name else table())
-
-
-def _pass_to_upstream(command: str, model: str, folder: Path, **options: object) -> None:
-    """Run upstream's own command, if the model is upstream's and the folder of its data exists."""
-    from .configuration import is_ours
-    from .upstream import run_upstream
-
-    if is_ours(model):
-        raise SeparationError(
-            f"'spleeter {command}' is not there yet for the models of spleeter-2, only for "
-            f"upstream's: {model} can be separated with, not used with '{command}'"
-        )
-    if not folder.is_dir():
-        raise SeparationError(f"there is no folder {folder}")
-    run_upstream(command, params_filename=model, **options)
 
 
 def entrypoint() -> None:

@@ -27,7 +27,8 @@ WINDOW = "stft/window"  # beside the weights, where the STFT has a window of its
 FORMAT = 1  # value of the key "spleeter_2", which tells our configurations from Spleeter's
 
 
-def _require(condition: bool, sentence: str) -> None:
+def require(condition: bool, sentence: str) -> None:
+    """Raise SeparationError with the sentence unless the condition holds."""
     if not condition:
         raise SeparationError(sentence)
 
@@ -40,11 +41,11 @@ class Stft:
     frame_step: int = 1024
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.frame_length >= 4 and self.frame_length % 2 == 0,
             f"stft.frame_length must be an even number of samples, not {self.frame_length}",
         )
-        _require(
+        require(
             0 < self.frame_step <= self.frame_length // 2,
             "stft.frame_step must lie between 1 and half of stft.frame_length, "
             f"not {self.frame_step}",
@@ -72,9 +73,9 @@ class Segment:
     join: Literal["linear", "equal"] = "linear"
 
     def __post_init__(self) -> None:
-        _require(self.nb_frames > 1, f"segment.nb_frames must exceed 1, not {self.nb_frames}")
-        _require(self.trim >= 0, f"segment.trim must not be negative, not {self.trim}")
-        _require(
+        require(self.nb_frames > 1, f"segment.nb_frames must exceed 1, not {self.nb_frames}")
+        require(self.trim >= 0, f"segment.trim must not be negative, not {self.trim}")
+        require(
             0 <= self.overlap <= 0.5, f"the overlap must lie between 0 and 0.5, not {self.overlap}"
         )
 
@@ -125,28 +126,28 @@ class FrequencyTransformation:
         names = ("level", "bands", "kernel_size", "width", "min_bn_units", "num_tdfs", "dk")
         for name in names:
             value = getattr(self, name)
-            _require(value >= 1, f"{what}: {name} must be positive, not {value}")
-        _require(
+            require(value >= 1, f"{what}: {name} must be positive, not {value}")
+        require(
             self.kernel_size % 2 == 1,
             f"{what}: kernel_size must be odd, not {self.kernel_size}",
         )
-        _require(
+        require(
             len(self.dilations) > 0 and min(self.dilations) >= 1,
             f"{what}: dilations must be positive whole numbers, not {list(self.dilations)}",
         )
-        _require(
+        require(
             self.type == "grouped" or self.bands == 1,
             f"{what}: only type grouped has bands, {self.type} has not",
         )
-        _require(
+        require(
             self.type in ("grouped", "dilated") or self.dilations == (1,),
             f"{what}: only the types dilated and grouped have dilations, {self.type} has not",
         )
-        _require(
+        require(
             self.bn_factor is None or self.bn_factor >= 1,
             f"{what}: bn_factor must be null or positive, not {self.bn_factor}",
         )
-        _require(
+        require(
             self.type != "lightsaft" or self.bn_factor is not None,
             f"{what}: lightsaft needs a bottleneck, so bn_factor must not be null",
         )
@@ -228,28 +229,28 @@ class UNet:
     head: Head = field(default_factory=Head)
 
     def __post_init__(self) -> None:
-        _require(self.nb_bins >= 1, f"model.nb_bins must be positive, not {self.nb_bins}")
-        _require(
+        require(self.nb_bins >= 1, f"model.nb_bins must be positive, not {self.nb_bins}")
+        require(
             self.level is None or 0 < self.level <= 1,
             f"model.level must be null or an RMS between 0 and 1, not {self.level}",
         )
-        _require(
+        require(
             len(self.filters) >= 2 and min(self.filters) >= 1,
             f"model.filters must list two or more positive widths, not {list(self.filters)}",
         )
         for block in self.frequency:
-            _require(
+            require(
                 not block.conditioned,
                 f"frequency transformation: {block.type} follows a condition, which the U-Net "
                 'lacks; use it in a model of type "cunet"',
             )
-            _require(
+            require(
                 block.level <= len(self.filters),
                 f"frequency transformation: level {block.level} does not exist, "
                 f"the U-Net has {len(self.filters)} levels",
             )
         levels = [block.level for block in self.frequency]
-        _require(
+        require(
             len(set(levels)) == len(levels),
             "frequency transformation: a level of the U-Net takes one of them, but they name the "
             f"levels {', '.join(map(str, levels))}",
@@ -295,10 +296,10 @@ class Conditioning:
     control_layers: int = 4
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.embedding >= 1, f"conditioning: embedding must be positive, not {self.embedding}"
         )
-        _require(
+        require(
             self.control_layers >= 2,
             f"conditioning: control_layers must be at least 2, not {self.control_layers}",
         )
@@ -333,29 +334,29 @@ class CUNet:
     def __post_init__(self) -> None:
         for name in ("channels", "layers"):
             value = getattr(self, name)
-            _require(value >= 1, f"model.{name} must be positive, not {value}")
-        _require(
+            require(value >= 1, f"model.{name} must be positive, not {value}")
+        require(
             self.blocks >= 3 and self.blocks % 2 == 1,
             f"model.blocks must be an odd number from 3 on, not {self.blocks}",
         )
-        _require(
+        require(
             self.kernel_size >= 1 and self.kernel_size % 2 == 1,
             f"model.kernel_size must be odd, not {self.kernel_size}",
         )
         levels = self.time_levels or ()
-        _require(
+        require(
             len(set(levels)) == len(levels) and all(0 <= i < self.depth for i in levels),
             f"model.time_levels must be different levels between 0 and {self.depth - 1}, "
             f"not {list(levels)}",
         )
-        _require(
+        require(
             self.nb_bins > 2**self.depth and (self.nb_bins - 1) % 2**self.depth == 0,
             f"model.nb_bins must be a multiple of {2**self.depth} plus 1, so that {self.blocks} "
             f"blocks can halve it, not {self.nb_bins}",
         )
         deepest = (self.nb_bins - 1) // 2**self.depth
         bands = self.frequency.bands if self.frequency else 1
-        _require(
+        require(
             bands <= deepest,
             f"frequency transformation: the {deepest} bins of the deepest block cannot be cut "
             f"into {bands} bands",
@@ -421,10 +422,11 @@ class Source:
 
 @dataclass(frozen=True)
 class Configuration:
-    """Everything that a separation needs to know about a model.
+    """Everything that a separation needs to know about a model, and how to train it.
 
     ``targets`` are the instruments that the network estimates, ``residual`` is the instrument
     that is mixture minus the targets, or None. ``weights`` is the folder of the checkpoint.
+    ``training`` is left to ``training_options``.
     """
 
     name: str
@@ -439,35 +441,36 @@ class Configuration:
     weights: Optional[Path] = None
     card: Optional[Card] = None
     source: Optional[Source] = None
+    training: Optional[dict[str, Any]] = None
 
     def __post_init__(self) -> None:
         names = self.instruments
         for name in (self.name, *names):  # they become names of layers and of files
-            _require(
+            require(
                 re.fullmatch(r"[A-Za-z0-9.][A-Za-z0-9_.-]*", name) is not None,
                 "name, targets and residual must be made of letters, digits, dots, hyphens and "
                 f"underscores, not {name!r}",
             )
-        _require(len(self.targets) > 0, "targets must name at least one instrument")
-        _require(
+        require(len(self.targets) > 0, "targets must name at least one instrument")
+        require(
             len(set(names)) == len(names),
             f"targets and residual name an instrument twice: {', '.join(names)}",
         )
-        _require(self.sample_rate > 0, f"sample_rate must be positive, not {self.sample_rate}")
-        _require(self.nb_channels in (1, 2), f"nb_channels must be 1 or 2, not {self.nb_channels}")
+        require(self.sample_rate > 0, f"sample_rate must be positive, not {self.sample_rate}")
+        require(self.nb_channels in (1, 2), f"nb_channels must be 1 or 2, not {self.nb_channels}")
         useful = (self.segment.nb_frames - 1) * self.stft.frame_step - 2 * self.segment.trim
-        _require(
+        require(
             useful > self.stft.frame_length,
             f"segment: {self.segment.nb_frames} frames leave no room beside a trim of "
             f"{self.segment.trim} samples",
         )
         stride = self.model.stride
-        _require(
+        require(
             self.segment.nb_frames % stride == 0,
             f"segment.nb_frames must be a multiple of {stride} for this model, "
             f"not {self.segment.nb_frames}",
         )
-        _require(
+        require(
             self.model.nb_bins <= self.stft.nb_bins,
             f"model.nb_bins is {self.model.nb_bins}, but the STFT has only "
             f"{self.stft.nb_bins} bins",
@@ -476,11 +479,11 @@ class Configuration:
             self._check_conditions(self.model)
 
     def _check_conditions(self, model: CUNet) -> None:
-        _require(
+        require(
             model.nb_bins == self.stft.nb_bins,
             f"model.nb_bins must be the {self.stft.nb_bins} bins of the STFT, not {model.nb_bins}",
         )
-        _require(
+        require(
             len(self.targets) > 1 or not model.conditioning.norm,
             "conditioning.norm needs two or more targets: of a single one, nothing is left",
         )
@@ -558,15 +561,15 @@ def parse_configuration(data: dict[str, Any]) -> Configuration:
     model = data.get("model")
     if isinstance(model, dict):  # the type says which keys there are
         kind = model.get("type", "unet")
-        _require(
+        require(
             isinstance(kind, str) and kind in MODELS,
             f"model.type must be one of {', '.join(MODELS)}, not {kind!r}",
         )
-        data = {**data, "model": _parse(MODELS[kind], model, "model.")}
-    return _parse(Configuration, data, "")
+        data = {**data, "model": parse(MODELS[kind], model, "model.")}
+    return parse(Configuration, data, "")
 
 
-def _parse(kind: type, data: dict[str, Any], place: str) -> Any:
+def parse(kind: type, data: dict[str, Any], place: str) -> Any:
     """Dataclass of a JSON object; ``place`` stands before the names of its keys."""
     try:
         return dacite.from_dict(kind, data, dacite.Config(strict=True, cast=[tuple, Path]))

@@ -241,11 +241,31 @@ def test_verbose_shows_the_traceback(song, tmp_path):
     assert running.returncode == 1 and b"Traceback" in messages
 
 
-def test_what_is_not_there_yet_says_so(spleeter, tmp_path):
-    status, messages = spleeter("train", "-p", "spleeter_2:grouped", "-d", tmp_path)
-    assert status == 1 and "not there yet" in messages
-    status, messages = spleeter("train", "-p", "spleeter:2stems", "-d", tmp_path / "nowhere")
-    assert status == 1 and "there is no folder" in messages
+def test_training_refuses_what_it_cannot_use(spleeter, tmp_path):
+    def refused(*arguments):
+        status, said = spleeter("train", *arguments)
+        assert status == 1 and said.splitlines()[-1].startswith("spleeter: error:"), said
+        return said
+
+    ours = ["-p", "spleeter_2:grouped", "-o", tmp_path / "run"]
+    assert "there are no songs in" in refused(*ours, "-d", tmp_path)
+    assert "there is no folder" in refused(*ours, "-d", tmp_path / "nowhere")
+    assert "--adapter serves upstream" in refused(*ours, "-d", tmp_path, "-a", "some.Adapter")
+    (tmp_path / "songs.csv").write_text("a,b\n1,2\n")
+    assert "lacks the column" in refused(*ours, "-d", tmp_path / "songs.csv")
+    odd = tmp_path / "odd.json"
+    for training, words in (
+        ('{"batch_size": 0}', "training.batch_size must be at least 1"),
+        ('{"los": {}}', "unknown key in the configuration: los"),
+        ('{"nb_frames": 100}', "training.nb_frames must be a multiple of 64"),
+        ('{"loss": {"spectrogram": "l3"}}', "must be mse or l1 or magnitude_l1"),
+    ):
+        odd.write_text(f'{{"spleeter_2": 1, "base": "spleeter_2:mask", "training": {training}}}')
+        assert words in refused("-p", odd, "-d", tmp_path, "-o", tmp_path / "run")
+    theirs = ["-p", "spleeter:2stems", "-d"]
+    assert "there is no folder" in refused(*theirs, tmp_path / "nowhere")
+    assert "is for the models of spleeter-2" in refused(*theirs, tmp_path, "-o", tmp_path / "run")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["odd.json", "songs.csv"]
 
 
 @pytest.fixture

@@ -1,0 +1,78 @@
+"""What a run leaves to look at and listen to: TensorBoard's events, a picture of the curves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from .spectrogram import Transform
+
+RANGE = 80.0  # dB below the loudest bin, in the images
+
+
+class Diary:
+    """TensorBoard's events of a run.
+
+    Args:
+        folder: for the events.
+        sample_rate: of the examples, in Hz.
+        transform: STFT of the images.
+    """
+
+    def __init__(self, folder: Path, sample_rate: int, transform: Transform) -> None:
+        self._writer = tf.summary.create_file_writer(str(folder))
+        self._rate = sample_rate
+        self._transform = transform
+
+    def write(
+        self, step: int, numbers: Mapping[str, float], sounds: Mapping[str, np.ndarray]
+    ) -> None:
+        """Note an epoch.
+
+        Args:
+            step: of the training.
+            numbers: losses and scores.
+            sounds: waveforms float32 ``[S, C]`` by name.
+        """
+        with self._writer.as_default(step=step):
+            for name, number in numbers.items():
+                tf.summary.scalar(name, number)
+            for name, waveform in sounds.items():
+                tf.summary.image(name, self._image(waveform))
+                tf.summary.audio(name, waveform[np.newaxis], self._rate)
+        self._writer.flush()
+
+    def _image(self, waveform: np.ndarray) -> np.ndarray:
+        """Waveform -> ``[1, F, T, 1]``, high frequencies on top, white the loudest."""
+        magnitude = np.abs(self._transform.forward(waveform)).mean(axis=-1)
+        level = 20 * np.log10(magnitude / max(magnitude.max(), 1e-9) + 1e-9)
+        return np.clip(1 + level / RANGE, 0, 1).T[np.newaxis, ::-1, :, np.newaxis]
+
+
+def draw_curves(history: Sequence[Mapping[str, float]], path: Path) -> None:
+    """Draw losses and SDR over the epochs as a PNG file."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    epochs = np.arange(1, len(history) + 1)
+    scores = sorted({name for epoch in history for name in epoch if name.startswith("val_sdr_")})
+    figure, axes = pyplot.subplots(1, 2 if scores else 1, figsize=(10, 4), squeeze=False)
+    curves = [(axes[0][0], "loss", ["loss", "val_loss"])]
+    if scores:
+        curves.append((axes[0][1], "SDR of the validation songs in dB", scores))
+    for axis, label, names in curves:
+        for name in names:
+            values = [epoch.get(name, np.nan) for epoch in history]
+            axis.plot(epochs, values, marker=".", label=name.removeprefix("val_sdr_"))
+        axis.set_xlabel("epoch")
+        axis.set_ylabel(label)
+        axis.grid(alpha=0.3)
+        axis.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)

@@ -1,0 +1,141 @@
+"""Losses between STFTs.
+
+Keras hands a loss two tensors, so the mixture travels with the truth. The last axis counts
+instruments: ``y_true`` complex64 ``[B, T, F, C, 1 + J]`` is the mixture and then the true
+instruments, ``y_pred`` complex64 ``[B, T, F, C, I]`` the estimated targets. J is I, or I + 1 where
+the model has a residual, which stands last. Spectrograms are unnormalised, of waveforms whose full
+scale is 1.0. Every loss gives one number per example, ``[B]``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+register = tf.keras.utils.register_keras_serializable("spleeter_2")
+
+ERRORS = ("mse", "l1", "magnitude_l1")
+
+
+@register
+class SpectrogramLoss(tf.keras.losses.Loss):
+    """Mean error over frames, bins and channels, summed over the instruments.
+
+    Args:
+        error: "mse" or "l1" of real and imaginary parts, as channels of their own, or
+            "magnitude_l1", Spleeter's loss.
+        two_source: count the residual too, estimated as the mixture minus all targets: with
+            vocals as the only target, ``MSE(T_v, T^_v) + MSE(T_a, T_mix - T^_v)``. Where the
+            mixture is the sum of its instruments, both terms of a linear error are equal; those
+            of a magnitude error are not.
+    """
+
+    def __init__(
+        self, error: str = "mse", two_source: bool = False, name: str = "spectrogram", **kwargs: Any
+    ) -> None:
+        super().__init__(name=name, **kwargs)
+        if error not in ERRORS:
+            raise ValueError(f"the error must be one of {', '.join(ERRORS)}, not {error!r}")
+        self.error = error
+        self.two_source = two_source
+
+    def call(self, y_true, y_pred):
+        mixture, truth = y_true[..., :1], y_true[..., 1:]
+        if self.two_source:
+            residual = mixture - tf.reduce_sum(y_pred, axis=-1, keepdims=True)
+            y_pred = tf.concat([y_pred, residual], axis=-1)
+            if truth.shape[-1] != y_pred.shape[-1]:
+                raise ValueError("two_source needs a model with a residual, and its truth")
+        errors = self._errors(truth[..., : y_pred.shape[-1]], y_pred)
+        return tf.reduce_sum(tf.reduce_mean(errors, axis=(1, 2, 3)), axis=-1)
+
+    def _errors(self, truth, estimate):
+        """``[B, T, F, C, I]`` each -> float32, alike."""
+        if self.error == "magnitude_l1":
+            return tf.abs(tf.abs(truth) - tf.abs(estimate))
+        error = estimate - truth
+        real, imaginary = tf.math.real(error), tf.math.imag(error)
+        if self.error == "l1":
+            return (tf.abs(real) + tf.abs(imaginary)) / 2
+        return (real**2 + imaginary**2) / 2
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "error": self.error, "two_source": self.two_source}
+
+
+@register
+class OverMixturePenalty(tf.keras.losses.Loss):
+    """``weight * reduce(max(0, log(|S^| / |S_mix|)))`` per bin and target.
+
+    An estimate should not be louder than the mixture it is taken from. Only the excess counts; a
+    bin at or below the mixture costs nothing. Both magnitudes get a floor, as
+    ``sqrt(|S|^2 + floor^2)``, so that silence has a finite logarithm and a finite gradient.
+
+    Args:
+        weight: lambda.
+        reduce: "mean" over bins, or "sum", the formula of the study that proposed it. A sum
+            over a window of 512 frames is six orders of magnitude larger.
+        floor: in dB under a sine of full scale.
+        frame_length: of the STFT, in samples: such a sine has the magnitude frame_length / 4.
+    """
+
+    def __init__(
+        self,
+        weight: float,
+        reduce: str = "mean",
+        floor: float = -80.0,
+        frame_length: int = 4096,
+        name: str = "over_mixture_penalty",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(name=name, **kwargs)
+        if reduce not in ("mean", "sum"):
+            raise ValueError(f"reduce must be mean or sum, not {reduce!r}")
+        if not weight >= 0:
+            raise ValueError(f"the weight must not be negative, not {weight}")
+        self.weight = weight
+        self.reduce = reduce
+        self.floor = floor
+        self.frame_length = frame_length
+
+    def call(self, y_true, y_pred):
+        mixture = y_true[..., :1]
+        floor = (self.frame_length / 4 * 10 ** (self.floor / 20)) ** 2
+        ratio = (_power(y_pred) + floor) / (_power(mixture) + floor)
+        # half of it, because powers are the squares of magnitudes
+        excess = 0.5 * tf.nn.relu(tf.math.log(ratio))
+        reduce = tf.reduce_mean if self.reduce == "mean" else tf.reduce_sum
+        return self.weight * tf.reduce_sum(reduce(excess, axis=(1, 2, 3)), axis=-1)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "weight": self.weight,
+            "reduce": self.reduce,
+            "floor": self.floor,
+            "frame_length": self.frame_length,
+        }
+
+
+@register
+class SumOfLosses(tf.keras.losses.Loss):
+    """Several losses as one."""
+
+    def __init__(self, losses: list, name: str = "loss", **kwargs: Any) -> None:
+        super().__init__(name=name, **kwargs)
+        self.losses = [
+            tf.keras.losses.deserialize(loss) if isinstance(loss, dict) else loss for loss in losses
+        ]
+
+    def call(self, y_true, y_pred):
+        return tf.add_n([loss.call(y_true, y_pred) for loss in self.losses])
+
+    def get_config(self) -> dict[str, Any]:
+        losses = [tf.keras.losses.serialize(loss) for loss in self.losses]
+        return {**super().get_config(), "losses": losses}
+
+
+def _power(spectrogram):
+    """Complex -> squared magnitude; unlike that of the magnitude, its gradient is smooth."""
+    return tf.math.real(spectrogram) ** 2 + tf.math.imag(spectrogram) ** 2

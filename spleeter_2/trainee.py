@@ -1,0 +1,201 @@
+"""What is trained: a network with its optimizers, the average of its weights, its loss."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from . import weights
+from .errors import SeparationError
+from .losses import OverMixturePenalty, SpectrogramLoss, SumOfLosses
+from .training_options import LossOptions, Training
+
+
+class Trainee(tf.keras.Model):
+    """A network with its optimizers and the moving average of its weights.
+
+    Input: complex64 ``[B, T, F, C]``. Output: the targets' estimates, ``[B, T, F, C, I]``.
+
+    Args:
+        network: what ``build_model`` returned.
+        targets: order of the output's last axis.
+        options: how to train.
+        pretrained: names of the variables that ``pretrained_rate`` is for.
+    """
+
+    def __init__(
+        self,
+        network: tf.keras.Model,
+        targets: Sequence[str],
+        options: Training,
+        pretrained: frozenset[str] = frozenset(),
+    ) -> None:
+        super().__init__(name="trainee")
+        self.network = network
+        self.targets = tuple(targets)
+        self.options = options
+        self.groups = _groups(network, options, pretrained)
+        self.trained = [variable for variables, _ in self.groups for variable in variables]
+        if options.freeze_statistics:
+            _freeze_statistics(network)
+        self.averages = [
+            tf.Variable(variable, trainable=False, name=f"average/{variable.name.split(':')[0]}")
+            for variable in (self.trained if options.average else [])
+        ]
+        self.gradient_norm = tf.keras.metrics.Mean("gradient_norm")
+        self.step = tf.Variable(0, trainable=False, dtype=tf.int64, name="step")
+
+    def call(self, mixture, training=False):
+        estimates = self.network(mixture, training=training)
+        return tf.stack([estimates[target] for target in self.targets], axis=-1)
+
+    def train_step(self, y_true):
+        with tf.GradientTape() as tape:
+            estimates = self(y_true[..., 0], training=True)
+            loss = self.compiled_loss(y_true, estimates)
+        gradients = tape.gradient(loss, self.trained)
+        norm = tf.linalg.global_norm(gradients)
+        self.gradient_norm.update_state(norm)
+        if self.options.clip_norm is not None:
+            gradients, _ = tf.clip_by_global_norm(gradients, self.options.clip_norm, norm)
+        remaining = iter(gradients)
+        for variables, optimizer in self.groups:
+            optimizer.apply_gradients([(next(remaining), variable) for variable in variables])
+        self.step.assign_add(1)
+        # a young average forgets sooner, or it would hold on to its start
+        steps = tf.cast(self.step, tf.float32)
+        decay = tf.minimum(self.options.average, (1.0 + steps) / (10.0 + steps))
+        for average, variable in zip(self.averages, self.trained, strict=False):
+            average.assign(decay * average + (1.0 - decay) * variable)
+        return {metric.name: metric.result() for metric in self.metrics}
+
+    def _variables(self) -> dict[str, tf.Variable]:
+        """Everything that training changes, by name."""
+        named = {f"network/{k}": v for k, v in weights.named_variables(self.network).items()}
+        named.update({average.name.split(":")[0]: average for average in self.averages})
+        for number, (_, optimizer) in enumerate(self.groups):
+            for index, variable in enumerate(optimizer.variables):
+                named[f"optimizer/{number}/{index}"] = variable
+        return {**named, "step": self.step}
+
+    def values(self) -> dict[str, np.ndarray]:
+        """Everything that training changes, as arrays by name."""
+        return {name: variable.numpy() for name, variable in self._variables().items()}
+
+    def restore(self, values: Mapping[str, np.ndarray], source: object) -> None:
+        """Take what ``values`` gave.
+
+        Raises:
+            SeparationError: they are those of another network.
+        """
+        mine = self._variables()
+        wrong = [
+            name
+            for name, variable in mine.items()
+            if name not in values or values[name].shape != tuple(variable.shape)
+        ]
+        if wrong:
+            raise SeparationError(f"{source} is of another network: {wrong[0]} does not fit")
+        for name, variable in mine.items():
+            variable.assign(values[name])
+
+    @contextlib.contextmanager
+    def with_averages(self) -> Iterator[None]:
+        """The network has the averages for its weights while this lasts."""
+        kept = [variable.numpy() for variable in self.trained] if self.averages else []
+        for average, variable in zip(self.averages, self.trained, strict=False):
+            variable.assign(average)
+        try:
+            yield
+        finally:
+            for value, variable in zip(kept, self.trained, strict=False):
+                variable.assign(value)
+
+    def averaged(self) -> dict[str, np.ndarray]:
+        """The network's weights with the averages in their places."""
+        values = {k: v.numpy() for k, v in weights.named_variables(self.network).items()}
+        for average in self.averages:
+            values[average.name.split(":")[0].removeprefix("average/")] = average.numpy()
+        return values
+
+
+def _groups(
+    network: tf.keras.Model, options: Training, pretrained: frozenset[str]
+) -> list[tuple[list[tf.Variable], tf.keras.optimizers.Optimizer]]:
+    """Trainable variables by learning rate, each with its optimizer; frozen ones are left out."""
+    named = weights.named_variables(network)
+    taken = {name: variable for name, variable in named.items() if variable.trainable}
+    old = [variable for name, variable in taken.items() if name in pretrained]
+    new = [variable for name, variable in taken.items() if name not in pretrained]
+    groups = []
+    for variables, factor in ((new, 1.0), (old, options.pretrained_rate)):
+        if variables and factor:
+            optimizer = tf.keras.optimizers.Adam(Schedule.of(options, factor), jit_compile=False)
+            optimizer.build(variables)
+            groups.append((variables, optimizer))
+    if not groups:
+        raise SeparationError("nothing is left to train: training.pretrained_rate is 0")
+    return groups
+
+
+def _freeze_statistics(network: tf.keras.Model) -> None:
+    """BatchNorm normalises by what it has stored; its scale and shift go on learning.
+
+    A layer that is not ``trainable`` runs as at inference; its variables are trained all the same,
+    since ``Trainee`` has its own list of them.
+    """
+    for layer in network._flatten_layers():
+        if isinstance(layer, tf.keras.layers.BatchNormalization):
+            layer.trainable = False
+
+
+class Schedule(tf.keras.optimizers.schedules.LearningRateSchedule):
+    """A learning rate that rises over the first steps and then stays, or falls to nothing along
+    half a cosine."""
+
+    def __init__(self, rate: float, warmup_steps: int, total_steps: int | None) -> None:
+        self.rate = rate
+        self.warmup_steps = warmup_steps
+        self.total_steps = total_steps
+
+    @classmethod
+    def of(cls, options: Training, factor: float) -> Schedule:
+        """Of the options, times a factor."""
+        total = options.epochs * options.steps_per_epoch if options.schedule == "cosine" else None
+        return cls(options.learning_rate * factor, options.warmup_steps, total)
+
+    def __call__(self, step):
+        step = tf.cast(step, tf.float32)
+        rate = tf.constant(self.rate)
+        if self.warmup_steps:
+            rate *= tf.minimum(1.0, (step + 1) / self.warmup_steps)
+        if self.total_steps:
+            rate *= 0.5 * (1 + tf.cos(math.pi * tf.minimum(1.0, step / self.total_steps)))
+        return rate
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "rate": self.rate,
+            "warmup_steps": self.warmup_steps,
+            "total_steps": self.total_steps,
+        }
+
+
+def build_loss(options: LossOptions, frame_length: int) -> SumOfLosses:
+    """The loss that a configuration composes."""
+    losses = [SpectrogramLoss(options.spectrogram, options.two_source)]
+    if options.over_mixture_penalty:
+        losses.append(
+            OverMixturePenalty(
+                options.over_mixture_penalty,
+                options.over_mixture_reduce,
+                options.over_mixture_floor,
+                frame_length,
+            )
+        )
+    return SumOfLosses(losses)

@@ -1,0 +1,448 @@
+"""Train a model: Keras ``fit``, with what a long run needs around it.
+
+A run has a folder of its own::
+
+    config.json       what ``-p`` takes: the configuration, with its weights in best/
+    best/             the weights with the lowest validation loss
+    states/STEP/      everything to go on from there; the newest two are kept
+    run.json          configuration, versions, data, history
+    history.png       losses and SDR over the epochs
+    tensorboard/      the same numbers, and a validation example to look at and listen to
+
+A second call with the same folder goes on where the first one stopped. Every example is a function
+of the seed and of its number, so it sees the same data in the same order.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from . import __version__, weights
+from .configuration import (
+    Configuration,
+    load_configuration,
+    parse_configuration,
+    read_configuration,
+)
+from .dataset import Examples, StemCache, Windows, as_tf_dataset, find_songs, fixed_windows, split
+from .diary import Diary, draw_curves
+from .errors import SeparationError
+from .folders import new_folder
+from .models import build_model, residual
+from .spectrogram import Transform
+from .trainee import Trainee, build_loss
+from .training_options import training_of
+
+STATES_KEPT = 2
+NAME = "progress.json"
+
+
+@dataclass
+class Progress:
+    """How far a run is.
+
+    ``data``: identity of the examples. ``history``: one object per epoch; ``waited``: epochs since
+    the best.
+    """
+
+    data: str = ""
+    step: int = 0
+    best: float = float("inf")
+    waited: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    @property
+    def epoch(self) -> int:
+        """Epochs that are complete."""
+        return len(self.history)
+
+
+class RunFolder:
+    """The files of a run.
+
+    Args:
+        path: the folder; it is made.
+        data: the configuration as JSON, complete.
+
+    Raises:
+        SeparationError: it cannot be written to, or holds a run of another configuration.
+    """
+
+    def __init__(self, path: Path, data: Mapping[str, Any]) -> None:
+        self.path = path
+        self.states = path / "states"
+        self.data = {**data, "weights": "best"}
+        config = path / "config.json"
+        try:
+            if config.is_file():
+                self._check(json.loads(config.read_text(encoding="utf-8")))
+            elif path.exists() and any(path.iterdir()):
+                raise SeparationError(f"{path} holds other files: name a folder for the run")
+            self.states.mkdir(parents=True, exist_ok=True)
+            for stale in self.states.glob(".*"):  # of a killed run
+                shutil.rmtree(stale, ignore_errors=True)
+            _write_json(config, self.data)
+        except OSError as error:
+            raise SeparationError(f"cannot write {path}: {error.strerror or error}") from error
+        except ValueError as error:
+            raise SeparationError(f"{config} is damaged: name another folder") from error
+
+    def _check(self, found: Mapping[str, Any]) -> None:
+        """A run may be made longer; otherwise its configuration stays."""
+        free = ("epochs", "patience")
+        one, two = (
+            {
+                **data,
+                "training": {
+                    k: v for k, v in (data.get("training") or {}).items() if k not in free
+                },
+            }
+            for data in (found, self.data)
+        )
+        if one != two:
+            keys = sorted(key for key in {*one, *two} if one.get(key) != two.get(key))
+            raise SeparationError(
+                f"{self.path} holds a run of another configuration ({', '.join(keys)} differ): "
+                "name another folder, or remove it to start anew"
+            )
+
+    def latest(self) -> tuple[dict[str, np.ndarray], Progress] | None:
+        """The newest state that can be read, if there is one."""
+        for folder in sorted(self.states.iterdir(), reverse=True):
+            try:
+                progress = json.loads((folder / NAME).read_text(encoding="utf-8"))
+                return weights.read_checkpoint(folder), Progress(**progress)
+            except (SeparationError, OSError, ValueError, TypeError):
+                continue  # an older one will do
+        return None
+
+    def save_state(self, values: Mapping[str, np.ndarray], progress: Progress) -> None:
+        """Write a state; the older ones stay until it is whole."""
+        name = f"{progress.step:09d}"
+        with new_folder(self.states / name) as folder:
+            weights.write_checkpoint(values, folder)
+            _write_json(folder / NAME, asdict(progress))
+        for old in sorted(self.states.iterdir())[:-STATES_KEPT]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def save_best(self, values: Mapping[str, np.ndarray]) -> None:
+        """Replace the weights that ``-p`` takes."""
+        with new_folder(self.path / "best") as folder:
+            weights.write_checkpoint(values, folder)
+
+    def write_summary(
+        self, summary: Mapping[str, Any], history: Sequence[Mapping[str, float]]
+    ) -> None:
+        """Write ``run.json`` and draw ``history.png``."""
+        _write_json(self.path / "run.json", summary)
+        draw_curves(history, self.path / "history.png")
+
+
+def _write_json(path: Path, data: object) -> None:
+    temporary = path.with_name(f".{path.name}-{os.getpid()}")
+    temporary.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+class Validation:
+    """A fixed set of windows, and what a network makes of them.
+
+    Args:
+        windows: float32 ``[I, S, C]`` each, the instruments in the configuration's order.
+    """
+
+    def __init__(self, configuration: Configuration, windows: Windows) -> None:
+        self.configuration = configuration
+        self.windows = windows
+        self.transform = Transform(configuration.stft)
+
+    def run(self, trainee: Trainee) -> dict[str, float]:
+        """Mean loss, and the mean over songs of the SDR in dB of every instrument.
+
+        A song's SDR is that of all its windows together, 10 log10 of the energy of the stem over
+        that of the error; songs in which an instrument is silent do not count for it.
+        """
+        names = self.configuration.instruments
+        estimate = tf.function(trainee, autograph=False)
+        losses = []
+        energies: dict[int, np.ndarray] = {}
+        for waveforms, (song, _) in zip(self.windows, self.windows.places, strict=True):
+            truth = spectrograms(self.transform, waveforms)[np.newaxis]
+            estimates = estimate(truth[..., 0], training=False)
+            losses.append(float(trainee.loss.call(truth, estimates)[0]))
+            errors = self.waveforms(waveforms, estimates.numpy()[0]) - waveforms
+            sums = [
+                np.sum(np.square(x, dtype=np.float64), axis=(1, 2)) for x in (waveforms, errors)
+            ]
+            energies[song] = energies.get(song, 0) + np.stack(sums)  # [2, I]
+        found = {"val_loss": float(np.mean(losses))}
+        for index, name in enumerate(names):
+            pairs = [pair[:, index] for pair in energies.values() if pair[0, index] > 0]
+            if pairs:
+                ratios = [10 * np.log10(max(s, 1e-10) / max(e, 1e-10)) for s, e in pairs]
+                found[f"val_sdr_{name}"] = float(np.mean(ratios))
+        return found
+
+    def sounds(self, trainee: Trainee) -> dict[str, np.ndarray]:
+        """The first window: mixture, and of every instrument truth and estimate, ``[S, C]``."""
+        waveforms = self.windows[0]
+        truth = spectrograms(self.transform, waveforms)[np.newaxis]
+        estimates = self.waveforms(waveforms, trainee(truth[..., 0], training=False).numpy()[0])
+        sounds = {"mixture": waveforms.sum(axis=0)}
+        for name, true, estimate in zip(
+            self.configuration.instruments, waveforms, estimates, strict=True
+        ):
+            sounds.update({f"{name}/truth": true, f"{name}/estimate": estimate})
+        return sounds
+
+    def waveforms(self, waveforms: np.ndarray, estimates: np.ndarray) -> np.ndarray:
+        """Estimates ``[T, F, C, targets]`` -> waveforms of all instruments ``[I, S, C]``."""
+        length = waveforms.shape[1]
+        targets = self.configuration.targets
+        found = {
+            name: self.transform.inverse(estimates[..., index], length)
+            for index, name in enumerate(targets)
+        }
+        if self.configuration.residual:
+            found[self.configuration.residual] = residual(waveforms.sum(axis=0), found)
+        return np.stack([found[name] for name in self.configuration.instruments])
+
+
+def spectrograms(transform: Transform, waveforms: np.ndarray) -> np.ndarray:
+    """Instruments ``[I, S, C]`` -> complex64 ``[T, F, C, 1 + I]``, their sum first."""
+    stems = [transform.forward(waveform) for waveform in waveforms]
+    return np.ascontiguousarray(np.stack([np.sum(stems, axis=0), *stems], axis=-1))
+
+
+class Keeper(tf.keras.callbacks.Callback):
+    """Validates, keeps the best, saves states, stops early, stops at a loss that is no number."""
+
+    def __init__(self, run: Trainer) -> None:
+        super().__init__()
+        self.run = run
+
+    def on_train_batch_end(self, batch, logs=None):
+        if not np.isfinite(logs["loss"]):
+            self.run.broken = True
+            raise SeparationError(
+                f"the loss is {logs['loss']} at step {self.run.step}, batch "
+                f"{self.run.describe(self.run.step - 1)}: nothing of it is saved; a lower "
+                "learning_rate or clip_norm may help"
+            )
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.run.end_epoch(logs):
+            self.model.stop_training = True
+
+
+class Trainer:
+    """Trains one model on one set of examples, in a folder.
+
+    Args:
+        data: the configuration as JSON, complete (``read_configuration``).
+        configuration: the same, parsed.
+        examples: float32 ``[I, S, C]`` by number, for any number; S is ``crop_samples``.
+        windows: for ``Validation``.
+        folder: of the run.
+
+    Raises:
+        SeparationError: an impossible configuration; a folder of another run.
+    """
+
+    def __init__(
+        self,
+        data: Mapping[str, Any],
+        configuration: Configuration,
+        examples: Examples,
+        windows: Windows,
+        folder: Path,
+        summary: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.configuration = configuration
+        self.options = training_of(configuration)
+        self.examples = examples
+        self.folder = RunFolder(folder, data)
+        self.validation = Validation(configuration, windows)
+        self.summary = {**_versions(), "configuration": self.folder.data, **(summary or {})}
+        self.diary = Diary(
+            folder / "tensorboard", configuration.sample_rate, self.validation.transform
+        )
+        self.progress = Progress()
+        self.broken = False
+        tf.keras.utils.set_random_seed(self.options.seed)
+        network = build_model(configuration)
+        pretrained = start_from(network, self.options.start) if self.options.start else frozenset()
+        self.trainee = Trainee(network, configuration.targets, self.options, pretrained)
+        loss = build_loss(self.options.loss, configuration.stft.frame_length)
+        self.trainee.compile(loss=loss)
+        if latest := self.folder.latest():
+            values, self.progress = latest
+            self.trainee.restore(values, self.folder.states)
+
+    @property
+    def step(self) -> int:
+        """Steps that are done."""
+        return int(self.trainee.step.numpy())
+
+    def fit(self, verbose: int | str = "auto") -> Progress:
+        """Train until the epochs are over, or ``patience`` is.
+
+        An interrupt saves a state before it goes on its way.
+
+        Raises:
+            SeparationError: the loss is not a number; the folder cannot be written to.
+        """
+        options = self.options
+        try:
+            done_in_epoch = self.step - self.progress.epoch * options.steps_per_epoch
+            if done_in_epoch == options.steps_per_epoch:  # stopped while it validated
+                self.end_epoch({})
+            elif done_in_epoch:  # stopped in the middle of an epoch
+                self._fit(1, options.steps_per_epoch - done_in_epoch, verbose)
+            if not self._is_over():
+                self._fit(options.epochs - self.progress.epoch, options.steps_per_epoch, verbose)
+        except BaseException:
+            if not self.broken and self.step > self.progress.step:
+                self.save_state()
+            raise
+        return self.progress
+
+    def _is_over(self) -> bool:
+        waited_enough = self.options.patience and self.progress.waited >= self.options.patience
+        return bool(waited_enough) or self.progress.epoch >= self.options.epochs
+
+    def _fit(self, epochs: int, steps: int, verbose: int | str) -> None:
+        first = self.progress.epoch
+        self.trainee.fit(
+            self._dataset(self.step * self.options.batch_size),
+            initial_epoch=first,
+            epochs=first + epochs,
+            steps_per_epoch=steps,
+            callbacks=[Keeper(self)],
+            verbose=verbose,
+        )
+
+    def _dataset(self, start: int) -> tf.data.Dataset:
+        transform = self.validation.transform
+        return as_tf_dataset(
+            self.examples, start, self.options.batch_size, lambda x: spectrograms(transform, x)
+        )
+
+    def describe(self, step: int) -> str:
+        """Which examples a step has seen."""
+        first = step * self.options.batch_size
+        return f"{step} (examples {first} to {first + self.options.batch_size - 1})"
+
+    def end_epoch(self, logs: dict[str, float]) -> bool:
+        """Validate, keep what is best, save; whether training is over."""
+        with self.trainee.with_averages():
+            logs.update(self.validation.run(self.trainee))
+            self.diary.write(self.step, logs, self.validation.sounds(self.trainee))
+        progress = self.progress
+        progress.history.append({name: float(value) for name, value in logs.items()})
+        progress.waited += 1
+        if logs["val_loss"] < progress.best:
+            progress.best, progress.waited = logs["val_loss"], 0
+            self.folder.save_best(self.trainee.averaged())
+        self.save_state()
+        self.folder.write_summary({**self.summary, **asdict(progress)}, progress.history)
+        return self._is_over()
+
+    def save_state(self) -> None:
+        """Write everything to go on from here."""
+        self.progress.step = self.step
+        self.folder.save_state(self.trainee.values(), self.progress)
+
+
+def start_from(network: tf.keras.Model, descriptor: str) -> frozenset[str]:
+    """Take another model's weights where name and shape agree.
+
+    Returns:
+        The names of what was taken.
+
+    Raises:
+        SeparationError: a model without weights, or nothing that agrees.
+    """
+    folder = load_configuration(descriptor).weights
+    if folder is None:
+        raise SeparationError(f"training.start: {descriptor} has no weights")
+    arrays = weights.read_checkpoint(folder)
+    taken = []
+    for name, variable in weights.named_variables(network).items():
+        if name in arrays and arrays[name].shape == tuple(variable.shape):
+            variable.assign(arrays[name])
+            taken.append(name)
+    if not taken:
+        raise SeparationError(f"training.start: nothing of {descriptor} fits this model")
+    return frozenset(taken)
+
+
+def _versions() -> dict[str, str]:
+    """What ran, for ``run.json``."""
+    found = {"spleeter-2": __version__, "tensorflow": tf.__version__, "numpy": np.__version__}
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        commit = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        found["commit"] = commit.stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        pass  # installed, not cloned
+    return {"versions": found}
+
+
+def train(
+    descriptor: str, data: Path, folder: Path | None = None, cache: Path | None = None
+) -> Path:
+    """``spleeter train``: find songs, decode them once, train, or go on with training.
+
+    Args:
+        descriptor: of the configuration, whose ``training`` object says how.
+        data: see ``find_songs``.
+        folder: of the run; None: ``runs/NAME``.
+        cache: of the decoded stems; None: see ``StemCache``.
+
+    Returns:
+        The run's folder, which ``-p`` takes.
+
+    Raises:
+        SeparationError: one sentence.
+    """
+    content = read_configuration(descriptor)
+    for key in ("weights", "card", "source"):  # they speak of other weights
+        content.pop(key, None)
+    configuration = parse_configuration(content)
+    options = training_of(configuration)
+    nb_samples = (options.crop_frames(configuration) - 1) * configuration.stft.frame_step
+    folder = folder or Path("runs") / configuration.name
+    songs = find_songs(data, configuration.instruments)
+    songs = StemCache(cache, configuration.sample_rate, configuration.nb_channels).decode(songs)
+    _say(str(songs))
+    training, validation = split(songs, options.validation, options.seed)
+    _say(f"validated with: {', '.join(song.name for song in validation)}")
+    examples = Examples(training, songs.instruments, nb_samples, options.augmentation, options.seed)
+    windows = fixed_windows(validation, songs.instruments, nb_samples, nb_samples)
+    summary = {"data": {"summary": songs.lines(), "identity": examples.identity}}
+    trainer = Trainer(content, configuration, examples, windows, folder, summary)
+    if trainer.step:
+        _say(f"resumed at step {trainer.step}; remove {folder} to start anew")
+        if trainer.progress.data != examples.identity:
+            _say("note: the songs are not those that the run has seen so far")
+    trainer.progress.data = examples.identity
+    _say(f"the run is in {folder}: the same command goes on from where it stops")
+    progress = trainer.fit()
+    _say(f"done after {progress.epoch} epochs; the best validation loss is {progress.best:.4g}")
+    return folder
+
+
+def _say(sentence: str) -> None:
+    print(f"spleeter: {sentence}", file=sys.stderr)

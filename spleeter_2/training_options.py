@@ -1,0 +1,100 @@
+"""The ``training`` object of a configuration -> validated dataclasses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, Optional, Union
+
+from .augmentation import USUAL, Augmentation
+from .configuration import Configuration, parse, require
+
+
+@dataclass(frozen=True)
+class LossOptions:
+    """Which errors are added up: see ``losses``.
+
+    ``over_mixture_penalty`` is lambda; ``over_mixture_floor`` in dB under full scale.
+    """
+
+    spectrogram: Literal["mse", "l1", "magnitude_l1"] = "mse"
+    two_source: bool = False
+    over_mixture_penalty: float = 0.0
+    over_mixture_reduce: Literal["mean", "sum"] = "mean"
+    over_mixture_floor: float = -80.0
+
+    def __post_init__(self) -> None:
+        require(
+            self.over_mixture_penalty >= 0,
+            f"training.loss.over_mixture_penalty must not be negative, "
+            f"not {self.over_mixture_penalty}",
+        )
+
+
+@dataclass(frozen=True)
+class Training:
+    """How to train.
+
+    ``start``: descriptor of the model whose weights are taken where name and shape agree; None
+    starts from random ones. ``pretrained_rate``: factor on the learning rate of what was taken, 0
+    freezes it. ``freeze_statistics``: BatchNorm normalises by its stored mean and variance and
+    leaves them alone. ``nb_frames``: of a crop; None takes the model's window. ``average``: decay
+    of the weights' moving average, which is validated and saved; 0 is none. ``schedule``: the rate
+    stays, or falls to nothing along half a cosine; it rises over the first ``warmup_steps``.
+    ``patience``: epochs without a better validation loss before the end; 0 waits for ever.
+    ``validation``: names of the songs to validate with, or their share.
+    """
+
+    loss: LossOptions = field(default_factory=LossOptions)
+    augmentation: Augmentation = USUAL
+    validation: Union[float, tuple[str, ...]] = 0.1
+    start: Optional[str] = None
+    pretrained_rate: float = 1.0
+    freeze_statistics: bool = False
+    nb_frames: Optional[int] = None
+    batch_size: int = 4
+    steps_per_epoch: int = 100
+    epochs: int = 100
+    learning_rate: float = 1e-3
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup_steps: int = 0
+    clip_norm: Optional[float] = 5.0
+    average: float = 0.0
+    patience: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "steps_per_epoch", "epochs"):
+            value = getattr(self, name)
+            require(value >= 1, f"training.{name} must be at least 1, not {value}")
+        for name in ("warmup_steps", "patience", "seed", "pretrained_rate"):
+            value = getattr(self, name)
+            require(value >= 0, f"training.{name} must not be negative, not {value}")
+        for name in ("learning_rate", "clip_norm", "nb_frames"):
+            value = getattr(self, name)
+            require(value is None or value > 0, f"training.{name} must be positive, not {value}")
+        require(self.validation != 0, "training.validation must set songs aside, not 0")
+        require(0 <= self.average < 1, f"training.average must lie in [0, 1), not {self.average}")
+
+    def crop_frames(self, configuration: Configuration) -> int:
+        """STFT frames of a crop.
+
+        Raises:
+            SeparationError: the model's strides do not divide them.
+        """
+        nb_frames = self.nb_frames or configuration.segment.nb_frames
+        stride = configuration.model.stride
+        require(
+            nb_frames % stride == 0,
+            f"training.nb_frames must be a multiple of {stride} for this model, not {nb_frames}",
+        )
+        return nb_frames
+
+
+def training_of(configuration: Configuration) -> Training:
+    """The options of a configuration; where it has none, the defaults.
+
+    Raises:
+        SeparationError: an unknown key or an impossible value.
+    """
+    data: dict[str, Any] = configuration.training or {}
+    return parse(Training, data, "training.")

@@ -1,0 +1,268 @@
+"""The trainer: it learns, goes on where it stopped, keeps the best, and stops when it must."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+import tensorflow as tf
+from model_test import SMALL
+
+from spleeter_2 import Separator, weights
+from spleeter_2.configuration import parse_configuration
+from spleeter_2.errors import SeparationError
+from spleeter_2.training import Trainer, start_from
+
+NB_SAMPLES = 31 * 32
+UNET = {
+    "type": "unet",
+    "nb_bins": 64,
+    "filters": [4, 6, 8],
+    "dropout": 0.0,
+    "head": {"type": "mask"},
+}
+
+
+class Tones:
+    """Two instruments that a small network can tell apart: a low tone, and high noise."""
+
+    def __getitem__(self, index):
+        random = np.random.default_rng([7, index])
+        time = np.arange(NB_SAMPLES)[:, np.newaxis] / 8000
+        tone = 0.3 * np.sin(2 * np.pi * random.uniform(200, 900) * time + random.uniform(0, 6))
+        noise = np.diff(random.normal(0, 0.1, (NB_SAMPLES + 2, 1)), n=2, axis=0)
+        return np.stack([np.repeat(x, 2, axis=1) for x in (tone, noise)]).astype(np.float32)
+
+
+class Windows(list):
+    """Four moments of two songs to validate with."""
+
+    places = ((0, 0), (0, 1), (1, 0), (1, 1))
+
+    def __init__(self):
+        super().__init__(Tones()[10**6 + index] for index in range(4))
+
+
+def trainer(folder, examples=None, model=None, **training):
+    """A run of four steps per epoch, of a network so small that it takes no time."""
+    options = {
+        "steps_per_epoch": 4, "epochs": 3, "batch_size": 2, "learning_rate": 0.01, **training
+    }  # fmt: skip
+    data = {
+        **SMALL, "spleeter_2": 1, "targets": ["vocals"], "residual": "accompaniment",
+        "model": {**UNET, **(model or {})}, "training": options,
+    }  # fmt: skip
+    examples = examples or Tones()
+    windows = Windows()
+    return Trainer(data, parse_configuration(data), examples, windows, folder)
+
+
+def states(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "states").iterdir())
+
+
+def test_it_learns_and_the_folder_is_a_model(tmp_path):
+    run = trainer(tmp_path / "run", epochs=12, steps_per_epoch=10)
+    progress = run.fit(verbose=0)
+    first, last = progress.history[0], progress.history[-1]
+    assert last["val_loss"] < 0.5 * first["val_loss"]
+    assert last["val_sdr_vocals"] > first["val_sdr_vocals"] + 3
+    assert states(tmp_path / "run") == ["000000110", "000000120"]
+    told = json.loads((tmp_path / "run/run.json").read_text())
+    assert told["history"] == progress.history and told["versions"]["tensorflow"] == tf.__version__
+    picture = matplotlib.image.imread(tmp_path / "run/history.png")
+    assert picture.std() > 0.05
+    tone, noise = Tones()[5]
+    found = Separator(str(tmp_path / "run")).separate(tone + noise)
+    error = np.sum((found["vocals"] - tone) ** 2) / np.sum(tone**2)
+    assert 10 * np.log10(1 / error) > 3
+
+
+@pytest.mark.parametrize("average", [0.0, 0.9])
+def test_a_resumed_run_is_an_uninterrupted_one(tmp_path, average):
+    options = {"average": average, "schedule": "cosine", "warmup_steps": 3}
+    whole = trainer(tmp_path / "whole", **options)
+    whole.fit(verbose=0)
+
+    class Stop(BaseException):
+        pass
+
+    cut = trainer(tmp_path / "cut", **options)
+    step = cut.trainee.make_train_function()
+
+    def until_five(iterator):
+        if cut.step == 5:
+            raise Stop
+        return step(iterator)
+
+    cut.trainee.make_train_function = lambda: until_five
+    cut.trainee.train_function = until_five
+    with pytest.raises(Stop):
+        cut.fit(verbose=0)
+    assert states(tmp_path / "cut") == ["000000004", "000000005"]
+    resumed = trainer(tmp_path / "cut", **options)
+    assert resumed.step == 5
+    resumed.fit(verbose=0)
+    assert resumed.step == whole.step == 12
+    for name, value in whole.trainee.values().items():
+        np.testing.assert_allclose(resumed.trainee.values()[name], value, rtol=1e-5, atol=1e-6)
+    assert resumed.progress.best == pytest.approx(whole.progress.best, rel=1e-5)
+
+
+def test_stopped_while_it_validates(tmp_path):
+    whole = trainer(tmp_path / "whole", epochs=2).fit(verbose=0)
+    cut = trainer(tmp_path / "cut", epochs=2)
+    cut.validation.run = lambda _: (_ for _ in ()).throw(KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt):
+        cut.fit(verbose=0)
+    assert states(tmp_path / "cut") == ["000000004"]
+    progress = trainer(tmp_path / "cut", epochs=2).fit(verbose=0)
+    found, expected = ([epoch["val_loss"] for epoch in p.history] for p in (progress, whole))
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_finished_run_stays_and_may_be_made_longer(tmp_path):
+    trainer(tmp_path, epochs=1).fit(verbose=0)
+    again = trainer(tmp_path, epochs=1)
+    assert again.fit(verbose=0).epoch == 1 and again.step == 4
+    assert trainer(tmp_path, epochs=2).fit(verbose=0).epoch == 2
+    with pytest.raises(SeparationError, match=r"another configuration \(training differ\)"):
+        trainer(tmp_path, epochs=2, learning_rate=0.5)
+    assert states(tmp_path) == ["000000004", "000000008"]
+
+
+def test_other_files_are_left_alone(tmp_path):
+    (tmp_path / "song.wav").write_text("mine")
+    with pytest.raises(SeparationError, match="holds other files"):
+        trainer(tmp_path)
+    assert os.listdir(tmp_path) == ["song.wav"]
+    with pytest.raises(SeparationError, match="cannot write"):
+        trainer(tmp_path / "song.wav" / "run")
+
+
+def test_early_stopping_keeps_the_best(tmp_path):
+    """At a rate of next to nothing the validation loss does not fall."""
+    options = {"patience": 2, "learning_rate": 1e-30, "freeze_statistics": True}
+    progress = trainer(tmp_path, epochs=50, **options).fit(verbose=0)
+    assert progress.epoch == 3 and progress.waited == 2
+    assert trainer(tmp_path, epochs=60, **options).fit(verbose=0).epoch == 3
+
+
+def test_a_loss_that_is_no_number_stops_with_its_batch(tmp_path):
+    class Broken(Tones):
+        def __getitem__(self, index):
+            return super().__getitem__(index) * (np.nan if index == 11 else 1)
+
+    run = trainer(tmp_path, Broken())
+    with pytest.raises(SeparationError, match=r"step 6, batch 5 \(examples 10 to 11\)"):
+        run.fit(verbose=0)
+    assert states(tmp_path) == ["000000004"]
+    assert all(np.isfinite(value).all() for value in run.folder.latest()[0].values())
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.1])
+def test_what_was_trained_before(tmp_path, rate):
+    """A new part beside frozen ones learns alone; at a lower rate the old ones move less."""
+    trainer(tmp_path / "old", epochs=1).fit(verbose=0)
+    block = {"type": "grouped", "level": 2, "bands": 2, "kernel_size": 3, "width": 4}
+    options = {"start": str(tmp_path / "old"), "pretrained_rate": rate, "epochs": 1}
+    run = trainer(tmp_path / "new", model={"frequency": [block]}, **options)
+    before = run.trainee.values()
+    run.fit(verbose=0)
+    moved = {name: np.abs(v - before[name]).max() for name, v in run.trainee.values().items()}
+    old = moved["network/vocals_encoder_2_conv/kernel"]
+    new = moved["network/vocals_frequency_2_project/kernel"]
+    assert new > 0.01 and (old == 0 if rate == 0 else 0 < old < 0.3 * new)
+    with pytest.raises(SeparationError, match="nothing is left to train"):
+        trainer(tmp_path / "all", start=str(tmp_path / "old"), pretrained_rate=0.0)
+
+
+def test_statistics_stay_on_request(tmp_path):
+    for name, frozen in (("frozen", True), ("free", False)):
+        run = trainer(tmp_path / name, epochs=1, freeze_statistics=frozen)
+        before = run.trainee.values()
+        run.fit(verbose=0)
+        after = run.trainee.values()
+        layer = "network/vocals_encoder_1_norm/"
+        assert (before[f"{layer}moving_mean"] == after[f"{layer}moving_mean"]).all() == frozen
+        assert (before[f"{layer}gamma"] != after[f"{layer}gamma"]).any()
+
+
+def test_averages_are_validated_and_saved(tmp_path):
+    run = trainer(tmp_path, epochs=1, average=0.99)
+    run.fit(verbose=0)
+    raw = run.trainee.values()["network/vocals_encoder_1_conv/kernel"]
+    averaged = run.trainee.averaged()["vocals_encoder_1_conv/kernel"]
+    assert np.abs(raw - averaged).max() > 1e-4
+    best = weights.read_checkpoint(tmp_path / "best")["vocals_encoder_1_conv/kernel"]
+    np.testing.assert_array_equal(best, averaged)
+    with run.trainee.with_averages():
+        found = run.validation.run(run.trainee)
+    assert found["val_loss"] == pytest.approx(run.progress.history[0]["val_loss"], rel=1e-5)
+    assert found["val_loss"] != pytest.approx(run.validation.run(run.trainee)["val_loss"], rel=1e-5)
+
+
+def test_killed_while_it_writes(tmp_path):
+    """Killed between two files of a state: the one before it is there and is gone on from."""
+    script = (
+        "import os, signal, sys; sys.path.insert(0, sys.argv[2])\n"
+        "from pathlib import Path\n"
+        "import test_training, spleeter_2.training as t\n"
+        "write = t._write_json\n"
+        "def killed(path, data):\n"
+        "    if path.name == 'progress.json' and data['step'] == 8:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    write(path, data)\n"
+        "t._write_json = killed\n"
+        "test_training.trainer(Path(sys.argv[1])).fit(verbose=0)\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path), str(Path(__file__).parent)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert len(states(tmp_path)) == 2  # a whole one, and what was being written
+    run = trainer(tmp_path)
+    assert run.step == 4 and states(tmp_path) == ["000000004"]
+    assert run.fit(verbose=0).epoch == 3
+
+
+def test_a_damaged_state_falls_back_on_the_one_before(tmp_path):
+    trainer(tmp_path, epochs=2).fit(verbose=0)
+    data = tmp_path / "states/000000008/checkpoint.data-00000-of-00001"
+    data.write_bytes(data.read_bytes()[:100])
+    assert trainer(tmp_path, epochs=2).step == 4
+
+
+def test_a_start_must_fit(tmp_path):
+    trainer(tmp_path, epochs=1).fit(verbose=0)
+    run = trainer(tmp_path / "other")
+    with pytest.raises(SeparationError, match="has no weights"):
+        start_from(run.trainee.network, "spleeter_2:lasaft")
+    weights.write_checkpoint({"x": np.zeros(3)}, tmp_path / "best")
+    with pytest.raises(SeparationError, match="nothing of .* fits this model"):
+        start_from(run.trainee.network, str(tmp_path))
+
+
+def test_the_diary(tmp_path):
+    """TensorBoard's own reader finds numbers, pictures and sounds of every epoch."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = trainer(tmp_path, epochs=2)
+    run.fit(verbose=0)
+    events = EventAccumulator(str(tmp_path / "tensorboard"), {"tensors": 0})
+    events.Reload()
+    found = set(events.Tags()["tensors"])
+    names = {
+        f"{stem}/{what}" for stem in ("vocals", "accompaniment") for what in ("truth", "estimate")
+    }
+    assert {*names, "mixture", "loss", "val_loss", "val_sdr_vocals"} <= found
+    losses = [tf.make_ndarray(event.tensor_proto) for event in events.Tensors("val_loss")]
+    assert [event.step for event in events.Tensors("val_loss")] == [4, 8]
+    assert losses == pytest.approx([epoch["val_loss"] for epoch in run.progress.history], rel=1e-5)
+    _, _, picture = tf.make_ndarray(events.Tensors("vocals/truth")[0].tensor_proto)[:3]
+    level = tf.io.decode_png(picture).numpy()[::-1, :, 0].mean(axis=1)
+    assert 3 <= level.argmax() <= 15  # the tone lies between 200 and 900 Hz, bins of 62.5 Hz
