@@ -274,6 +274,19 @@ def report_loading(torch: str, folder: Path, repeat: int) -> None:
             statistics.median(row[key] for row in taken) for key in ("seconds", "process", "peak")
         )
         print(f"{name:12} {seconds:8.2f} {process:26.2f} {peak:9.0f}")
+    report_conversion(path, folder / "converted")
+
+
+def report_conversion(path: Path, output: Path) -> None:
+    """The whole command: read, write, read back, and separate noise for four targets."""
+    start = time.perf_counter()
+    command = [sys.executable, "-m", "weight_converter", path, "-o", output]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=HERE.parent)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit("the conversion failed")
+    seconds, peak = time.perf_counter() - start, usage.ru_maxrss / 1024
+    print(f"converting it, checked with a window of noise: {seconds:.0f} s, peak {peak:.0f} MB")
 
 
 def main() -> None:

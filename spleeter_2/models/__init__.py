@@ -5,8 +5,7 @@ Every model maps complex64 ``[B, T, F, C]`` to a dictionary ``{target: complex64
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -15,9 +14,8 @@ import tensorflow as tf
 
 from ..configuration import Configuration
 from ..errors import SeparationError
-from .conditioning import PerBlock
 from .cunet import build_cunet
-from .frequency import Attention
+from .rest import at_rest
 from .unet import build_unet
 
 BUILDERS = {"unet": build_unet, "cunet": build_cunet}
@@ -108,33 +106,3 @@ def residual(mixture: Any, estimates: Mapping[str, Any]) -> Any:
     for estimate in estimates.values():
         mixture = mixture - estimate
     return mixture
-
-
-def at_rest(model: tf.keras.Model) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
-    """A model for inference: what does not depend on the music is computed now, not per window.
-
-    Gates and attention depend on the weights and on the instruments that the model was built
-    for; some layers rearrange their kernels (``freeze``). Weights that are assigned later no
-    longer reach any of them.
-
-    Args:
-        model: what ``build_model`` returned, with its weights.
-
-    Returns:
-        Function from complex64 ``[B, T, F, C]`` to ``{target: complex64 [B, T, F, C]}``.
-    """
-    for layer in model.layers:
-        if hasattr(layer, "freeze"):
-            layer.freeze()
-    fixed = [
-        tensor
-        for layer in model.layers
-        if isinstance(layer, (PerBlock, Attention))
-        for tensor in tf.nest.flatten(layer.output)
-    ]
-    if not fixed:
-        return functools.partial(model, training=False)
-    nothing = tf.zeros((1, 1, *model.input_shape[2:]), model.input.dtype)  # as good as any music
-    values = tf.keras.Model(model.input, fixed)(nothing, training=False)
-    body = tf.keras.Model([model.input, *fixed], model.output)
-    return lambda mixture: body([mixture, *values], training=False)

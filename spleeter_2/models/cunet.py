@@ -16,7 +16,7 @@ import tensorflow as tf
 from ..configuration import Configuration, CUNet
 from .conditioning import Conditions, Modulate, modulations
 from .frequency import Habits, frequency_transformation
-from .layers import ConvNorm, DenseConvNorm, UpsampleNorm, plain, shape_of
+from .layers import ConvNorm, DenseConvNorm, UpsampleNorm, plain, scaled, shape_of
 
 layers = tf.keras.layers
 
@@ -62,10 +62,10 @@ class Estimate(layers.Layer):
         if self.spectrogram == "magnitude":
             magnitude = tf.abs(mixture)
             if self.estimate == "masking":
-                return tf.cast(planes, mixture.dtype) * mixture
+                return scaled(mixture, planes)
             phase = tf.math.divide_no_nan(mixture, tf.cast(magnitude, mixture.dtype))
             phase = tf.where(magnitude > 0, phase, tf.ones_like(phase))
-            return tf.cast(planes, mixture.dtype) * phase
+            return scaled(phase, planes)
         real, imaginary = tf.split(planes, 2, axis=-1)
         if self.estimate == "masking":
             real *= tf.math.real(mixture)
@@ -79,6 +79,17 @@ class Estimate(layers.Layer):
             "spectrogram": self.spectrogram,
             "estimate": self.estimate,
         }
+
+
+class Parting(layers.Layer):
+    """Where the instruments part: what the rest of the network goes on from, unchanged.
+
+    From here on each instrument can be computed on its own, and nothing is computed twice.
+    """
+
+    @plain
+    def call(self, inputs):
+        return inputs
 
 
 class Join(layers.Layer):
@@ -128,7 +139,10 @@ def _network(options: CUNet, planes: tf.Tensor, embedding: tf.Tensor) -> tf.Tens
     channels = options.channels
     steering = modulations(embedding, options.conditioning, options.conditioned_places(), channels)
 
+    skips: list[tf.Tensor] = []
+
     def block(x: tf.Tensor, place: str) -> tf.Tensor:
+        instruments = x.shape[0]
         x = DenseConvNorm(
             place,
             channels,
@@ -147,10 +161,11 @@ def _network(options: CUNet, planes: tf.Tensor, embedding: tf.Tensor) -> tf.Tens
             habits = Habits(options.activation, 1e-5, 0.9, start_at_zero=False)
             name = f"{place}_frequency"
             x = frequency_transformation(x, options.frequency, name, habits, embedding)
+        if x.shape[0] > instruments:
+            x, *skips[:] = Parting(name="parting")([x, *skips])
         return x
 
     x = ConvNorm(channels, (1, 2), activation=options.first_activation, name="first_conv")(planes)
-    skips = []
     for number, stride in enumerate(options.strides, start=1):
         x = block(x, f"encoder_{number}")
         skips.append(x)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from ..configuration import Head
-from .layers import LEAK, pad_bins, plain
+from .layers import LEAK, pad_bins, plain, scaled
 
 
 class DilatedConv2D(tf.keras.layers.Layer):
@@ -73,8 +73,8 @@ class ApplyMask(_Band):
     @plain
     def call(self, inputs):
         mask, mixture = inputs
-        mask = tf.cast(self.in_place(mask), mixture.dtype)
-        return pad_bins(mask * mixture[:, :, : self.nb_bins], mixture.shape[2])
+        estimate = scaled(mixture[:, :, : self.nb_bins], self.in_place(mask))
+        return pad_bins(estimate, mixture.shape[2])
 
 
 class RelativeMixture(_Band):

@@ -36,6 +36,11 @@ def pad_bins(x: tf.Tensor, nb_bins: int) -> tf.Tensor:
     return tf.pad(x, ((0, 0), (0, 0), (0, above), (0, 0))) if above else x
 
 
+def scaled(spectrogram: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
+    """Complex times real, the phase as it is. (A cast to complex warns where it has a gradient.)"""
+    return tf.complex(tf.math.real(spectrogram) * factor, tf.math.imag(spectrogram) * factor)
+
+
 def shape_of(x: tf.Tensor) -> list:
     """Sizes of a tensor: numbers where they are known, tensors elsewhere."""
     dynamic = tf.shape(x)
