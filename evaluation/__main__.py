@@ -1,4 +1,4 @@
-"""The command line of evaluation: run, compare, report. Parses, calls, prints."""
+"""The command line of evaluation: run, compare, report, ablation. Parses, calls, prints."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .options import (
 application = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
-    help="Score models on MUSDB18 and the like, compare runs, write reports.",
+    help="Score models on MUSDB18 and the like, compare runs, write reports, train variants.",
 )
 
 
@@ -104,9 +104,38 @@ def report_command(
         typer.echo(f"wrote {path}")
 
 
+@application.command("ablation", no_args_is_help=True)
+def ablation_command(
+    plan: Path = typer.Argument(
+        ..., help="JSON file: a configuration, and what each run changes in it."
+    ),
+    data: Path = typer.Option(
+        ..., "--data", "-d", help="Songs to train with: see 'spleeter train'."
+    ),
+    mus_dir: Optional[Path] = typer.Option(
+        None, "--mus_dir", help="Data set to score. [default: that of --data]"
+    ),
+    output_path: Path = typer.Option(
+        Path("ablation"), "--output_path", "-o", help="Folder of the results; gone on with."
+    ),
+    subset: str = SubsetOption,
+    jobs: int = typer.Option(1, "--jobs", help="Trainings at a time; they share the cores."),
+    cache: Optional[Path] = typer.Option(
+        None, "--cache", help="Folder for the decoded stems: see 'spleeter train'."
+    ),
+    verbose: bool = VerboseOption,
+) -> None:
+    """Train variants of a model alike, score them, and say what each change is worth."""
+    from .ablation import Options, ablation
+
+    page = ablation(plan, Options(data, mus_dir, output_path, subset, jobs, cache, verbose))
+    typer.echo(page.read_text("utf-8"))
+    typer.echo(f"in {page.parent}")
+
+
 @application.callback()
 def options() -> None:
-    """Score models on MUSDB18 and the like, compare runs, write reports."""
+    """Score models on MUSDB18 and the like, compare runs, write reports, train variants."""
 
 
 def entrypoint() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.colors import ListedColormap
@@ -179,6 +179,36 @@ def spectrograms(
         plot.set_ylabel("kHz", fontsize=8)
     bar = figure.colorbar(image, ax=plots)
     bar.set_label("dB", fontsize=8)
+    return _png(figure)
+
+
+def histories(curves: Mapping[str, Sequence[Sequence[Mapping[str, float]]]]) -> bytes:
+    """Validation losses and SDR over the epochs: a line per run, the mean of its seeds; the band
+    around it reaches from the lowest to the highest.
+
+    Args:
+        curves: run -> seed -> epoch -> numbers of the training's history.
+    """
+    epochs = [epoch for seeds in curves.values() for seed in seeds for epoch in seed]
+    names = ["val_loss", *sorted({n for e in epochs for n in e if n.startswith("val_sdr_")})]
+    figure = Figure(figsize=(4.6 * len(names), 4.2), layout="constrained")
+    for plot, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+        for index, (label, seeds) in enumerate(curves.items()):
+            length = min(map(len, seeds))
+            numbers = np.array([[epoch.get(name, np.nan) for epoch in s[:length]] for s in seeds])
+            places = np.arange(1, length + 1)
+            colour, dash = COLOURS[index % len(COLOURS)], ("-", "--")[index // len(COLOURS) % 2]
+            plot.plot(places, numbers.mean(axis=0), dash, color=colour, label=label)
+            plot.fill_between(
+                places, numbers.min(axis=0), numbers.max(axis=0), color=colour, alpha=0.12
+            )
+        if name == "val_loss":
+            plot.set_yscale("log")
+        told = name.removeprefix("val_sdr_")
+        plot.set_title("val_loss" if told == name else f"{told}: SDR of the validation songs (dB)")
+        plot.set_xlabel("epoch")
+        plot.grid(alpha=0.3, which="both")
+    plot.legend(fontsize=8)
     return _png(figure)
 
 

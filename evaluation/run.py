@@ -100,6 +100,20 @@ def evaluate(settings: Settings) -> list[Run]:
         The runs, complete: the model's, then those of the baselines.
 
     Raises:
+        SeparationError: see ``score_missing``.
+    """
+    runs, tracks = score_missing(settings)
+    _report(runs, tracks)
+    return runs
+
+
+def score_missing(settings: Settings) -> tuple[list[Run], list[Track]]:
+    """Score what has no scores yet.
+
+    Returns:
+        The runs, complete: the model's, then those of the baselines; the tracks asked for.
+
+    Raises:
         SeparationError: nothing to evaluate, results that belong to another run, or tracks that
             could not be scored: the others' scores are kept, but there is no table without them.
     """
@@ -112,14 +126,13 @@ def evaluate(settings: Settings) -> list[Run]:
         prepare(method)
     runs = [_open_run(method, tracks, settings) for method in methods]
     tasks = _tasks(tracks, list(zip(methods, runs, strict=True)), settings.save_audio)
-    _say(
+    say(
         f"{len(tracks)} track(s), {len(methods[0].sources)} sources, "
         f"{', '.join(method.name for method in methods)}; {len(tasks)} track(s) to score"
     )
     if tasks:
         _score_all(tasks, settings)
-    _report(runs, tracks)
-    return runs
+    return runs, tracks
 
 
 def _methods(settings: Settings) -> list[Method]:
@@ -152,8 +165,8 @@ def _open_run(method: Method, tracks: Sequence[Track], settings: Settings) -> Ru
         "tracks": asked,
         "command": settings.command(),
         "started": time.strftime("%Y-%m-%d %H:%M:%S"),
-        "versions": _versions(),
-        "hardware": _hardware(),
+        "versions": versions(),
+        "hardware": hardware(),
     }
     if (folder / INFORMATION).is_file():
         before = read_run(folder).information
@@ -214,13 +227,13 @@ def _score_all(tasks: list[Task], settings: Settings) -> None:
                 outcomes = [(None, outcomes)]
             done += task.seconds
             left = (time.monotonic() - started) * (total - done) / done if done else 0
-            _say(f"[{count}/{len(tasks)}] {task.track.name}, {_duration(left)} left")
+            say(f"[{count}/{len(tasks)}] {task.track.name}, {duration(left)} left")
             for name, outcome in outcomes:
                 if isinstance(outcome, Failure):
                     failures.setdefault(str(outcome), []).append(task.track.name)
-                    _say(f"  error: {outcome}")
+                    say(f"  error: {outcome}")
                 else:
-                    _say(f"  {name}: {_in_short(outcome)}")
+                    say(f"  {name}: {_in_short(outcome)}")
     if failures:
         _complain(failures, settings)
 
@@ -314,7 +327,7 @@ def _report(runs: Sequence[Run], tracks: Sequence[Track]) -> None:
     apart = {name: level for name, level in remainders.items() if level > SUMS}
     if apart:
         worst = max(apart, key=apart.__getitem__)
-        _say(
+        say(
             f"note: in {len(apart)} of {len(tracks)} track(s) the mixture is not the sum of its "
             f"stems; what is left is {apart[worst]:.1f} dB against the mixture in {worst}"
         )
@@ -325,13 +338,15 @@ def _in_short(scores: TrackScores) -> str:
     return f"SDR {told}; {sum(scores.seconds.values()):.0f} s"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """``H:MM:SS``."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}"
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that the numbers depend on."""
     from importlib.metadata import PackageNotFoundError, version
 
     found = {"Python": platform.python_version()}
@@ -341,7 +356,8 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _hardware() -> dict[str, object]:
+def hardware() -> dict[str, object]:
+    """The machine, in a few words."""
     return {
         "machine": platform.machine(),
         "system": platform.system(),
@@ -362,5 +378,6 @@ def _json(content: dict) -> str:
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
-def _say(sentence: str) -> None:
+def say(sentence: str) -> None:
+    """Tell how far things are, beside the output."""
     print(sentence, file=sys.stderr, flush=True)

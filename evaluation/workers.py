@@ -13,15 +13,14 @@ from typing import Any
 
 from spleeter_2.errors import SeparationError
 
-# one thread for linear algebra and for TensorFlow: the processes share the cores already
-ONE_THREAD = {
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "TF_NUM_INTRAOP_THREADS": "1",
-    "TF_NUM_INTEROP_THREADS": "1",
-    "TF_CPP_MIN_LOG_LEVEL": "3",
-}
+# threads of linear algebra and of TensorFlow: the processes share the cores
+THREADS = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "TF_NUM_INTRAOP_THREADS",
+    "TF_NUM_INTEROP_THREADS",
+)
 
 
 class Failure(str):
@@ -31,11 +30,11 @@ class Failure(str):
 class _Worker:
     """A process that answers one task at a time."""
 
-    def __init__(self, function: Callable[[Any], Any], verbose: bool) -> None:
+    def __init__(self, function: Callable[[Any], Any], verbose: bool, threads: int) -> None:
         context = get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, function, verbose), daemon=True)
-        with _environment(ONE_THREAD):
+        with _environment({**dict.fromkeys(THREADS, str(threads)), "TF_CPP_MIN_LOG_LEVEL": "3"}):
             self.process.start()
         theirs.close()
         self.task: Any = None
@@ -64,9 +63,13 @@ class _Worker:
 
 
 def run_tasks(
-    tasks: Iterable[Any], function: Callable[[Any], Any], jobs: int, verbose: bool = False
+    tasks: Iterable[Any],
+    function: Callable[[Any], Any],
+    jobs: int,
+    verbose: bool = False,
+    threads: int = 1,
 ) -> Iterator[tuple[Any, Any]]:
-    """Run a function on each task, in ``jobs`` processes with one thread each.
+    """Run a function on each task, in ``jobs`` processes with ``threads`` threads each.
 
     Args:
         function: importable by name; tasks and results can be pickled.
@@ -86,7 +89,7 @@ def run_tasks(
             idle = [worker for worker in workers if worker.task is None]
             while waiting and (idle or len(workers) < jobs):
                 if not idle:
-                    workers.append(_Worker(function, verbose))
+                    workers.append(_Worker(function, verbose, threads))
                     idle = [workers[-1]]
                 idle.pop().give(waiting.popleft())
             busy = {worker.connection: worker for worker in workers if worker.task is not None}

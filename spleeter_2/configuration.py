@@ -526,7 +526,7 @@ def is_ours(descriptor: str) -> bool:
         return True
     if descriptor.startswith("spleeter:"):
         return False
-    return "spleeter_2" in _read_json(_locate(descriptor))
+    return "spleeter_2" in read_json(_locate(descriptor))
 
 
 def read_configuration(descriptor: str) -> dict[str, Any]:
@@ -611,7 +611,12 @@ def _locate(descriptor: str) -> Path:
     return path
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object of a file.
+
+    Raises:
+        SeparationError: there is none.
+    """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -626,7 +631,15 @@ def _resolve(descriptor: str, seen: tuple[Path, ...]) -> dict[str, Any]:
     path = _locate(descriptor).resolve()
     if path in seen:
         raise SeparationError(f"the configuration {path} is its own base")
-    data = _read_json(path)
+    return complete(read_json(path), path, seen)
+
+
+def complete(data: dict[str, Any], path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A JSON object that stands in the file ``path``, laid over its bases.
+
+    Raises:
+        SeparationError: it is not ours, or its base is not there.
+    """
     if data.get("spleeter_2") != FORMAT:
         raise SeparationError(
             f"{path} is not a spleeter-2 configuration of format {FORMAT}: "
@@ -643,15 +656,15 @@ def _resolve(descriptor: str, seen: tuple[Path, ...]) -> dict[str, Any]:
         raise SeparationError(f"{path}: base must be a descriptor, not {base!r}")
     if not base.startswith(PREFIX):
         base = str(path.parent / base)
-    return _merge(_resolve(base, (*seen, path)), data)
+    return merge(_resolve(base, (*seen, path)), data)
 
 
-def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """``changes`` over ``base``; objects merge unless their types differ, all else replaces."""
     merged = dict(base)
     for key, value in changes.items():
         old = merged.get(key)
         both = isinstance(value, dict) and isinstance(old, dict)
         alike = both and value.get("type", old.get("type")) == old.get("type", value.get("type"))
-        merged[key] = _merge(old, value) if alike else value
+        merged[key] = merge(old, value) if alike else value
     return merged

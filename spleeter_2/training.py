@@ -356,8 +356,10 @@ class Trainer:
             progress.best, progress.waited = logs["val_loss"], 0
             self.folder.save_best(self.trainee.averaged())
         self.save_state()
-        self.folder.write_summary({**self.summary, **asdict(progress)}, progress.history)
-        return self._is_over()
+        over = self._is_over()
+        summary = {**self.summary, **asdict(progress), "finished": over}
+        self.folder.write_summary(summary, progress.history)
+        return over
 
     def save_state(self) -> None:
         """Write everything to go on from here."""
@@ -401,7 +403,11 @@ def _versions() -> dict[str, str]:
 
 
 def train(
-    descriptor: str, data: Path, folder: Path | None = None, cache: Path | None = None
+    descriptor: str,
+    data: Path,
+    folder: Path | None = None,
+    cache: Path | None = None,
+    verbose: int | str = "auto",
 ) -> Path:
     """``spleeter train``: find songs, decode them once, train, or go on with training.
 
@@ -410,6 +416,7 @@ def train(
         data: see ``find_songs``.
         folder: of the run; None: ``runs/NAME``.
         cache: of the decoded stems; None: see ``StemCache``.
+        verbose: as Keras' ``fit`` takes it.
 
     Returns:
         The run's folder, which ``-p`` takes.
@@ -427,7 +434,7 @@ def train(
     songs = find_songs(data, configuration.instruments)
     songs = StemCache(cache, configuration.sample_rate, configuration.nb_channels).decode(songs)
     _say(str(songs))
-    training, validation = split(songs, options.validation, options.seed)
+    training, validation = split(songs, options.validation)
     _say(f"validated with: {', '.join(song.name for song in validation)}")
     examples = Examples(training, songs.instruments, nb_samples, options.augmentation, options.seed)
     windows = fixed_windows(validation, songs.instruments, nb_samples, nb_samples)
@@ -439,7 +446,7 @@ def train(
             _say("note: the songs are not those that the run has seen so far")
     trainer.progress.data = examples.identity
     _say(f"the run is in {folder}: the same command goes on from where it stops")
-    progress = trainer.fit()
+    progress = trainer.fit(verbose)
     _say(f"done after {progress.epoch} epochs; the best validation loss is {progress.best:.4g}")
     return folder
 

@@ -1,0 +1,270 @@
+"""Train variants of one configuration alike, score them, and say what each change is worth.
+
+OUT/configurations/NAME-SEED.json   what is trained: the file's configuration with one change
+OUT/logs/NAME-SEED.txt              what its training said
+OUT/runs/NAME-SEED/                 the run of the training, as ``-p`` takes it
+OUT/scores/NAME-SEED/               the run of the evaluation, as ``compare`` and ``report`` take it
+OUT/results.json, ablation.md, val_loss.png, spectrograms.png
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from spleeter_2.configuration import (
+    complete,
+    load_configuration,
+    merge,
+    parse,
+    parse_configuration,
+    read_configuration,
+    read_json,
+    require,
+)
+from spleeter_2.dataset import find_songs, split
+from spleeter_2.errors import SeparationError
+from spleeter_2.training_options import training_of
+
+from .datasets import find_tracks
+from .results import Run, write_whole
+from .run import Settings, duration, hardware, say, score_missing, versions
+from .workers import Failure, run_tasks
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An ablation's JSON file.
+
+    ``configuration``: of the proposal, a configuration as ``-p`` takes it. ``runs``: by name, what
+    is laid over it; the first is what the others are compared with. ``seeds``: each run is trained
+    once with each. ``panels``: names of runs whose spectrograms are drawn side by side.
+    """
+
+    spleeter_2: int
+    configuration: dict[str, Any]
+    runs: dict[str, dict[str, Any]]
+    seeds: tuple[int, ...] = (0,)
+    panels: tuple[str, ...] = ()
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        require(len(self.runs) > 0, "runs must name at least one")
+        for name in self.runs:
+            plain = name.replace("_", "").replace("+", "")
+            require(plain.isalnum(), f"runs: call {name!r} by letters, digits, _ and + alone")
+        require(len(set(self.seeds)) == len(self.seeds) > 0, "seeds must be different numbers")
+        for name in self.panels:
+            require(name in self.runs, f"panels: there is no run {name!r}")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One training: a run of the plan with one of the seeds."""
+
+    run: str
+    seed: int
+    folder: Path  # of the whole ablation
+
+    @property
+    def name(self) -> str:
+        return f"{self.run}-{self.seed}"
+
+    @property
+    def configuration(self) -> Path:
+        return self.folder / "configurations" / f"{self.name}.json"
+
+    @property
+    def training(self) -> Path:
+        return self.folder / "runs" / self.name
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "logs" / f"{self.name}.txt"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Of the command.
+
+    ``data``: songs to train with. ``scored``: data set to score, None for ``data``. ``jobs``:
+    trainings at a time, which share the cores.
+    """
+
+    data: Path
+    scored: Path | None
+    output: Path
+    subset: str = "test"
+    jobs: int = 1
+    cache: Path | None = None
+    verbose: bool = False
+
+
+def read_plan(path: Path) -> Plan:
+    """Read an ablation's file; every one of its configurations is checked.
+
+    Raises:
+        SeparationError: one sentence that names the file and the fault.
+    """
+    data = read_json(path)
+    try:
+        plan = parse(Plan, data, "")
+        for name in plan.runs:
+            training_of(parse_configuration(configured(plan, path, name, plan.seeds[0])))
+    except SeparationError as error:
+        raise SeparationError(f"{path}: {error}") from error
+    return plan
+
+
+def configured(plan: Plan, path: Path, run: str, seed: int) -> dict[str, Any]:
+    """The complete configuration of a run with a seed."""
+    base = {"spleeter_2": plan.spleeter_2, **plan.configuration}
+    whole = merge(complete(base, path.resolve()), plan.runs[run])
+    for key in ("weights", "card", "source"):  # they speak of other weights
+        whole.pop(key, None)
+    changes = {"name": f"{run}-{seed}", "training": {"seed": seed}}
+    return merge({"training": {}, **whole}, changes)
+
+
+def ablation(path: Path, options: Options) -> Path:
+    """Train what is not trained yet, score what has no scores, write tables and pictures.
+
+    Args:
+        path: the ablation's JSON file.
+
+    Returns:
+        The Markdown file.
+
+    Raises:
+        SeparationError: a plan, data or folder that cannot be used; a training that failed.
+    """
+    from .ablation_report import write_results
+
+    if options.jobs < 1:
+        raise SeparationError(f"--jobs must be positive, not {options.jobs}")
+    plan = read_plan(path)
+    scored = options.scored or options.data
+    tracks = find_tracks(scored, options.subset, ())
+    variants = [
+        Variant(run, seed, options.output) for seed in plan.seeds for run in plan.runs
+    ]  # a seed at a time: what is complete early can be looked at early
+    for variant in variants:
+        _write_configuration(variant, configured(plan, path, variant.run, variant.seed))
+    _refuse_known_songs(variants[0].configuration, options.data, [track.name for track in tracks])
+    _train_all([variant for variant in variants if not _is_trained(variant)], options)
+    runs = {variant: _scored(variant, plan, scored, options) for variant in variants}
+    facts = {"command": _command(path, options), "versions": versions(), "hardware": hardware()}
+    return write_results(plan, runs, facts)
+
+
+def _command(path: Path, options: Options) -> str:
+    words = ["python", "-m", "evaluation", "ablation", str(path), "-d", str(options.data)]
+    words += [] if options.scored is None else ["--mus_dir", str(options.scored)]
+    return shlex.join([*words, "-o", str(options.output), "--jobs", str(options.jobs)])
+
+
+def _write_configuration(variant: Variant, content: dict[str, Any]) -> None:
+    text = json.dumps(content, indent=2) + "\n"
+    path = variant.configuration
+    if not path.is_file() or path.read_text("utf-8") != text:
+        write_whole(path, text)
+
+
+def _is_trained(variant: Variant) -> bool:
+    """Whether a training has come to its end with this configuration."""
+    try:
+        summary = json.loads((variant.training / "run.json").read_text("utf-8"))
+        trained = read_configuration(str(variant.training))
+    except (OSError, ValueError, SeparationError):
+        return False
+    wanted = read_configuration(str(variant.configuration))
+    return summary.get("finished", False) and {**trained, "weights": None} == {
+        **wanted,
+        "weights": None,
+    }
+
+
+@dataclass(frozen=True)
+class _Task:
+    variant: Variant
+    data: Path
+    cache: Path | None
+
+
+def _train_all(variants: Sequence[Variant], options: Options) -> None:
+    tasks = [_Task(variant, options.data, options.cache) for variant in variants]
+    if tasks:
+        say(f"{len(tasks)} training(s), {options.jobs} at a time; logs in {options.output}/logs")
+    started = time.monotonic()
+    threads = max(1, (os.cpu_count() or 1) // options.jobs)
+    results = run_tasks(tasks, train_variant, options.jobs, options.verbose, threads)
+    failures = []
+    with contextlib.closing(results):
+        for count, (task, outcome) in enumerate(results, 1):
+            left = (time.monotonic() - started) / count * (len(tasks) - count)
+            said = f"[{count}/{len(tasks)}] {task.variant.name}"
+            if isinstance(outcome, Failure):
+                failures.append(f"{task.variant.name}: {outcome}")
+                say(f"{said}: error: {outcome}")
+            else:
+                say(f"{said}: val_loss {outcome:.4g}; {duration(left)} left")
+    if failures:
+        raise SeparationError(f"{failures[0]} (the same command goes on with what is missing)")
+
+
+def train_variant(task: _Task) -> float:
+    """Train one variant, in a process of its own.
+
+    Returns:
+        The best validation loss.
+    """
+    from spleeter_2.training import train
+
+    log = task.variant.log
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a", encoding="utf-8") as file:
+        with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+            folder = train(
+                str(task.variant.configuration),
+                task.data,
+                task.variant.training,
+                task.cache,
+                verbose=2,
+            )
+    return json.loads((folder / "run.json").read_text("utf-8"))["best"]
+
+
+def _refuse_known_songs(path: Path, data: Path, scored: Sequence[str]) -> None:
+    """Songs that were trained with say nothing of the others."""
+    configuration = load_configuration(str(path))
+    songs, _ = split(
+        find_songs(data, configuration.instruments), training_of(configuration).validation
+    )
+    known = sorted({song.name for song in songs} & set(scored))
+    if known:
+        raise SeparationError(
+            f"{', '.join(known[:3])}{', ...' if len(known) > 3 else ''} would be scored, but "
+            "trained with before: name other songs with --mus_dir"
+        )
+
+
+def _scored(variant: Variant, plan: Plan, scored: Path, options: Options) -> Run:
+    """Scores of a variant; those that are drawn keep their estimates too."""
+    drawn = variant.run in plan.panels and variant.seed == plan.seeds[0]
+    settings = Settings(
+        model=str(variant.training),
+        data=scored,
+        output=options.output / "scores",
+        subset=options.subset,
+        save_audio=drawn,
+        verbose=options.verbose,
+    )
+    (run,), _ = score_missing(settings)
+    return run

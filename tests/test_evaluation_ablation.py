@@ -1,0 +1,140 @@
+"""``python -m evaluation ablation``: train variants alike, score them, tell the difference."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+from evaluation_data import excerpt, two, write_folder
+
+from evaluation.__main__ import entrypoint
+from evaluation.ablation import read_plan
+from evaluation.results import find_runs
+from evaluation.tables import median, values
+from spleeter_2.configuration import load_configuration
+
+PLAN = {
+    "spleeter_2": 1,
+    "description": "Of no use.",
+    "seeds": [3, 4],
+    "configuration": {
+        "base": "spleeter_2:mask",
+        "stft": {"frame_length": 1024, "frame_step": 512},
+        "segment": {"nb_frames": 32, "trim": 512},
+        "model": {"nb_bins": 256, "filters": [4, 4, 8], "head": {"type": "regression", "width": 4}},
+        "training": {"validation": ["Two"], "steps_per_epoch": 3, "epochs": 2, "batch_size": 1},
+    },
+    "runs": {"proposal": {}, "mask": {"model": {"head": {"type": "mask"}}}},
+    "panels": ["mask", "proposal"],
+}
+
+
+@pytest.fixture(scope="module")
+def songs(tmp_path_factory):
+    """Two songs to train with, and another one to score."""
+    root = tmp_path_factory.mktemp("songs")
+    for name, start in (("One", 0), ("Two", 2)):
+        stems = two(excerpt(start, 2))
+        write_folder(root / "train" / name, {k: stems[k] for k in ("vocals", "accompaniment")})
+    write_folder(root / "test" / "Three", two(excerpt(4, 2)))
+    return root
+
+
+@pytest.fixture
+def run_ablation(songs, tmp_path_factory, monkeypatch, capfd):
+    """The command; with a plan of its own it says how it was refused."""
+
+    def run(folder, *more, plan=PLAN):
+        path = folder / "plan.json"
+        path.write_text(plan if isinstance(plan, str) else json.dumps(plan))
+        cache = tmp_path_factory.getbasetemp() / "cache"
+        arguments = ["ablation", path, "-d", songs / "train", "--mus_dir", songs / "test"]
+        arguments += ["-o", folder / "out", "--cache", cache, "--jobs", 2, *more]
+        monkeypatch.setattr(sys, "argv", ["evaluation", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            entrypoint()
+        told = capfd.readouterr()
+        assert "Traceback" not in told.err, told.err
+        return ended.value.code, told.out, told.err
+
+    return run
+
+
+def test_the_whole_way(run_ablation, tmp_path):
+    status, told, messages = run_ablation(tmp_path)
+    out = tmp_path / "out"
+    assert status == 0, messages
+    assert told.startswith((out / "ablation.md").read_text("utf-8"))
+    results = json.loads((out / "results.json").read_text("utf-8"))
+    assert results["tracks"] == ["Three"]
+    assert list(results["runs"]) == ["proposal", "mask"]
+    for name in ("proposal-3", "proposal-4", "mask-3", "mask-4"):
+        run, seed = name.split("-")
+        outcome = results["runs"][run]["seeds"][seed]
+        assert outcome["steps"] == 6 and len(outcome["history"]) == 2
+        assert outcome["val_loss"] == min(epoch["val_loss"] for epoch in outcome["history"])
+        (scored,) = find_runs([out / "scores" / name])
+        found = median(values(scored.scores(), "vocals", "SIR"))
+        assert outcome["scores"]["vocals"]["SIR"] == found
+        trained = load_configuration(str(out / "runs" / name))
+        assert trained.training["seed"] == int(seed)
+        assert trained.model.head.type == ("mask" if run == "mask" else "regression")
+    sdr = [results["runs"]["mask"]["seeds"][seed]["scores"]["vocals"]["SDR"] for seed in "34"]
+    assert f"| mask | {np.mean(sdr):.2f} ({np.std(sdr, ddof=1):.2f}) |" in told
+    for picture in ("val_loss.png", "spectrograms-vocals.png", "spectrograms-accompaniment.png"):
+        assert matplotlib.image.imread(out / picture).std() > 0.05
+        assert f"({picture})" in told
+
+    # what is there stays, what is missing comes back the same
+    kept = (out / "runs/mask-3/run.json").stat().st_mtime_ns
+    shutil.rmtree(out / "runs/proposal-4")
+    status, again, messages = run_ablation(tmp_path)
+    assert status == 0 and "1 training(s)" in messages
+    assert (out / "runs/mask-3/run.json").stat().st_mtime_ns == kept
+    assert again == told
+
+
+def test_songs_that_were_trained_with_are_not_scored(run_ablation, songs, tmp_path):
+    mixed = tmp_path / "mixed"
+    shutil.copytree(songs / "test", mixed)
+    shutil.copytree(songs / "test" / "Three", mixed / "One")
+    status, _, messages = run_ablation(tmp_path, "--mus_dir", mixed)
+    assert status == 1 and "One would be scored, but trained with before" in messages
+    assert not (tmp_path / "out" / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("{", "cannot read"),
+        ({"seeds": []}, "seeds must be different numbers"),
+        ({"seeds": [1, 1]}, "seeds must be different numbers"),
+        ({"runs": {}}, "runs must name at least one"),
+        ({"runs": {"../a": {}}, "panels": []}, "call '../a' by letters"),
+        ({"runs": {"a": {"model": {"heads": 3}}}, "panels": []}, "unknown key"),
+        ({"runs": {"a": {"training": {"epochs": 0}}}, "panels": []}, "epochs must be at least 1"),
+        ({"panels": ["nobody"]}, "there is no run 'nobody'"),
+        ({"panel": ["mask"]}, "unknown key in the configuration: panel"),
+        ({"spleeter_2": 2}, "not a spleeter-2 configuration of format 1"),
+    ],
+)
+def test_refused(run_ablation, tmp_path, change, words):
+    plan = change if isinstance(change, str) else {**PLAN, **change}
+    status, _, messages = run_ablation(tmp_path, plan=plan)
+    assert status == 1 and words in messages and "plan.json" in messages
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_jobs_and_no_songs(run_ablation, tmp_path):
+    status, _, messages = run_ablation(tmp_path, "--jobs", 0)
+    assert status == 1 and "--jobs must be positive" in messages
+    status, _, messages = run_ablation(tmp_path, "-d", tmp_path / "nothing")
+    assert status == 1 and "nothing" in messages
+
+
+def test_the_plan_that_ships():
+    plan = read_plan(Path(__file__).parents[1] / "configs/ablation.json")
+    assert list(plan.runs)[0] == "proposal" and len(plan.seeds) == 3
