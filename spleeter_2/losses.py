@@ -1,8 +1,8 @@
 """Losses between STFTs.
 
-Keras hands a loss two tensors, so the mixture travels with the truth. The last axis counts
-instruments: ``y_true`` complex64 ``[B, T, F, C, 1 + J]`` is the mixture and then the true
-instruments, ``y_pred`` complex64 ``[B, T, F, C, I]`` the estimated targets. J is I, or I + 1 where
+Keras hands a loss two tensors, so the mixture travels with the truth. The second axis counts
+instruments: ``y_true`` complex64 ``[B, 1 + J, T, F, C]`` is the mixture and then the true
+instruments, ``y_pred`` complex64 ``[B, I, T, F, C]`` the estimated targets. J is I, or I + 1 where
 the model has a residual, which stands last. Spectrograms are unnormalised, of waveforms whose full
 scale is 1.0. Every loss gives one number per example, ``[B]``.
 """
@@ -41,24 +41,28 @@ class SpectrogramLoss(tf.keras.losses.Loss):
         self.two_source = two_source
 
     def call(self, y_true, y_pred):
-        mixture, truth = y_true[..., :1], y_true[..., 1:]
+        nb_targets = y_pred.shape[1]
+        total = tf.reduce_sum(self._mean(y_true[:, 1 : nb_targets + 1], y_pred), axis=1)
         if self.two_source:
-            residual = mixture - tf.reduce_sum(y_pred, axis=-1, keepdims=True)
-            y_pred = tf.concat([y_pred, residual], axis=-1)
-            if truth.shape[-1] != y_pred.shape[-1]:
+            if y_true.shape[1] != nb_targets + 2:
                 raise ValueError("two_source needs a model with a residual, and its truth")
-        errors = self._errors(truth[..., : y_pred.shape[-1]], y_pred)
-        return tf.reduce_sum(tf.reduce_mean(errors, axis=(1, 2, 3)), axis=-1)
+            residual = y_true[:, 0] - tf.reduce_sum(y_pred, axis=1)
+            total += self._mean(y_true[:, -1], residual)
+        return total
 
-    def _errors(self, truth, estimate):
-        """``[B, T, F, C, I]`` each -> float32, alike."""
+    def _mean(self, truth, estimate):
+        """``[..., T, F, C]`` each -> mean error ``[...]``."""
         if self.error == "magnitude_l1":
-            return tf.abs(tf.abs(truth) - tf.abs(estimate))
-        error = estimate - truth
-        real, imaginary = tf.math.real(error), tf.math.imag(error)
-        if self.error == "l1":
-            return (tf.abs(real) + tf.abs(imaginary)) / 2
-        return (real**2 + imaginary**2) / 2
+            errors = tf.abs(_magnitude(truth) - _magnitude(estimate))
+        else:
+            errors = self._of_parts(estimate - truth)
+        return tf.reduce_mean(errors, axis=(-3, -2, -1))
+
+    def _of_parts(self, error):
+        """Of real and imaginary parts, as channels of their own."""
+        if self.error == "mse":
+            return _power(error) / 2
+        return (tf.abs(tf.math.real(error)) + tf.abs(tf.math.imag(error))) / 2
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "error": self.error, "two_source": self.two_source}
@@ -100,13 +104,13 @@ class OverMixturePenalty(tf.keras.losses.Loss):
         self.frame_length = frame_length
 
     def call(self, y_true, y_pred):
-        mixture = y_true[..., :1]
+        mixture = y_true[:, :1]
         floor = (self.frame_length / 4 * 10 ** (self.floor / 20)) ** 2
         ratio = (_power(y_pred) + floor) / (_power(mixture) + floor)
         # half of it, because powers are the squares of magnitudes
         excess = 0.5 * tf.nn.relu(tf.math.log(ratio))
         reduce = tf.reduce_mean if self.reduce == "mean" else tf.reduce_sum
-        return self.weight * tf.reduce_sum(reduce(excess, axis=(1, 2, 3)), axis=-1)
+        return self.weight * tf.reduce_sum(reduce(excess, axis=(2, 3, 4)), axis=1)
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -134,6 +138,11 @@ class SumOfLosses(tf.keras.losses.Loss):
     def get_config(self) -> dict[str, Any]:
         losses = [tf.keras.losses.serialize(loss) for loss in self.losses]
         return {**super().get_config(), "losses": losses}
+
+
+def _magnitude(spectrogram):
+    """Complex -> magnitude, quicker than ``tf.abs`` and with a gradient of zero at silence."""
+    return tf.sqrt(tf.maximum(_power(spectrogram), 1e-20))
 
 
 def _power(spectrogram):

@@ -19,7 +19,7 @@ from .training_options import LossOptions, Training
 class Trainee(tf.keras.Model):
     """A network with its optimizers and the moving average of its weights.
 
-    Input: complex64 ``[B, T, F, C]``. Output: the targets' estimates, ``[B, T, F, C, I]``.
+    Input: complex64 ``[B, T, F, C]``. Output: the targets' estimates, ``[B, I, T, F, C]``.
 
     Args:
         network: what ``build_model`` returned.
@@ -52,11 +52,11 @@ class Trainee(tf.keras.Model):
 
     def call(self, mixture, training=False):
         estimates = self.network(mixture, training=training)
-        return tf.stack([estimates[target] for target in self.targets], axis=-1)
+        return tf.stack([estimates[target] for target in self.targets], axis=1)
 
     def train_step(self, y_true):
         with tf.GradientTape() as tape:
-            estimates = self(y_true[..., 0], training=True)
+            estimates = self(y_true[:, 0], training=True)
             loss = self.compiled_loss(y_true, estimates)
         gradients = tape.gradient(loss, self.trained)
         norm = tf.linalg.global_norm(gradients)

@@ -179,7 +179,7 @@ class Validation:
         energies: dict[int, np.ndarray] = {}
         for waveforms, (song, _) in zip(self.windows, self.windows.places, strict=True):
             truth = spectrograms(self.transform, waveforms)[np.newaxis]
-            estimates = estimate(truth[..., 0], training=False)
+            estimates = estimate(truth[:, 0], training=False)
             losses.append(float(trainee.loss.call(truth, estimates)[0]))
             errors = self.waveforms(waveforms, estimates.numpy()[0]) - waveforms
             sums = [
@@ -198,7 +198,7 @@ class Validation:
         """The first window: mixture, and of every instrument truth and estimate, ``[S, C]``."""
         waveforms = self.windows[0]
         truth = spectrograms(self.transform, waveforms)[np.newaxis]
-        estimates = self.waveforms(waveforms, trainee(truth[..., 0], training=False).numpy()[0])
+        estimates = self.waveforms(waveforms, trainee(truth[:, 0], training=False).numpy()[0])
         sounds = {"mixture": waveforms.sum(axis=0)}
         for name, true, estimate in zip(
             self.configuration.instruments, waveforms, estimates, strict=True
@@ -207,11 +207,11 @@ class Validation:
         return sounds
 
     def waveforms(self, waveforms: np.ndarray, estimates: np.ndarray) -> np.ndarray:
-        """Estimates ``[T, F, C, targets]`` -> waveforms of all instruments ``[I, S, C]``."""
+        """Estimates ``[targets, T, F, C]`` -> waveforms of all instruments ``[I, S, C]``."""
         length = waveforms.shape[1]
         targets = self.configuration.targets
         found = {
-            name: self.transform.inverse(estimates[..., index], length)
+            name: self.transform.inverse(estimates[index], length)
             for index, name in enumerate(targets)
         }
         if self.configuration.residual:
@@ -220,9 +220,9 @@ class Validation:
 
 
 def spectrograms(transform: Transform, waveforms: np.ndarray) -> np.ndarray:
-    """Instruments ``[I, S, C]`` -> complex64 ``[T, F, C, 1 + I]``, their sum first."""
+    """Instruments ``[I, S, C]`` -> complex64 ``[1 + I, T, F, C]``, their sum first."""
     stems = [transform.forward(waveform) for waveform in waveforms]
-    return np.ascontiguousarray(np.stack([np.sum(stems, axis=0), *stems], axis=-1))
+    return np.stack([np.sum(stems, axis=0), *stems])
 
 
 class Keeper(tf.keras.callbacks.Callback):

@@ -18,7 +18,7 @@ from spleeter_2.augmentation import (
     peaking_filter,
     swap_channels,
 )
-from spleeter_2.configuration import _parse
+from spleeter_2.configuration import parse
 from spleeter_2.errors import SeparationError
 
 RATE = 44100
@@ -169,10 +169,10 @@ def test_the_equaliser_stays_within_its_decibels():
 
 def test_options_come_from_json_and_go_to_json():
     options = {"remix": 1, "gain": [0.25, 1], "channel_swap": 0.5}
-    augmentation = _parse(Augmentation, options, "augmentation.")
+    augmentation = parse(Augmentation, options, "augmentation.")
     assert augmentation == Augmentation(remix=1.0, gain=(0.25, 1.0), channel_swap=0.5)
     text = json.dumps(dataclasses.asdict(augmentation))
-    assert _parse(Augmentation, json.loads(text), "augmentation.") == augmentation
+    assert parse(Augmentation, json.loads(text), "augmentation.") == augmentation
 
 
 @pytest.mark.parametrize(
