@@ -15,7 +15,8 @@ import tensorflow as tf
 
 register = tf.keras.utils.register_keras_serializable("spleeter_2")
 
-ERRORS = ("mse", "l1", "magnitude_l1")
+ERRORS = ("mse", "log_mse", "l1", "magnitude_l1")
+FLOOR = 1e-3  # of log_mse: 30 dB under the mixture
 
 
 @register
@@ -23,8 +24,10 @@ class SpectrogramLoss(tf.keras.losses.Loss):
     """Mean error over frames, bins and channels, summed over the instruments.
 
     Args:
-        error: "mse" or "l1" of real and imaginary parts, as channels of their own, or
-            "magnitude_l1", Spleeter's loss.
+        error: "mse" or "l1" of real and imaginary parts, as channels of their own,
+            "magnitude_l1", Spleeter's loss, or "log_mse": the logarithm of the first, relative to
+            the mixture's power and with a floor 30 dB under it. Up to a constant and a factor
+            that is an SDR: quiet and loud, easy and hard examples count alike.
         two_source: count the residual too, estimated as the mixture minus all targets: with
             vocals as the only target, ``MSE(T_v, T^_v) + MSE(T_a, T_mix - T^_v)``. Where the
             mixture is the sum of its instruments, both terms of a linear error are equal; those
@@ -42,13 +45,16 @@ class SpectrogramLoss(tf.keras.losses.Loss):
 
     def call(self, y_true, y_pred):
         nb_targets = y_pred.shape[1]
-        total = tf.reduce_sum(self._mean(y_true[:, 1 : nb_targets + 1], y_pred), axis=1)
+        errors = self._mean(y_true[:, 1 : nb_targets + 1], y_pred)  # [B, I]
         if self.two_source:
             if y_true.shape[1] != nb_targets + 2:
                 raise ValueError("two_source needs a model with a residual, and its truth")
             residual = y_true[:, 0] - tf.reduce_sum(y_pred, axis=1)
-            total += self._mean(y_true[:, -1], residual)
-        return total
+            errors = tf.concat([errors, self._mean(y_true[:, -1:], residual[:, tf.newaxis])], 1)
+        if self.error == "log_mse":
+            mixture = tf.reduce_mean(_power(y_true[:, :1]), axis=(-3, -2, -1)) / 2 + 1e-12
+            errors = tf.math.log(errors / mixture + FLOOR)
+        return tf.reduce_sum(errors, axis=1)
 
     def _mean(self, truth, estimate):
         """``[..., T, F, C]`` each -> mean error ``[...]``."""
@@ -60,7 +66,7 @@ class SpectrogramLoss(tf.keras.losses.Loss):
 
     def _of_parts(self, error):
         """Of real and imaginary parts, as channels of their own."""
-        if self.error == "mse":
+        if self.error in ("mse", "log_mse"):
             return _power(error) / 2
         return (tf.abs(tf.math.real(error)) + tf.abs(tf.math.imag(error))) / 2
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .audio import BLOCK, AudioReader, AudioWriter, first_impossible, resample, with_channels
-from .configuration import PREFIX, WINDOW, Configuration, has_weights, load_configuration
+from .configuration import PREFIX, Configuration, has_weights, load_configuration
 from .errors import SeparationError, concerning_the_model
 from .pipeline import stage
 from .songs import plan
@@ -78,27 +78,22 @@ class Separator:
         if self._function is not None:
             return
         tf = import_tensorflow(self._sole_user)
-        from . import models, weights
+        from . import models, networks
 
         device = _device(tf, self._device)
         # the Wiener filter weighs every instrument against the others
         wanted = None if self._mwf else self.stems
-        folder = self.configuration.weights
-        arrays = weights.read_checkpoint(folder)
-        configuration = models.without_neutral_parts(self.configuration, arrays)
         with tf.device(device):
-            model = models.build_model(configuration, wanted)
-            weights.assign(model, arrays, folder)
-            network = models.at_rest(model)
-        self._transform = Transform(self.configuration.stft, arrays.get(WINDOW))
-        self._targets = models.targets_needed(self.configuration, wanted)
+            trained = networks.load_network(self.configuration, wanted)
+        self._transform = Transform(self.configuration.stft, trained.window)
+        self._targets = trained.targets
         self._residual = models.residual
-        shape = (1, self.configuration.segment.nb_frames, *model.input_shape[2:])
+        shape = (1, self.configuration.segment.nb_frames, *trained.input_shape)
 
         @tf.function(input_signature=[tf.TensorSpec(shape, tf.complex64)], autograph=False)
         def function(mixture):
             with tf.device(device):
-                return network(mixture)
+                return trained.network(mixture)
 
         self._function = function
 

@@ -13,6 +13,7 @@ import tensorflow as tf
 from . import weights
 from .errors import SeparationError
 from .losses import OverMixturePenalty, SpectrogramLoss, SumOfLosses
+from .teachers import Teachers
 from .training_options import LossOptions, Training
 
 
@@ -26,6 +27,7 @@ class Trainee(tf.keras.Model):
         targets: order of the output's last axis.
         options: how to train.
         pretrained: names of the variables that ``pretrained_rate`` is for.
+        teachers: models to learn from beside the truth.
     """
 
     def __init__(
@@ -34,9 +36,11 @@ class Trainee(tf.keras.Model):
         targets: Sequence[str],
         options: Training,
         pretrained: frozenset[str] = frozenset(),
+        teachers: Teachers | None = None,
     ) -> None:
         super().__init__(name="trainee")
         self.network = network
+        self.teachers = teachers
         self.targets = tuple(targets)
         self.options = options
         self.groups = _groups(network, options, pretrained)
@@ -55,6 +59,9 @@ class Trainee(tf.keras.Model):
         return tf.stack([estimates[target] for target in self.targets], axis=1)
 
     def train_step(self, y_true):
+        if self.teachers:
+            seed = tf.stack([tf.cast(self.options.seed, tf.int64), self.step])
+            y_true = self.teachers.taught(y_true, self.options.teacher_share, seed)
         with tf.GradientTape() as tape:
             estimates = self(y_true[:, 0], training=True)
             loss = self.compiled_loss(y_true, estimates)

@@ -41,6 +41,7 @@ from .errors import SeparationError
 from .folders import new_folder
 from .models import build_model, residual
 from .spectrogram import Transform
+from .teachers import Teachers
 from .trainee import Trainee, build_loss
 from .training_options import training_of
 
@@ -283,7 +284,8 @@ class Trainer:
         tf.keras.utils.set_random_seed(self.options.seed)
         network = build_model(configuration)
         pretrained = start_from(network, self.options.start) if self.options.start else frozenset()
-        self.trainee = Trainee(network, configuration.targets, self.options, pretrained)
+        teachers = Teachers(configuration, self.options.teachers) if self.options.teachers else None
+        self.trainee = Trainee(network, configuration.targets, self.options, pretrained, teachers)
         loss = build_loss(self.options.loss, configuration.stft.frame_length)
         self.trainee.compile(loss=loss)
         if latest := self.folder.latest():

@@ -16,7 +16,7 @@ class LossOptions:
     ``over_mixture_penalty`` is lambda; ``over_mixture_floor`` in dB under full scale.
     """
 
-    spectrogram: Literal["mse", "l1", "magnitude_l1"] = "mse"
+    spectrogram: Literal["mse", "log_mse", "l1", "magnitude_l1"] = "mse"
     two_source: bool = False
     over_mixture_penalty: float = 0.0
     over_mixture_reduce: Literal["mean", "sum"] = "mean"
@@ -41,7 +41,8 @@ class Training:
     of the weights' moving average, which is validated and saved; 0 is none. ``schedule``: the rate
     stays, or falls to nothing along half a cosine; it rises over the first ``warmup_steps``.
     ``patience``: epochs without a better validation loss before the end; 0 waits for ever.
-    ``validation``: names of the songs to validate with, or their share.
+    ``validation``: names of the songs to validate with, or their share. ``teachers``: descriptors
+    of models whose mean estimate takes the place of ``teacher_share`` of the truth.
     """
 
     loss: LossOptions = field(default_factory=LossOptions)
@@ -61,6 +62,8 @@ class Training:
     average: float = 0.0
     patience: int = 0
     seed: int = 0
+    teachers: tuple[str, ...] = ()
+    teacher_share: float = 0.5
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "steps_per_epoch", "epochs"):
@@ -73,6 +76,10 @@ class Training:
             value = getattr(self, name)
             require(value is None or value > 0, f"training.{name} must be positive, not {value}")
         require(self.validation != 0, "training.validation must set songs aside, not 0")
+        require(
+            0 < self.teacher_share <= 1,
+            f"training.teacher_share must lie in (0, 1], not {self.teacher_share}",
+        )
         require(0 <= self.average < 1, f"training.average must lie in [0, 1), not {self.average}")
 
     def crop_frames(self, configuration: Configuration) -> int:

@@ -11,6 +11,7 @@ LOSSES = [
     SpectrogramLoss("l1"),
     SpectrogramLoss("magnitude_l1"),
     SpectrogramLoss("mse", two_source=True),
+    SpectrogramLoss("log_mse", two_source=True),
     OverMixturePenalty(0.5),
     OverMixturePenalty(0.5, "sum", floor=-60.0, frame_length=16),
     SumOfLosses([SpectrogramLoss("l1"), OverMixturePenalty(2.0)]),
@@ -47,6 +48,10 @@ def spectrograms(seed=0, instruments=1, residual=True):
         (SpectrogramLoss("mse", two_source=True), (10, 3 + 4j, 7 - 4j), (0,), 25.0),
         # of a magnitude error another one: |10 - sqrt(65)|
         (SpectrogramLoss("magnitude_l1", True), (10, 3 + 4j, 7 - 4j), (0,), 15 - 65**0.5),
+        # 12.5 of a mixture's 50, and a floor of a thousandth
+        (SpectrogramLoss("log_mse"), (10, 3 + 4j, 7 - 4j), (0,), np.log(0.251)),
+        (SpectrogramLoss("log_mse", True), (10, 3 + 4j, 7 - 4j), (0,), 2 * np.log(0.251)),
+        (SpectrogramLoss("log_mse"), (0, 0, 0), (0,), np.log(0.001)),
         # two targets: the sum of both errors, 1 / 2 and 4 / 2
         (SpectrogramLoss("mse"), (10, 1, 2), (2, 2 - 2j), 2.5),
         # twice the mixture costs log 2, half of it nothing
@@ -119,11 +124,11 @@ def test_saved_and_loaded(loss):
     again = tf.keras.losses.deserialize(tf.keras.losses.serialize(loss))
     assert again.get_config() == loss.get_config()
     truth, estimate = spectrograms(5)
-    assert loss(truth, estimate).numpy() == again(truth, estimate).numpy() > 0
+    assert loss(truth, estimate).numpy() == again(truth, estimate).numpy() != 0
 
 
 def test_what_is_refused():
-    with pytest.raises(ValueError, match="must be one of mse, l1"):
+    with pytest.raises(ValueError, match="must be one of mse, "):
         SpectrogramLoss("l3")
     with pytest.raises(ValueError, match="must be mean or sum"):
         OverMixturePenalty(1.0, "max")

@@ -83,9 +83,12 @@ def test_it_learns_and_the_folder_is_a_model(tmp_path):
     assert 10 * np.log10(1 / error) > 3
 
 
-@pytest.mark.parametrize("average", [0.0, 0.9])
-def test_a_resumed_run_is_an_uninterrupted_one(tmp_path, average):
+@pytest.mark.parametrize(("average", "taught"), [(0.0, False), (0.9, False), (0.0, True)])
+def test_a_resumed_run_is_an_uninterrupted_one(tmp_path, average, taught):
     options = {"average": average, "schedule": "cosine", "warmup_steps": 3}
+    if taught:
+        trainer(tmp_path / "teacher", epochs=1).fit(verbose=0)
+        options["teachers"] = [str(tmp_path / "teacher")]
     whole = trainer(tmp_path / "whole", **options)
     whole.fit(verbose=0)
 

@@ -1,0 +1,120 @@
+"""Teachers: what a student is told in the place of the truth."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from model_test import SMALL, noise
+from test_training import UNET, trainer
+
+from spleeter_2 import weights
+from spleeter_2.configuration import Stft, load_configuration, parse_configuration
+from spleeter_2.errors import SeparationError
+from spleeter_2.models import build_model
+from spleeter_2.teachers import Teachers
+
+SEED = np.array([0, 5], np.int64)  # of a roll by 5 frames; others roll by others
+
+
+def model(folder, target="vocals", residual="accompaniment", nb_bins=60, seed=0):
+    """A model of random weights, and its folder as a descriptor."""
+    import tensorflow as tf
+
+    data = {
+        **SMALL, "targets": [target], "residual": residual, "model": {**UNET, "nb_bins": nb_bins}
+    }  # fmt: skip
+    tf.keras.utils.set_random_seed(seed)
+    network = build_model(parse_configuration(data))
+    for variable in network.trainable_variables:  # or all masks would be near a half
+        variable.assign(variable * 3)
+    weights.save_weights(network, folder)
+    folder.joinpath("config.json").write_text(json.dumps({**data, "spleeter_2": 1, "weights": "."}))
+    return network, str(folder)
+
+
+def truth(configuration):
+    """Complex64 ``[2, 3, T, F, C]``: mixture, vocals and accompaniment."""
+    stems = np.stack([noise(configuration, 2, 1), noise(configuration, 2, 2)], axis=1)
+    return np.concatenate([stems.sum(axis=1, keepdims=True), stems], axis=1)
+
+
+def shift_of(teachers, y_true):
+    """By how many frames the teachers' input was rolled."""
+    seen = []
+    networks, teachers.networks = teachers.networks, [lambda x: seen.append(x) or {"vocals": x}]
+    teachers.estimates(y_true[:, 0], SEED)
+    teachers.networks = networks
+    shifts = [
+        shift
+        for shift in range(y_true.shape[2])
+        if (np.roll(y_true[:, 0], shift, axis=1) == seen[0].numpy()).all()
+    ]
+    assert len(shifts) == 1
+    return shifts[0]
+
+
+def test_the_mean_of_models_takes_a_share_of_the_truth(tmp_path):
+    """One model estimates vocals, the other what is to be left; each sees the rolled mixture."""
+    one, first = model(tmp_path / "one")
+    other, second = model(tmp_path / "other", "accompaniment", "vocals", nb_bins=48, seed=1)
+    student = load_configuration(first)
+    teachers = Teachers(student, [first, second])
+    y_true = truth(student)
+    mixture = y_true[:, 0]
+    shift = shift_of(Teachers(student, [first]), y_true)
+    assert 0 < shift < student.model.stride
+    rolled = np.roll(mixture, shift, axis=1)
+    vocals = np.stack([one(rolled)["vocals"], rolled - other(rolled)["accompaniment"]]).mean(axis=0)
+    vocals = np.roll(vocals, -shift, axis=1)
+    expected = y_true.copy()
+    expected[:, 1, :, :48] += 0.75 * (vocals - y_true[:, 1])[:, :, :48]
+    expected[:, 2] = mixture - expected[:, 1]
+    found = teachers.taught(y_true, 0.75, SEED).numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert np.abs(found - y_true)[:, 1:, :, :48].mean() > 0.1
+    alone = Teachers(student, [first]).estimates(mixture, SEED).numpy()
+    assert np.abs(alone[:, 0] - vocals).mean() > 0.01
+
+
+def test_a_student_learns_from_its_teacher(tmp_path):
+    """With nothing but the teacher to learn from it comes closer to it than to the truth."""
+    trainer(tmp_path / "teacher", epochs=8, steps_per_epoch=10).fit(verbose=0)
+    teacher = str(tmp_path / "teacher")
+    run = trainer(
+        tmp_path / "student", epochs=8, steps_per_epoch=10, teachers=[teacher], teacher_share=1.0
+    )
+    assert run.trainee.teachers is not None
+    before = distance(run)
+    run.fit(verbose=0)
+    assert distance(run) < 0.2 * before
+
+
+def distance(run):
+    """Mean squared difference between student and teacher on the validation windows."""
+    from spleeter_2.training import spectrograms
+
+    total = 0.0
+    for window in run.validation.windows:
+        mixture = spectrograms(run.validation.transform, window)[np.newaxis, 0]
+        taught = run.trainee.teachers.estimates(mixture, SEED)
+        total += float(np.mean(np.abs(run.trainee(mixture) - taught) ** 2))
+    return total
+
+
+def test_refused(tmp_path):
+    _, descriptor = model(tmp_path / "one")
+    student = load_configuration(descriptor)
+    other = dataclasses.replace(student, stft=Stft(128, 64))
+    with pytest.raises(SeparationError, match="has stft .*, not "):
+        Teachers(other, [descriptor])
+    stranger = dataclasses.replace(student, targets=("drums",))
+    with pytest.raises(SeparationError, match="does not separate 'drums'"):
+        Teachers(stranger, [descriptor])
+    with pytest.raises(SeparationError, match="there is no configuration"):
+        Teachers(student, [str(tmp_path / "nobody")])
+    (tmp_path / "one" / "checkpoint.index").unlink()
+    with pytest.raises(SeparationError, match="there are no weights"):
+        Teachers(student, [descriptor])
+    with pytest.raises(SeparationError, match="teacher_share must lie in"):
+        trainer(tmp_path / "run", teachers=[descriptor], teacher_share=0)
