@@ -16,7 +16,7 @@ import tensorflow as tf
 register = tf.keras.utils.register_keras_serializable("spleeter_2")
 
 ERRORS = ("mse", "log_mse", "l1", "magnitude_l1")
-FLOOR = 1e-3  # of log_mse: 30 dB under the mixture
+FLOOR = 1e-2  # of log_mse: 20 dB under the mixture
 
 
 @register
@@ -26,7 +26,7 @@ class SpectrogramLoss(tf.keras.losses.Loss):
     Args:
         error: "mse" or "l1" of real and imaginary parts, as channels of their own,
             "magnitude_l1", Spleeter's loss, or "log_mse": the logarithm of the first, relative to
-            the mixture's power and with a floor 30 dB under it. Up to a constant and a factor
+            the mixture's power and with a floor 20 dB under it. Up to a constant and a factor
             that is an SDR: quiet and loud, easy and hard examples count alike.
         two_source: count the residual too, estimated as the mixture minus all targets: with
             vocals as the only target, ``MSE(T_v, T^_v) + MSE(T_a, T_mix - T^_v)``. Where the

@@ -48,10 +48,10 @@ def spectrograms(seed=0, instruments=1, residual=True):
         (SpectrogramLoss("mse", two_source=True), (10, 3 + 4j, 7 - 4j), (0,), 25.0),
         # of a magnitude error another one: |10 - sqrt(65)|
         (SpectrogramLoss("magnitude_l1", True), (10, 3 + 4j, 7 - 4j), (0,), 15 - 65**0.5),
-        # 12.5 of a mixture's 50, and a floor of a thousandth
-        (SpectrogramLoss("log_mse"), (10, 3 + 4j, 7 - 4j), (0,), np.log(0.251)),
-        (SpectrogramLoss("log_mse", True), (10, 3 + 4j, 7 - 4j), (0,), 2 * np.log(0.251)),
-        (SpectrogramLoss("log_mse"), (0, 0, 0), (0,), np.log(0.001)),
+        # 12.5 of a mixture's 50, and a floor of a hundredth
+        (SpectrogramLoss("log_mse"), (10, 3 + 4j, 7 - 4j), (0,), np.log(0.26)),
+        (SpectrogramLoss("log_mse", True), (10, 3 + 4j, 7 - 4j), (0,), 2 * np.log(0.26)),
+        (SpectrogramLoss("log_mse"), (0, 0, 0), (0,), np.log(0.01)),
         # two targets: the sum of both errors, 1 / 2 and 4 / 2
         (SpectrogramLoss("mse"), (10, 1, 2), (2, 2 - 2j), 2.5),
         # twice the mixture costs log 2, half of it nothing
