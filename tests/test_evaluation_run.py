@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import re
@@ -312,6 +313,50 @@ def test_ctrl_c_loses_only_the_track_in_work(plain, tmp_path):
     again = subprocess.run(command, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
     assert f"{5 - (len(done) - 1)} track(s) to score" in again.stderr
+
+
+def workers_of(process):
+    """Ids of its processes that work on tracks, or are about to."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    found = []
+    for pid in children:
+        with contextlib.suppress(OSError):  # others come and go
+            if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text():
+                found.append(int(pid))
+    return found
+
+
+@pytest.mark.parametrize("seconds", [0.05, 0.2, 0.5])
+def test_ctrl_c_while_the_processes_start(plain, tmp_path, seconds):
+    command = [sys.executable, "-m", "evaluation", "run", "-p", "mixture", "--sources", "2"]
+    running = subprocess.Popen(
+        [*command, "--mus_dir", plain, "-o", tmp_path, "--jobs", "2"],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while not workers_of(running):
+        assert running.poll() is None
+    time.sleep(seconds)
+    os.killpg(running.pid, signal.SIGINT)
+    _, messages = running.communicate(timeout=20)
+    assert running.returncode == 130, messages
+    assert "Traceback" not in messages
+
+
+def test_a_run_outlives_its_processes(plain, tmp_path):
+    command = [sys.executable, "-m", "evaluation", "run", "-p", "mixture", "--sources", "2"]
+    command += ["--mus_dir", plain, "-o", tmp_path, "--jobs", "1"]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not (workers := workers_of(running)):
+        assert running.poll() is None
+    os.kill(workers[0], signal.SIGKILL)
+    printed, messages = running.communicate(timeout=60)
+    assert running.returncode == 1 and printed == ""
+    assert messages.count("ended by SIGKILL") == 1 and "1 track(s) could not be scored" in messages
+    assert len(list((tmp_path / "mixture" / "test").glob("*.json"))) == len(NAMES) - 1
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert again.returncode == 0 and "1 track(s) to score" in again.stderr
 
 
 def test_a_worker_that_is_killed_costs_its_task_alone():
