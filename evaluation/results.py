@@ -143,6 +143,11 @@ class Run:
         """Folder of a track's estimates, should they be kept."""
         return self.folder / "audio" / subset / name
 
+    def has_audio(self, subset: str, name: str) -> bool:
+        """Whether the estimates of all sources have been kept."""
+        folder = self.audio(subset, name)
+        return all((folder / f"{source}.wav").is_file() for source in self.sources)
+
     def scores(self) -> list[TrackScores]:
         """Scores of all tracks.
 

@@ -21,7 +21,7 @@ from evaluation.__main__ import entrypoint
 from evaluation.datasets import Song
 from evaluation.estimators import Method, ideal_ratio_mask, open_estimator
 from evaluation.results import find_runs, read_run, read_scores
-from evaluation.run import Settings, Task, default_jobs
+from evaluation.run import Settings, Task, default_jobs, save_audio
 from evaluation.scores import FRAMEWISE, SET_UPS
 from evaluation.workers import Failure, run_tasks
 from spleeter_2.errors import SeparationError
@@ -123,7 +123,7 @@ def test_anchors_are_where_they_belong(finished):
         assert scores.sources["vocals"].over_mixture.share == 0
 
 
-def test_the_estimates_that_are_kept_are_those_that_were_scored(finished, musdb18):
+def test_the_estimates_that_are_kept_are_those_that_were_scored(finished, musdb18, tmp_path):
     from evaluation.datasets import find_tracks
 
     folder, _ = finished
@@ -131,13 +131,30 @@ def test_the_estimates_that_are_kept_are_those_that_were_scored(finished, musdb1
     track = find_tracks(musdb18, names=[NAMES[0]])[0]
     song = track.load(TWO)
     scores = read_scores(run.path("test", track.name))
-    for source in TWO:
-        path = run.audio("test", track.name) / f"{source}.wav"
-        estimate, rate = soundfile.read(path)
-        assert rate == RATE
-        assert sdr(song.references[source], estimate) == pytest.approx(
-            scores.metric(source, "track SDR"), abs=0.01
-        )
+    folder = run.audio("test", track.name)
+    said = np.stack([soundfile.read(folder / f"{source}.wav")[0] for source in TWO])
+    true = np.stack([song.references[source].astype(float) for source in TWO])
+    expected = museval.evaluate(true, said)  # as anybody would, with the files alone
+    for index, source in enumerate(TWO):
+        for metric, values in zip(("SDR", "ISR", "SIR", "SAR"), expected, strict=True):
+            assert np.allclose(scores.sources[source].frames[metric], values[index], atol=1e-6)
+    loud = {"vocals": 1.5 * np.ones((10, 2), np.float32)}
+    save_audio(tmp_path, loud, RATE)
+    assert np.array_equal(soundfile.read(tmp_path / "vocals.wav")[0], loud["vocals"])
+
+
+def test_estimates_that_are_kept_are_whole_and_of_the_same_audio(evaluation, plain, tmp_path):
+    data, output = tmp_path / "data", tmp_path / "out"
+    shutil.copytree(plain, data)
+    assert quick(evaluation, data, output, "--save-audio")[0] == 0
+    folder = output / "mixture" / "audio" / "test"
+    (folder / NAMES[0] / "vocals.wav").unlink()
+    assert "1 track(s) to score" in quick(evaluation, data, output, "--save-audio")[2]
+    assert (folder / NAMES[0] / "vocals.wav").is_file()
+    shutil.rmtree(data / NAMES[1])
+    write_folder(data / NAMES[1], two(excerpt(0, 2)))
+    assert "1 track(s) to score" in quick(evaluation, data, output)[2]
+    assert soundfile.info(folder / NAMES[1] / "vocals.wav").frames == 2 * RATE
 
 
 def test_a_second_run_does_only_what_is_missing(evaluation, plain, tmp_path):
