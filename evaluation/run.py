@@ -151,7 +151,7 @@ def _methods(settings: Settings) -> list[Method]:
 
 
 def _open_run(method: Method, tracks: Sequence[Track], settings: Settings) -> Run:
-    """The run's folder, made if need be; its list of tracks takes in the ones asked for."""
+    """The run's folder, made if need be; its tracks take in those named, or are all there are."""
     folder = settings.output / method.name
     identity = method.identity()
     asked = [{"subset": track.subset, "name": track.name} for track in tracks]
@@ -178,10 +178,11 @@ def _open_run(method: Method, tracks: Sequence[Track], settings: Settings) -> Ru
                 raise SeparationError(
                     f"{folder} holds results of {what}: choose another folder with -o, or remove it"
                 )
-        information["tracks"] = [
-            *before["tracks"],
-            *(t for t in asked if t not in before["tracks"]),
-        ]
+        if settings.tracks:  # else the run's tracks are the data set's
+            information["tracks"] = [
+                *before["tracks"],
+                *(t for t in asked if t not in before["tracks"]),
+            ]
     write_whole(folder / INFORMATION, _json(information))
     return Run(folder, information)
 

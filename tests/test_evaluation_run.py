@@ -249,6 +249,19 @@ def test_bad_tracks_are_an_error_and_not_a_shorter_average(evaluation, plain, tm
     assert status == 0 and "3 track(s) to score" in messages and "7 track(s)" in printed
 
 
+def test_a_run_has_the_tracks_of_its_data_set(evaluation, plain, tmp_path):
+    """A bad track that was removed, rather than repaired, does not leave the run incomplete."""
+    data, output = tmp_path / "data", tmp_path / "out"
+    shutil.copytree(plain, data)
+    (data / NAMES[0] / "vocals.wav").write_bytes(b"no audio" * 100)
+    assert quick(evaluation, data, output)[0] == 1
+    assert evaluation("compare", output)[0] == 1
+    shutil.rmtree(data / NAMES[0])
+    assert quick(evaluation, data, output)[0] == 0
+    status, printed, _ = evaluation("compare", output)
+    assert status == 0 and "2 track(s) of test" in printed
+
+
 def test_silent_vocals(evaluation, plain, tmp_path):
     """museval raises; here the track has whole-track scores and no framewise ones."""
     data = tmp_path / "data"
