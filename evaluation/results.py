@@ -193,8 +193,11 @@ def find_runs(folders: list[Path]) -> list[Run]:
     for folder in folders:
         if not folder.is_dir():
             raise SeparationError(f"there is no folder {folder}")
-        inner = [folder] if (folder / INFORMATION).is_file() else sorted(folder.iterdir())
-        inner = [path for path in inner if (path / INFORMATION).is_file()]
+        try:
+            inner = [folder] if (folder / INFORMATION).is_file() else sorted(folder.iterdir())
+            inner = [path for path in inner if (path / INFORMATION).is_file()]
+        except OSError as error:
+            raise SeparationError(f"cannot read {error.filename}: {error.strerror}") from error
         if not inner:
             raise SeparationError(f"there are no results in {folder}: 'run' makes them")
         for path in inner:

@@ -26,8 +26,11 @@ from evaluation.scores import FRAMEWISE, SET_UPS
 from evaluation.workers import Failure, run_tasks
 from spleeter_2.errors import SeparationError
 from spleeter_2.metrics import sdr
+from spleeter_2.upstream import DEFAULT_ADAPTER
 
 TWO, FOUR = SET_UPS[2], SET_UPS[4]
+# root may write and read everything, unless this right is taken
+AS_A_USER = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] * (os.geteuid() == 0)
 
 
 @pytest.fixture
@@ -280,6 +283,35 @@ def test_nowhere_to_write_to(evaluation, plain, tmp_path):
     (tmp_path / "file").write_text("")
     status, printed, messages = quick(evaluation, plain, tmp_path / "file")
     assert status == 1 and printed == "" and "cannot write" in messages
+
+
+def test_what_may_not_be_written_or_read(plain, tmp_path):
+    data, results = tmp_path / "data", tmp_path / "results"
+    shutil.copytree(plain, data)
+    results.mkdir(mode=0o555)
+    program = [*AS_A_USER, sys.executable, "-m", "evaluation"]
+
+    def run(*arguments):
+        done = subprocess.run([*program, *arguments], capture_output=True, text=True)
+        assert done.returncode == 1 and done.stdout == "" and "Traceback" not in done.stderr
+        return done.stderr
+
+    command = ("run", "-p", "mixture", "--sources", "2", "--mus_dir", data, "-o")
+    try:
+        assert re.search("cannot write .*: Permission denied", run(*command, results / "new"))
+        assert not list(results.iterdir())
+        (data / NAMES[0]).chmod(0)
+        told = run(*command, tmp_path / "out")
+        assert f"cannot read {data / NAMES[0]}: Permission denied" in told
+        assert not (tmp_path / "out").exists()
+        (tmp_path / "runs" / "mixture").mkdir(parents=True)
+        (tmp_path / "runs" / "mixture").chmod(0)
+        told = run("compare", tmp_path / "runs")
+        assert "cannot read" in told and "Permission denied" in told
+    finally:
+        for path in (results, data / NAMES[0], tmp_path / "runs" / "mixture"):
+            if path.exists():
+                path.chmod(0o755)
 
 
 def test_without_ffmpeg(plain, tmp_path):
