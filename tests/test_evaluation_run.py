@@ -337,7 +337,7 @@ def test_what_is_refused_before_any_work(evaluation, spleeter, plain, tmp_path):
         (["--mus_dir", plain, "--jobs", 0], "--jobs must be positive"),
         (["--mus_dir", plain, "--baseline", "irm,nothing"], "nothing"),
         (["--mus_dir", plain, "--subset", "dev"], "must be train or test"),
-        (["--mus_dir", plain, "-a", "some.Adapter"], "without --adapter"),
+        (["--mus_dir", plain, "-a", "some.Adapter"], "without --adapter some.Adapter"),
     ):
         status, messages = spleeter("evaluate", *arguments, *out)
         assert status == 1 and sentence in messages, messages
@@ -471,8 +471,10 @@ def test_upstreams_model(spleeter, deezer_2stems, plain, tmp_path, monkeypatch):
     """Upstream's own command fails here after all the work: KeyError: 'accompaniment'."""
     monkeypatch.setenv("MODEL_PATH", str(deezer_2stems.parent))
     status, printed = spleeter(
-        "evaluate", "-p", "spleeter:2stems", "--mus_dir", plain, "-o", tmp_path, "--jobs", 1
-    )
+        # upstream's own options, its default adapter among them
+        "evaluate", "-p", "spleeter:2stems", "-a", DEFAULT_ADAPTER, "--mus_dir", plain,
+        "-o", tmp_path, "--jobs", 1,
+    )  # fmt: skip
     assert status == 0, printed
     assert "spleeter-2stems: 2 sources" in printed
     scores = json.loads((tmp_path / "spleeter-2stems/test" / f"{NAMES[0]}.json").read_text())
