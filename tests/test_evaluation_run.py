@@ -2,6 +2,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 import soundfile
 from conftest import files_below
 from evaluation_data import NAMES, RATE, excerpt, misbehave, two, write_folder
+from golden import golden
 
 from evaluation import tables
 from evaluation.__main__ import entrypoint
@@ -487,6 +489,25 @@ def test_upstreams_model(spleeter, deezer_2stems, plain, tmp_path, monkeypatch):
 
     with pytest.raises(SeparationError, match="works at 44100 Hz only"):
         estimate(find_tracks(tmp_path / "48k")[0].load(TWO))
+
+
+def test_the_three_commands_of_the_comparison(deezer_2stems, plain, tmp_path, monkeypatch):
+    """docs/comparison.md, as it is written: from a PyTorch checkpoint to the table."""
+    block = re.search("```bash\n(.*?)```", Path("docs/comparison.md").read_text("utf-8"), re.S)[1]
+    shutil.copy(golden("gpocm_lasaft_a.ckpt"), tmp_path / "lasaft.ckpt")
+    shutil.copytree(plain / NAMES[0], tmp_path / "MUSDB18" / NAMES[0])
+    monkeypatch.setenv("MODEL_PATH", str(deezer_2stems.parent))
+    monkeypatch.setenv("PYTHONPATH", str(Path.cwd()))
+    for line in block.splitlines():
+        program, *words = shlex.split(line)
+        module = ["-m", "spleeter_2"] if program == "spleeter" else []
+        done = subprocess.run(
+            [sys.executable, *module, *words], capture_output=True, text=True, cwd=tmp_path
+        )
+        assert done.returncode == 0, (line, done.stderr)
+    names = "lasaft +irm +mixture +spleeter-2stems +spleeter_2-grouped"
+    assert re.search(f"^source +metric +{names}$", done.stdout, re.M), done.stdout
+    assert "2 sources (vocals, accompaniment), 1 track(s)" in done.stdout
 
 
 def test_settings_tell_the_command_that_repeats_them():
