@@ -243,8 +243,8 @@ def _complain(failures: dict[str, list[str]], settings: Settings) -> None:
     names = sorted({name for names in failures.values() for name in names})
     raise SeparationError(
         f"{len(names)} track(s) could not be scored ({', '.join(names)}), so there is no table: "
-        "repair them and run again, which does only what is missing, or name the others with "
-        f"--tracks and choose another folder than {settings.output} with -o"
+        "repair or remove them and run again, which does only what is missing, or name the others "
+        f"with --tracks and choose another folder than {settings.output} with -o"
     )
 
 

@@ -259,7 +259,8 @@ def test_a_run_has_the_tracks_of_its_data_set(evaluation, plain, tmp_path):
     data, output = tmp_path / "data", tmp_path / "out"
     shutil.copytree(plain, data)
     (data / NAMES[0] / "vocals.wav").write_bytes(b"no audio" * 100)
-    assert quick(evaluation, data, output)[0] == 1
+    status, _, messages = quick(evaluation, data, output)
+    assert status == 1 and "repair or remove them and run again" in messages
     assert evaluation("compare", output)[0] == 1
     shutil.rmtree(data / NAMES[0])
     assert quick(evaluation, data, output)[0] == 0
