@@ -171,7 +171,7 @@ def find_tracks(root: Path, subset: str = "test", names: Sequence[str] = ()) -> 
     try:
         tracks = _tracks(root / subset, subset) if present else _tracks(root, "test")
     except OSError as error:
-        raise SeparationError(f"cannot read {root}: {error.strerror}") from error
+        raise SeparationError(f"cannot read {error.filename}: {error.strerror}") from error
     if not tracks:
         raise SeparationError(
             f"there are no songs in {root}: expected {subset}/SONG{STEM_FILE} (MUSDB18), "

@@ -35,7 +35,7 @@ def choose_excerpts(comparison: Comparison, count: int) -> tuple[list[Excerpt], 
     kept = [
         (label, run)
         for label, run in zip(comparison.labels, comparison.runs, strict=True)
-        if run.name != "mixture" and all(run.audio(*track).is_dir() for track in run.tracks)
+        if run.name != "mixture" and all(run.has_audio(*track) for track in run.tracks)
     ]
     if not kept or not count:
         return [], "No run has kept its estimates: evaluate with --save-audio to hear and see them."

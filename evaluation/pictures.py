@@ -86,7 +86,7 @@ def scatter(
 def over_mixture_maps(
     labels: Sequence[str], sources: Sequence[str], totals: Sequence[Sequence[OverMixture]]
 ) -> bytes:
-    """Share of bins over the mixture, by frequency band and by the mixture's level.
+    """Share of bins over the mixture in %, by frequency band and by the mixture's level.
 
     Args:
         totals: one per run and source.
@@ -101,6 +101,11 @@ def over_mixture_maps(
             image = plot.imshow(
                 share.T, origin="lower", aspect="auto", cmap="Reds", vmin=0, vmax=highest or 1
             )
+            for band, level in np.argwhere(share >= 0.5):
+                number = share[band, level]
+                colour = "white" if number > highest / 2 else "black"
+                place = {"ha": "center", "va": "center", "color": colour}
+                plot.text(band, level, f"{number:.0f}", fontsize=6, **place)
             plot.set_title(f"{label}: {source}", fontsize=9)
             edges = [f"{band / 1000:g}" for band in BANDS]
             plot.set_xticks(range(len(BANDS)), edges, fontsize=7)
@@ -157,6 +162,7 @@ def spectrograms(
     """
     transform = Transform(Stft())
     limit = levels_of(transform, mixture)  # [T, F, C]
+    loudest = max(np.percentile(limit, 99.5), QUIETEST + 30)  # a quiet song is not a dark picture
     nb_columns = min(3, len(panels))
     nb_rows = -(-len(panels) // nb_columns)
     figure = Figure(figsize=(3.6 * nb_columns + 0.6, 2.9 * nb_rows), layout="constrained")
@@ -170,7 +176,8 @@ def spectrograms(
         # what nobody could see or hear stays dark
         over &= level.max(axis=2) > QUIETEST
         options = {"origin": "lower", "aspect": "auto", "extent": extent}
-        image = plot.imshow(level.max(axis=2).T, cmap="magma", vmin=QUIETEST, vmax=-10, **options)
+        shades = {"cmap": "magma", "vmin": QUIETEST, "vmax": loudest}
+        image = plot.imshow(level.max(axis=2).T, **shades, **options)
         plot.imshow(np.where(over, 1.0, np.nan).T, cmap=ListedColormap([RED]), alpha=0.9, **options)
         plot.set_title(title, fontsize=9)
         plot.set_xlabel("s", fontsize=8)

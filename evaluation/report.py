@@ -35,11 +35,12 @@ h1 { font-size: 1.6rem } h2 { margin-top: 2.5rem; border-bottom: 1px solid #ddd 
 table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums }
 th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #eee }
 th { background: #f5f5f5 } td:nth-child(-n+2), th:nth-child(-n+2) { text-align: left }
-.differences td:last-child { text-align: left }
+.differences td:last-child, .differences th:last-child { text-align: left }
+.players { width: 100% } .players td, .players th { text-align: left; padding: .2rem .3rem }
 .higher, .lower { font-weight: 600 } .source td { border-top: 2px solid #bbb }
 .wide { overflow-x: auto } img { max-width: 100%; height: auto }
-audio { width: 15rem; height: 2rem; display: block } code, pre { background: #f5f5f5 }
-pre { padding: .6rem; overflow-x: auto } .note { color: #555 }
+audio { width: 100%; min-width: 9rem; height: 2rem; display: block }
+code, pre { background: #f5f5f5 } pre { padding: .6rem; overflow-x: auto } .note { color: #555 }
 """
 POLICY = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'"
 
@@ -151,7 +152,7 @@ def _listening(comparison: Comparison, excerpts: Sequence[Excerpt], missing: str
         for label, estimates in excerpt.estimates.items():
             players = [_player(song, estimates[source]) for source in comparison.sources]
             rows.append([html.escape(label), "", *players])
-        yield _table(rows, escape=False)
+        yield _table(rows, "players", escape=False)
         for source in comparison.sources:
             panels = [("mixture", song.mixture), (f"{source}: reference", song.references[source])]
             panels += [

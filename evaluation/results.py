@@ -143,6 +143,11 @@ class Run:
         """Folder of a track's estimates, should they be kept."""
         return self.folder / "audio" / subset / name
 
+    def has_audio(self, subset: str, name: str) -> bool:
+        """Whether the estimates of all sources have been kept."""
+        folder = self.audio(subset, name)
+        return all((folder / f"{source}.wav").is_file() for source in self.sources)
+
     def scores(self) -> list[TrackScores]:
         """Scores of all tracks.
 
@@ -188,8 +193,11 @@ def find_runs(folders: list[Path]) -> list[Run]:
     for folder in folders:
         if not folder.is_dir():
             raise SeparationError(f"there is no folder {folder}")
-        inner = [folder] if (folder / INFORMATION).is_file() else sorted(folder.iterdir())
-        inner = [path for path in inner if (path / INFORMATION).is_file()]
+        try:
+            inner = [folder] if (folder / INFORMATION).is_file() else sorted(folder.iterdir())
+            inner = [path for path in inner if (path / INFORMATION).is_file()]
+        except OSError as error:
+            raise SeparationError(f"cannot read {error.filename}: {error.strerror}") from error
         if not inner:
             raise SeparationError(f"there are no results in {folder}: 'run' makes them")
         for path in inner:

@@ -32,7 +32,7 @@ from .results import (
     write_scores,
     write_whole,
 )
-from .scores import score
+from .scores import round_to_16_bits, score
 from .tables import details, familiar
 from .workers import Failure, run_tasks
 
@@ -151,7 +151,7 @@ def _methods(settings: Settings) -> list[Method]:
 
 
 def _open_run(method: Method, tracks: Sequence[Track], settings: Settings) -> Run:
-    """The run's folder, made if need be; its list of tracks takes in the ones asked for."""
+    """The run's folder, made if need be; its tracks take in those named, or are all there are."""
     folder = settings.output / method.name
     identity = method.identity()
     asked = [{"subset": track.subset, "name": track.name} for track in tracks]
@@ -178,10 +178,11 @@ def _open_run(method: Method, tracks: Sequence[Track], settings: Settings) -> Ru
                 raise SeparationError(
                     f"{folder} holds results of {what}: choose another folder with -o, or remove it"
                 )
-        information["tracks"] = [
-            *before["tracks"],
-            *(t for t in asked if t not in before["tracks"]),
-        ]
+        if settings.tracks:  # else the run's tracks are the data set's
+            information["tracks"] = [
+                *before["tracks"],
+                *(t for t in asked if t not in before["tracks"]),
+            ]
     write_whole(folder / INFORMATION, _json(information))
     return Run(folder, information)
 
@@ -206,7 +207,7 @@ def _tasks(
 def _is_done(track: Track, run: Run, save_audio: bool) -> bool:
     """Whether a track has scores that were taken on the files as they are."""
     path = run.path(track.subset, track.name)
-    if not path.is_file() or (save_audio and not run.audio(track.subset, track.name).is_dir()):
+    if not path.is_file() or (save_audio and not run.has_audio(track.subset, track.name)):
         return False
     try:
         scores = read_scores(path)
@@ -242,8 +243,8 @@ def _complain(failures: dict[str, list[str]], settings: Settings) -> None:
     names = sorted({name for names in failures.values() for name in names})
     raise SeparationError(
         f"{len(names)} track(s) could not be scored ({', '.join(names)}), so there is no table: "
-        "repair them and run again, which does only what is missing, or name the others with "
-        f"--tracks and choose another folder than {settings.output} with -o"
+        "repair or remove them and run again, which does only what is missing, or name the others "
+        f"with --tracks and choose another folder than {settings.output} with -o"
     )
 
 
@@ -274,8 +275,9 @@ def _score(method: Method, run: Run, task: Task, song: Song) -> TrackScores:
     times.append(time.perf_counter())
     sources = score(song.references, estimates, song.mixture, song.sample_rate)
     times.append(time.perf_counter())
-    if task.save_audio:
-        save_audio(run.audio(track.subset, track.name), estimates, song.sample_rate)
+    kept = run.audio(track.subset, track.name)
+    if task.save_audio or kept.is_dir():  # what is there may be of other audio, or not whole
+        save_audio(kept, estimates, song.sample_rate)
     scores = TrackScores(
         track.name,
         track.subset,
@@ -291,16 +293,19 @@ def _score(method: Method, run: Run, task: Task, song: Song) -> TrackScores:
 
 
 def save_audio(folder: Path, estimates: dict[str, np.ndarray], sample_rate: int) -> None:
-    """Write estimates as 16-bit WAV files, or as floats where they exceed full scale.
+    """Write estimates as they were scored: 16-bit WAV files, or floats beyond full scale.
 
     Raises:
         SeparationError: the folder cannot be written to.
     """
     for name, waveform in estimates.items():
+        waveform = round_to_16_bits(waveform)
         fits = np.max(np.abs(waveform), initial=0) < 1
+        # soundfile would scale floats by 32767, so that nobody could repeat the scores
+        samples = (32768 * waveform).astype(np.int16) if fits else waveform
         with Draft(folder / f"{name}.wav") as draft:
             try:
-                soundfile.write(draft.path, waveform, sample_rate, "PCM_16" if fits else "FLOAT")
+                soundfile.write(draft.path, samples, sample_rate, "PCM_16" if fits else "FLOAT")
             except (OSError, soundfile.LibsndfileError) as error:
                 raise SeparationError(f"cannot write to {folder}: {error}") from error
             draft.publish()

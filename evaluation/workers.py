@@ -34,7 +34,8 @@ class _Worker:
         context = get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, function, verbose), daemon=True)
-        with _environment({**dict.fromkeys(THREADS, str(threads)), "TF_CPP_MIN_LOG_LEVEL": "3"}):
+        environment = {**dict.fromkeys(THREADS, str(threads)), "TF_CPP_MIN_LOG_LEVEL": "3"}
+        with _environment(environment), _interrupts_blocked():
             self.process.start()
         theirs.close()
         self.task: Any = None
@@ -105,7 +106,6 @@ def run_tasks(
 
 def _serve(pipe: connection.Connection, function: Callable[[Any], Any], verbose: bool) -> None:
     """Answer tasks until the other end closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
     with contextlib.suppress(EOFError, OSError):
         while True:
             task = pipe.recv()
@@ -131,6 +131,16 @@ def _epitaph(status: int | None) -> str:
         hint = ": perhaps there was too little memory, try fewer --jobs" if status == -9 else ""
         return f"its process was ended by {name}{hint}"
     return f"its process ended with status {status}"
+
+
+@contextlib.contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Processes that start here never see Ctrl-C: it is for the parent, which ends them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager

@@ -239,8 +239,12 @@ def evaluate(
     from evaluation.run import Settings
     from evaluation.run import evaluate as score
 
-    if adapter is not None:
-        raise SeparationError("'spleeter evaluate' reads the data set itself, without --adapter")
+    from .upstream import DEFAULT_ADAPTER
+
+    if adapter not in (None, DEFAULT_ADAPTER):
+        raise SeparationError(
+            f"'spleeter evaluate' reads the data set itself, without --adapter {adapter}"
+        )
     score(
         Settings(
             model=model,

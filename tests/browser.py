@@ -10,7 +10,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 OPTIONS = (
     "--headless --no-sandbox --disable-gpu --disable-dev-shm-usage --no-first-run "
     "--disable-background-networking --autoplay-policy=no-user-gesture-required "
-    "--remote-debugging-pipe about:blank"
+    "--window-size=1300,1000 --remote-debugging-pipe about:blank"
 ).split()
 
 

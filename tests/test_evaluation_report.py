@@ -4,10 +4,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from browser import CHROMIUM, Browser
-from evaluation_data import NAMES
+from evaluation_data import NAMES, RATE
 
+from evaluation import pictures
+from evaluation.over_mixture import measure
 from evaluation.report import write_report
 from evaluation.results import find_runs
 from spleeter_2.errors import SeparationError
@@ -96,6 +99,35 @@ def test_the_page_in_a_browser(report, browser):
         "tensorflow 2.",
     ):
         assert sentence in told
+
+
+def test_four_sources_fit_the_page(musdb18_hq, browser, tmp_path):
+    """No table is wider than a screen, so no player hides beyond its edge."""
+    program = [sys.executable, "-m", "evaluation"]
+    run = ["run", "-p", "irm", "--mus_dir", musdb18_hq, "--tracks", NAMES[0], "--save-audio"]
+    report = ["report", tmp_path / "runs", "-o", tmp_path / "four.html"]
+    for command in ([*program, *run, "-o", tmp_path / "runs"], [*program, *report]):
+        done = subprocess.run(command, capture_output=True, cwd=REPOSITORY)
+        assert done.returncode == 0, done.stderr
+    browser.open(tmp_path / "four.html")
+    assert len(browser.evaluate(PLAYERS)) == 1 + 4 + 4
+    widths = browser.evaluate(
+        "return [...document.querySelectorAll('.wide')].map(e => [e.scrollWidth, e.clientWidth])"
+    )
+    assert len(widths) == 3 and all(0 < inner <= outer for inner, outer in widths), widths
+
+
+def test_numbers_and_shades_of_the_pictures(monkeypatch, stems, mixture):
+    monkeypatch.setattr(pictures, "_png", lambda figure: figure)
+    totals = [[measure(mixture, 2 * mixture, RATE), measure(mixture, mixture, RATE)]]
+    figure = pictures.over_mixture_maps(["model"], list(stems), totals)
+    all_over, none_over, _ = figure.axes
+    assert {text.get_text() for text in all_over.texts} == {"100"} and not none_over.texts
+    for gain in (1, 0.03):  # a quiet song is as bright as a loud one
+        plot = pictures.spectrograms([("", gain * mixture)], gain * mixture, RATE).axes[0]
+        levels = plot.get_images()[0]
+        shades = levels.norm(levels.get_array()).compressed()
+        assert 0.6 < np.percentile(shades, 98) < 1.0, gain
 
 
 def test_a_browser_would_notice(report, browser, tmp_path):

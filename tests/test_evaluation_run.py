@@ -1,6 +1,8 @@
+import contextlib
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -14,19 +16,23 @@ import pytest
 import soundfile
 from conftest import files_below
 from evaluation_data import NAMES, RATE, excerpt, misbehave, two, write_folder
+from golden import golden
 
 from evaluation import tables
 from evaluation.__main__ import entrypoint
 from evaluation.datasets import Song
 from evaluation.estimators import Method, ideal_ratio_mask, open_estimator
 from evaluation.results import find_runs, read_run, read_scores
-from evaluation.run import Settings, Task, default_jobs
+from evaluation.run import Settings, Task, default_jobs, save_audio
 from evaluation.scores import FRAMEWISE, SET_UPS
 from evaluation.workers import Failure, run_tasks
 from spleeter_2.errors import SeparationError
 from spleeter_2.metrics import sdr
+from spleeter_2.upstream import DEFAULT_ADAPTER
 
 TWO, FOUR = SET_UPS[2], SET_UPS[4]
+# root may write and read everything, unless this right is taken
+AS_A_USER = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] * (os.geteuid() == 0)
 
 
 @pytest.fixture
@@ -122,7 +128,7 @@ def test_anchors_are_where_they_belong(finished):
         assert scores.sources["vocals"].over_mixture.share == 0
 
 
-def test_the_estimates_that_are_kept_are_those_that_were_scored(finished, musdb18):
+def test_the_estimates_that_are_kept_are_those_that_were_scored(finished, musdb18, tmp_path):
     from evaluation.datasets import find_tracks
 
     folder, _ = finished
@@ -130,13 +136,30 @@ def test_the_estimates_that_are_kept_are_those_that_were_scored(finished, musdb1
     track = find_tracks(musdb18, names=[NAMES[0]])[0]
     song = track.load(TWO)
     scores = read_scores(run.path("test", track.name))
-    for source in TWO:
-        path = run.audio("test", track.name) / f"{source}.wav"
-        estimate, rate = soundfile.read(path)
-        assert rate == RATE
-        assert sdr(song.references[source], estimate) == pytest.approx(
-            scores.metric(source, "track SDR"), abs=0.01
-        )
+    folder = run.audio("test", track.name)
+    said = np.stack([soundfile.read(folder / f"{source}.wav")[0] for source in TWO])
+    true = np.stack([song.references[source].astype(float) for source in TWO])
+    expected = museval.evaluate(true, said)  # as anybody would, with the files alone
+    for index, source in enumerate(TWO):
+        for metric, values in zip(("SDR", "ISR", "SIR", "SAR"), expected, strict=True):
+            assert np.allclose(scores.sources[source].frames[metric], values[index], atol=1e-6)
+    loud = {"vocals": 1.5 * np.ones((10, 2), np.float32)}
+    save_audio(tmp_path, loud, RATE)
+    assert np.array_equal(soundfile.read(tmp_path / "vocals.wav")[0], loud["vocals"])
+
+
+def test_estimates_that_are_kept_are_whole_and_of_the_same_audio(evaluation, plain, tmp_path):
+    data, output = tmp_path / "data", tmp_path / "out"
+    shutil.copytree(plain, data)
+    assert quick(evaluation, data, output, "--save-audio")[0] == 0
+    folder = output / "mixture" / "audio" / "test"
+    (folder / NAMES[0] / "vocals.wav").unlink()
+    assert "1 track(s) to score" in quick(evaluation, data, output, "--save-audio")[2]
+    assert (folder / NAMES[0] / "vocals.wav").is_file()
+    shutil.rmtree(data / NAMES[1])
+    write_folder(data / NAMES[1], two(excerpt(0, 2)))
+    assert "1 track(s) to score" in quick(evaluation, data, output)[2]
+    assert soundfile.info(folder / NAMES[1] / "vocals.wav").frames == 2 * RATE
 
 
 def test_a_second_run_does_only_what_is_missing(evaluation, plain, tmp_path):
@@ -231,6 +254,20 @@ def test_bad_tracks_are_an_error_and_not_a_shorter_average(evaluation, plain, tm
     assert status == 0 and "3 track(s) to score" in messages and "7 track(s)" in printed
 
 
+def test_a_run_has_the_tracks_of_its_data_set(evaluation, plain, tmp_path):
+    """A bad track that was removed, rather than repaired, does not leave the run incomplete."""
+    data, output = tmp_path / "data", tmp_path / "out"
+    shutil.copytree(plain, data)
+    (data / NAMES[0] / "vocals.wav").write_bytes(b"no audio" * 100)
+    status, _, messages = quick(evaluation, data, output)
+    assert status == 1 and "repair or remove them and run again" in messages
+    assert evaluation("compare", output)[0] == 1
+    shutil.rmtree(data / NAMES[0])
+    assert quick(evaluation, data, output)[0] == 0
+    status, printed, _ = evaluation("compare", output)
+    assert status == 0 and "2 track(s) of test" in printed
+
+
 def test_silent_vocals(evaluation, plain, tmp_path):
     """museval raises; here the track has whole-track scores and no framewise ones."""
     data = tmp_path / "data"
@@ -249,6 +286,35 @@ def test_nowhere_to_write_to(evaluation, plain, tmp_path):
     (tmp_path / "file").write_text("")
     status, printed, messages = quick(evaluation, plain, tmp_path / "file")
     assert status == 1 and printed == "" and "cannot write" in messages
+
+
+def test_what_may_not_be_written_or_read(plain, tmp_path):
+    data, results = tmp_path / "data", tmp_path / "results"
+    shutil.copytree(plain, data)
+    results.mkdir(mode=0o555)
+    program = [*AS_A_USER, sys.executable, "-m", "evaluation"]
+
+    def run(*arguments):
+        done = subprocess.run([*program, *arguments], capture_output=True, text=True)
+        assert done.returncode == 1 and done.stdout == "" and "Traceback" not in done.stderr
+        return done.stderr
+
+    command = ("run", "-p", "mixture", "--sources", "2", "--mus_dir", data, "-o")
+    try:
+        assert re.search("cannot write .*: Permission denied", run(*command, results / "new"))
+        assert not list(results.iterdir())
+        (data / NAMES[0]).chmod(0)
+        told = run(*command, tmp_path / "out")
+        assert f"cannot read {data / NAMES[0]}: Permission denied" in told
+        assert not (tmp_path / "out").exists()
+        (tmp_path / "runs" / "mixture").mkdir(parents=True)
+        (tmp_path / "runs" / "mixture").chmod(0)
+        told = run("compare", tmp_path / "runs")
+        assert "cannot read" in told and "Permission denied" in told
+    finally:
+        for path in (results, data / NAMES[0], tmp_path / "runs" / "mixture"):
+            if path.exists():
+                path.chmod(0o755)
 
 
 def test_without_ffmpeg(plain, tmp_path):
@@ -274,7 +340,7 @@ def test_what_is_refused_before_any_work(evaluation, spleeter, plain, tmp_path):
         (["--mus_dir", plain, "--jobs", 0], "--jobs must be positive"),
         (["--mus_dir", plain, "--baseline", "irm,nothing"], "nothing"),
         (["--mus_dir", plain, "--subset", "dev"], "must be train or test"),
-        (["--mus_dir", plain, "-a", "some.Adapter"], "without --adapter"),
+        (["--mus_dir", plain, "-a", "some.Adapter"], "without --adapter some.Adapter"),
     ):
         status, messages = spleeter("evaluate", *arguments, *out)
         assert status == 1 and sentence in messages, messages
@@ -312,6 +378,50 @@ def test_ctrl_c_loses_only_the_track_in_work(plain, tmp_path):
     again = subprocess.run(command, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
     assert f"{5 - (len(done) - 1)} track(s) to score" in again.stderr
+
+
+def workers_of(process):
+    """Ids of its processes that work on tracks, or are about to."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    found = []
+    for pid in children:
+        with contextlib.suppress(OSError):  # others come and go
+            if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text():
+                found.append(int(pid))
+    return found
+
+
+@pytest.mark.parametrize("seconds", [0.05, 0.2, 0.5])
+def test_ctrl_c_while_the_processes_start(plain, tmp_path, seconds):
+    command = [sys.executable, "-m", "evaluation", "run", "-p", "mixture", "--sources", "2"]
+    running = subprocess.Popen(
+        [*command, "--mus_dir", plain, "-o", tmp_path, "--jobs", "2"],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while not workers_of(running):
+        assert running.poll() is None
+    time.sleep(seconds)
+    os.killpg(running.pid, signal.SIGINT)
+    _, messages = running.communicate(timeout=20)
+    assert running.returncode == 130, messages
+    assert "Traceback" not in messages
+
+
+def test_a_run_outlives_its_processes(plain, tmp_path):
+    command = [sys.executable, "-m", "evaluation", "run", "-p", "mixture", "--sources", "2"]
+    command += ["--mus_dir", plain, "-o", tmp_path, "--jobs", "1"]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not (workers := workers_of(running)):
+        assert running.poll() is None
+    os.kill(workers[0], signal.SIGKILL)
+    printed, messages = running.communicate(timeout=60)
+    assert running.returncode == 1 and printed == ""
+    assert messages.count("ended by SIGKILL") == 1 and "1 track(s) could not be scored" in messages
+    assert len(list((tmp_path / "mixture" / "test").glob("*.json"))) == len(NAMES) - 1
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert again.returncode == 0 and "1 track(s) to score" in again.stderr
 
 
 def test_a_worker_that_is_killed_costs_its_task_alone():
@@ -364,8 +474,10 @@ def test_upstreams_model(spleeter, deezer_2stems, plain, tmp_path, monkeypatch):
     """Upstream's own command fails here after all the work: KeyError: 'accompaniment'."""
     monkeypatch.setenv("MODEL_PATH", str(deezer_2stems.parent))
     status, printed = spleeter(
-        "evaluate", "-p", "spleeter:2stems", "--mus_dir", plain, "-o", tmp_path, "--jobs", 1
-    )
+        # upstream's own options, its default adapter among them
+        "evaluate", "-p", "spleeter:2stems", "-a", DEFAULT_ADAPTER, "--mus_dir", plain,
+        "-o", tmp_path, "--jobs", 1,
+    )  # fmt: skip
     assert status == 0, printed
     assert "spleeter-2stems: 2 sources" in printed
     scores = json.loads((tmp_path / "spleeter-2stems/test" / f"{NAMES[0]}.json").read_text())
@@ -378,6 +490,25 @@ def test_upstreams_model(spleeter, deezer_2stems, plain, tmp_path, monkeypatch):
 
     with pytest.raises(SeparationError, match="works at 44100 Hz only"):
         estimate(find_tracks(tmp_path / "48k")[0].load(TWO))
+
+
+def test_the_three_commands_of_the_comparison(deezer_2stems, plain, tmp_path, monkeypatch):
+    """docs/comparison.md, as it is written: from a PyTorch checkpoint to the table."""
+    block = re.search("```bash\n(.*?)```", Path("docs/comparison.md").read_text("utf-8"), re.S)[1]
+    shutil.copy(golden("gpocm_lasaft_a.ckpt"), tmp_path / "lasaft.ckpt")
+    shutil.copytree(plain / NAMES[0], tmp_path / "MUSDB18" / NAMES[0])
+    monkeypatch.setenv("MODEL_PATH", str(deezer_2stems.parent))
+    monkeypatch.setenv("PYTHONPATH", str(Path.cwd()))
+    for line in block.splitlines():
+        program, *words = shlex.split(line)
+        module = ["-m", "spleeter_2"] if program == "spleeter" else []
+        done = subprocess.run(
+            [sys.executable, *module, *words], capture_output=True, text=True, cwd=tmp_path
+        )
+        assert done.returncode == 0, (line, done.stderr)
+    names = "lasaft +irm +mixture +spleeter-2stems +spleeter_2-grouped"
+    assert re.search(f"^source +metric +{names}$", done.stdout, re.M), done.stdout
+    assert "2 sources (vocals, accompaniment), 1 track(s)" in done.stdout
 
 
 def test_settings_tell_the_command_that_repeats_them():
