@@ -56,6 +56,7 @@ PROGRESSIONS = (
     "F G Em Am", "CM7 FM7 Bm7b5 E7", "Am Dm G C",
 )  # fmt: skip
 BARS, BANDS = 16, 30
+SINGERS = ("EIF-Lithium", "EIF-Hydrogen")
 
 
 def read(path: Path) -> np.ndarray:
@@ -148,12 +149,12 @@ def main() -> None:
     for name, (voices, backing) in MIXES.items():
         write(options.out / name, mixed(options.material, voices, backing, rng))
     bands = np.concatenate([band(rng) for _ in range(BANDS)])
-    singer = read(next((options.material / "train").glob("*Hydrogen/vocals.*")))
-    half = len(bands) // 2
-    # one half without vocals, so that the network hears music that has none
-    write(options.out / "bands-1", {"vocals": 0 * bands[:half], "accompaniment": bands[:half]})
-    sung = np.resize(singer, (len(bands) - half, 2))
-    write(options.out / "bands-2", {"vocals": sung, "accompaniment": bands[half:]})
+    # singers of the songs, so that bands do not mean that nobody sings
+    halves = np.array_split(bands, len(SINGERS))
+    for number, (singer, half) in enumerate(zip(SINGERS, halves, strict=True), start=1):
+        (path,) = (options.material / "train" / singer).glob("vocals.*")
+        stems = {"vocals": np.resize(read(path), half.shape), "accompaniment": half}
+        write(options.out / f"bands-{number}", stems)
 
 
 if __name__ == "__main__":
