@@ -1,5 +1,6 @@
 """LaSAFT in Keras against numbers that the PyTorch reference computed."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -196,6 +197,24 @@ def test_shapes_tell_the_sizes(name):
     assert [row.variable for row in found.rows] == [row.variable for row in expected.rows]
     for name in ("nb_bins", "blocks", "channels", "layers", "kernel_size", "conditioning"):
         assert found.configuration["model"][name] == expected.configuration["model"][name]
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "spec2spec.module.", "module.module.spec2spec."])
+def test_prefixes(prefix):
+    checkpoint = read_checkpoint(golden("gpocm_lasaft_a.ckpt"))
+    arrays = {prefix + k.removeprefix("spec2spec."): v for k, v in checkpoint.arrays.items()}
+    found = lasaft.plan(arrays, checkpoint.metadata["hyper_parameters"])
+    assert {row.source for row in found.rows} < set(arrays)
+
+
+@pytest.mark.parametrize("key", ["hyper_parameters", "hparams", "module_arguments"])
+def test_hyper_parameters_of_every_age(key, tmp_path, monkeypatch):
+    checkpoint = read_checkpoint(golden("gpocm_lasaft_a.ckpt"))
+    aged = {key: checkpoint.metadata["hyper_parameters"]}
+    monkeypatch.setattr(
+        lasaft, "read_checkpoint", lambda _: dataclasses.replace(checkpoint, metadata=aged)
+    )
+    assert lasaft.read_lasaft(tmp_path / "old.ckpt").family == "gpocm_lasaft"
 
 
 def test_every_tensor_has_its_place():

@@ -108,6 +108,7 @@ STEERING = (  # {name} is gamma or beta
 )
 FREQUENCY_MODULES = {"lasaft": ".tdfs.", "lightsaft": ".LaSAFT_bn_layer.", "fc": ".tdf."}
 HANN = "stft.stft.window"  # the STFT's window, which is part of the state
+PREFIXES = re.compile(r"^((module|spec2spec)\.)+")  # wrappers of the network, one in another
 IGNORED = re.compile(r"(^|\.)num_batches_tracked$")  # counters of training steps
 
 
@@ -144,7 +145,8 @@ def _json_object(path: Path) -> dict[str, Any]:
 
 def _own_hyper_parameters(metadata: Mapping[Any, Any]) -> dict[str, Any]:
     """Those that PyTorch Lightning has put beside the weights, whatever object held them."""
-    found = metadata.get("hyper_parameters")
+    keys = ("hyper_parameters", "hparams", "module_arguments")  # the newest first
+    found = next((metadata[key] for key in keys if key in metadata), None)
     if isinstance(found, Placeholder):
         found = found.content
     return found if isinstance(found, dict) else {}
@@ -223,7 +225,7 @@ def _stripped(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
     """``{name without prefixes: name}``."""
     names: dict[str, str] = {}
     for source in arrays:
-        name = source.removeprefix("module.").removeprefix("spec2spec.")
+        name = PREFIXES.sub("", source)
         if name in names:
             raise SeparationError(f"the checkpoint holds {names[name]} and {source}, one twice")
         names[name] = source
