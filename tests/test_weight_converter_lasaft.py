@@ -258,6 +258,9 @@ def test_faults_stand_in_one_table():
         ({"tfc_tdf_activation": "softmax"}, "softmax"),
         ({"n_fft": 258}, "multiple of 4 plus 1"),
         ({"n_fft": "many"}, "n_fft"),
+        ({"n_internal_layers": 10**30}, "n_internal_layers must be a number between"),
+        ({"control_n_layer": 10**30}, "control_n_layer must be a number between"),
+        ({"num_frame": np.arange(3)}, "does not say num_frame"),
     ],
 )
 def test_refused_options(changes, words):
