@@ -260,6 +260,7 @@ def test_faults_stand_in_one_table():
         ({"n_fft": "many"}, "n_fft"),
         ({"n_internal_layers": 10**30}, "n_internal_layers must be a number between"),
         ({"control_n_layer": 10**30}, "control_n_layer must be a number between"),
+        ({"num_frame": 10**6}, "num_frame must be a number between 1 and 99999"),
         ({"num_frame": np.arange(3)}, "does not say num_frame"),
     ],
 )

@@ -108,8 +108,8 @@ STEERING = (  # {name} is gamma or beta
 )
 FREQUENCY_MODULES = {"lasaft": ".tdfs.", "lightsaft": ".LaSAFT_bn_layer.", "fc": ".tdf."}
 NUMBERS = (  # hyper-parameters and what they stay below, so that absurd ones are soon refused
-    (("n_blocks", "n_internal_layers", "control_n_layer"), 1000),
-    (("n_fft", "hop_length", "num_frame", "input_channels"), 10**6),
+    (("n_blocks", "n_internal_layers", "control_n_layer", "input_channels"), 100),
+    (("n_fft", "hop_length", "num_frame"), 10**5),
 )
 HANN = "stft.stft.window"  # the STFT's window, which is part of the state
 PREFIXES = re.compile(r"^((module|spec2spec)\.)+")  # wrappers of the network, one in another
@@ -140,7 +140,7 @@ def read_lasaft(path: Path, hyper_parameters: Path | None = None) -> Conversion:
 def _json_object(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SeparationError(f"cannot read the hyper-parameters {path}: {error}") from error
     if not isinstance(data, dict):
         raise SeparationError(f"the hyper-parameters {path} must be a JSON object")
