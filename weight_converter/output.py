@@ -63,8 +63,10 @@ def check_report(report: Path, output: Path | None, source: Path) -> None:
     if report.resolve() == source.resolve():
         raise SeparationError(f"the report {report} would replace what is to be converted")
     made = output is not None and folder.resolve() == output.resolve()
-    if not made and not folder.is_dir():
-        raise SeparationError(f"cannot write the report {report}: there is no folder {folder}")
+    if not made and not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise SeparationError(
+            f"cannot write the report {report}: {folder} is no folder that can be written to"
+        )
 
 
 def write_model(folder: Path, conversion: Conversion) -> None:
