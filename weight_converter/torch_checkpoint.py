@@ -554,7 +554,8 @@ def _is_enum_member(function: Any, args: Any) -> bool:
     """
     match function, args:
         case Placeholder(name), (str() | int() | float() | None,) if isinstance(args, tuple):
-            return _CLASS.search(name) is not None and not _is_pythons(name)
+            known = name in _CALLS or _is_pythons(name)
+            return _CLASS.search(name) is not None and not known
     return False
 
 
