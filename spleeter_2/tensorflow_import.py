@@ -19,8 +19,9 @@ def import_tensorflow(sole_user: bool = False) -> ModuleType:
     Args:
         sole_user: this process runs a network and nothing else, so the optional jax and pandas,
             which TensorFlow imports where they are installed, are left out: a second and
-            100 MB less; memory is kept for the next window (``_keep_memory``); and the
-            collector never looks at anything that is there by now.
+            100 MB less; memory is kept for the next window (``_keep_memory``); Keras' warnings,
+            which are for those who build networks, are off; and the collector never looks at
+            anything that is there by now.
     """
     if sole_user:
         _keep_memory()
@@ -37,8 +38,9 @@ def import_tensorflow(sole_user: bool = False) -> ModuleType:
             del sys.modules[name]
         if collecting:
             gc.enable()
-    if sole_user:  # in another's process, its own garbage would stay for good
-        gc.freeze()
+    if sole_user:
+        tensorflow.get_logger().setLevel("ERROR")
+        gc.freeze()  # in another's process, its own garbage would stay for good
     return tensorflow
 
 

@@ -29,6 +29,22 @@ def test_options(model, conditioning, tmp_path):
     run_model_test(small({**CUNET, **model, "conditioning": conditioning}), tmp_path)
 
 
+@pytest.mark.parametrize("activation", ["sigmoid", "tanh", "leaky_relu"])
+def test_activations_along_frequency(activation, tmp_path):
+    frequency = {"type": "fc", "bn_factor": 4, "min_bn_units": 2}
+    run_model_test(small({**CUNET, "activation": activation, "frequency": frequency}), tmp_path)
+
+
+def test_activation_of_film_has_pytorchs_slope():
+    film = {"type": "film", "norm": False, "gamma_activation": "leaky_relu"}
+    model = build_model(small({**CUNET, "conditioning": {**CUNET["conditioning"], **film}}))
+    kernel, bias = model.get_layer("gamma").weights
+    kernel.assign(tf.zeros_like(kernel))
+    bias.assign(-tf.ones_like(bias))
+    gammas = tf.keras.Model(model.input, model.get_layer("gamma_per_block").output)
+    np.testing.assert_allclose(gammas(noise(small(CUNET)))[0], -0.01, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("frequency", "where", "shared"),
     [

@@ -10,16 +10,19 @@ sole_user = sys.argv[1] == "True"
 tensorflow = import_tensorflow(sole_user)
 assert tensorflow.__version__ and gc.isenabled()
 assert sys.modules.get("pandas", tensorflow) is not None, "the name stays usable"
+tensorflow.get_logger().warning("for those who build networks")
 print(gc.get_freeze_count())
 """
 
 
 @pytest.mark.parametrize("sole_user", [True, False])
 def test_only_a_sole_user_exempts_what_is_there_from_collection(sole_user):
-    """In a process of somebody else, garbage of theirs must not be kept for good."""
+    """In a process of somebody else, garbage of theirs must not be kept for good, and
+    their warnings must show."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(sole_user)], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+    assert ("build networks" in done.stderr) != sole_user
     count = int(done.stdout)
     assert count > 10_000 if sole_user else count == 0

@@ -4,6 +4,8 @@ environment variable TORCH_PYTHON names an interpreter that has it.
 """
 
 import copyreg
+import datetime
+import enum
 import hashlib
 import io
 import json
@@ -19,6 +21,7 @@ import struct
 import subprocess
 import time
 import tracemalloc
+import typing
 import zipfile
 
 import numpy as np
@@ -513,6 +516,34 @@ def test_values_of_known_classes(load):
     }
 
 
+class Mode(enum.Enum):
+    FAST = "fast"
+
+
+@pytest.mark.parametrize("protocol", range(2, 6))
+def test_enums_and_types_keep_their_names(load, protocol):
+    """What Python's own pickler makes of them; torch.save takes protocol 2."""
+    values = {
+        "member": Mode.FAST,
+        "range": range(3),
+        "zone": datetime.timezone.utc,
+        "nothing": type(None),
+        "old hint": typing.Optional[typing.Dict[str, int]],
+    }
+    read = hyper_parameters(load, Ops(pickle.dumps(values, protocol)[2:-1]))
+    assert read["member"] == Placeholder(here(Mode)) and read["member"].content == ["fast"]
+    assert read["range"].content == [0, 3, 1]
+    assert read["nothing"] == Placeholder("types.NoneType")
+    assert read["zone"] == Placeholder("datetime.timezone")
+    assert isinstance(read["old hint"], Placeholder)
+
+
+def test_names_in_classes(load):
+    """Of Python 3.11.0's enum members, and of classes in classes before protocol 4."""
+    made = call("builtins.getattr", name("my.Mode"), "FAST")
+    assert hyper_parameters(load, made) == Placeholder("my.Mode.FAST")
+
+
 @pytest.mark.parametrize("protocol", range(6))
 def test_plain_values_of_every_pickle_protocol(load, protocol):
     """What Python's own pickler makes of plain and NumPy values."""
@@ -558,9 +589,13 @@ def test_loads_do_not_influence_each_other(load):
 class Bomb:
     """Writes a file as soon as an unpickler makes, fills or initialises one."""
 
-    def __new__(cls, path, **keywords):
+    def __new__(cls, path, *more, **keywords):
         pathlib.Path(path).write_text("new")
         return super().__new__(cls)
+
+
+def fuse(path):
+    pathlib.Path(path).write_text("called")
 
 
 class LateBomb:
@@ -605,7 +640,16 @@ PAYLOADS = {
     ),
     "inst": (lambda path: Ops(b"(" + push(touch(path)) + b"ios\nsystem\n"), "os.system"),
     "obj": (lambda path: Ops(b"(" + name("os.system") + push(touch(path)) + b"o"), "os.system"),
-    "class by reduce": (lambda path: call(here(Bomb), str(path)), here(Bomb)),
+    "class by reduce": (lambda path: call(here(Bomb), str(path)), None),  # as an enum's member
+    "class by reduce, more arguments": (
+        lambda path: call(here(Bomb), str(path), 1),
+        here(Bomb),
+    ),
+    "class by inst": (
+        lambda path: Ops(b"(" + push(str(path)) + f"i{__name__}\nBomb\n".encode()),
+        here(Bomb),
+    ),
+    "function by reduce": (lambda path: call(here(fuse), str(path)), here(fuse)),
     "newobj": (lambda path: new(here(Bomb), str(path)), None),
     "newobj_ex": (
         lambda path: Ops(name(here(Bomb)) + push((str(path),)) + push({"a": 1}) + b"\x92"),

@@ -103,7 +103,12 @@ def test_a_bare_state_dict_needs_to_be_told(convert, tmp_path):
     told.write_text(json.dumps(read_checkpoint(golden(CHECKPOINT)).metadata["hyper_parameters"]))
     status, said = convert(bare, "-o", tmp_path / "out", "--hyper-parameters", told)
     assert status == 0, said
-    for text, words in (("[1]", "must be a JSON object"), ("{", "cannot read the hyper-param")):
+    unreadable = "cannot read the hyper-param"
+    for text, words in (
+        ("[1]", "must be a JSON object"),
+        ("{", unreadable),
+        ("[" * 100000, unreadable),
+    ):
         told.write_text(text)
         status, said = convert(bare, "-o", tmp_path / "new", "--hyper-parameters", told)
         assert status == 1 and words in said and said.count("\n") == 1
@@ -174,6 +179,29 @@ def test_other_refusals(convert, source, tmp_path):
     assert convert(source, "--no-such-option")[0] == 2
     assert sorted(os.listdir(tmp_path)) == ["in", "other.npz", "plain"]
     assert os.listdir(tmp_path / "in") == ["lasaft.ckpt"]
+
+
+def test_the_source_is_kept(convert, source, tmp_path):
+    """Whatever it is called, and wherever the output and the report shall go."""
+    (tmp_path / "out").mkdir()
+    inside = shutil.copy(source, tmp_path / "out" / "checkpoint")
+    status, said = convert(inside, "-o", tmp_path / "out", "--force")
+    assert status == 1 and "holds what is to be converted" in said
+    status, said = convert(inside, "-o", tmp_path / "new", "--report", inside)
+    assert status == 1 and "would replace what is to be converted" in said
+    assert inside.read_bytes() == source.read_bytes() and not (tmp_path / "new").exists()
+
+
+def test_a_report_that_has_no_place(convert, source, tmp_path):
+    """It is refused before anything is written."""
+    for arguments in (
+        ["--report", tmp_path / "none" / "report.json"],
+        ["--report", tmp_path],
+        ["--report", tmp_path / "out" / "report.json", "--dry-run"],
+    ):
+        status, said = convert(source, "-o", tmp_path / "out", *arguments)
+        assert status == 1 and "report" in said and said.count("\n") == 1, said
+    assert os.listdir(tmp_path) == ["in"]
 
 
 def test_other_numbers_than_pytorchs_are_not_written(convert, source, tmp_path):

@@ -1,5 +1,6 @@
 """LaSAFT in Keras against numbers that the PyTorch reference computed."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -198,6 +199,24 @@ def test_shapes_tell_the_sizes(name):
         assert found.configuration["model"][name] == expected.configuration["model"][name]
 
 
+@pytest.mark.parametrize("prefix", ["", "module.", "spec2spec.module.", "module.module.spec2spec."])
+def test_prefixes(prefix):
+    checkpoint = read_checkpoint(golden("gpocm_lasaft_a.ckpt"))
+    arrays = {prefix + k.removeprefix("spec2spec."): v for k, v in checkpoint.arrays.items()}
+    found = lasaft.plan(arrays, checkpoint.metadata["hyper_parameters"])
+    assert {row.source for row in found.rows} < set(arrays)
+
+
+@pytest.mark.parametrize("key", ["hyper_parameters", "hparams", "module_arguments"])
+def test_hyper_parameters_of_every_age(key, tmp_path, monkeypatch):
+    checkpoint = read_checkpoint(golden("gpocm_lasaft_a.ckpt"))
+    aged = {key: checkpoint.metadata["hyper_parameters"]}
+    monkeypatch.setattr(
+        lasaft, "read_checkpoint", lambda _: dataclasses.replace(checkpoint, metadata=aged)
+    )
+    assert lasaft.read_lasaft(tmp_path / "old.ckpt").family == "gpocm_lasaft"
+
+
 def test_every_tensor_has_its_place():
     arrays = read_checkpoint(golden("gpocm_lasaft_a.ckpt")).arrays
     plan = planned("gpocm_lasaft_a.ckpt")
@@ -239,6 +258,10 @@ def test_faults_stand_in_one_table():
         ({"tfc_tdf_activation": "softmax"}, "softmax"),
         ({"n_fft": 258}, "multiple of 4 plus 1"),
         ({"n_fft": "many"}, "n_fft"),
+        ({"n_internal_layers": 10**30}, "n_internal_layers must be a number between"),
+        ({"control_n_layer": 10**30}, "control_n_layer must be a number between"),
+        ({"num_frame": 10**6}, "num_frame must be a number between 1 and 99999"),
+        ({"num_frame": np.arange(3)}, "does not say num_frame"),
     ],
 )
 def test_refused_options(changes, words):

@@ -24,7 +24,7 @@ from spleeter_2.tensorflow_import import import_tensorflow
 
 from .conversion import HEADER, Conversion
 from .lasaft import read_lasaft
-from .output import check_output, write_json, write_model
+from .output import check_output, check_report, write_json, write_model
 
 application = typer.Typer(add_completion=False)
 
@@ -80,7 +80,9 @@ def convert(
     """Convert a checkpoint of another project into a folder that 'spleeter separate -p' accepts."""
     output = output or _default_output(source)
     if not dry_run:
-        check_output(output, force)
+        check_output(output, force, source)
+    if report is not None:
+        check_report(report, None if dry_run else output, source)
     conversion = _planned(project, source, hyper_parameters, expected, model, seed)
     import_tensorflow(sole_user=True)
     if half:

@@ -107,7 +107,12 @@ STEERING = (  # {name} is gamma or beta
     ("condition_generator.linear_{name}.2", "{name}_norm", STATISTICS, "c=size"),
 )
 FREQUENCY_MODULES = {"lasaft": ".tdfs.", "lightsaft": ".LaSAFT_bn_layer.", "fc": ".tdf."}
+NUMBERS = (  # hyper-parameters and what they stay below, so that absurd ones are soon refused
+    (("n_blocks", "n_internal_layers", "control_n_layer", "input_channels"), 100),
+    (("n_fft", "hop_length", "num_frame"), 10**5),
+)
 HANN = "stft.stft.window"  # the STFT's window, which is part of the state
+PREFIXES = re.compile(r"^((module|spec2spec)\.)+")  # wrappers of the network, one in another
 IGNORED = re.compile(r"(^|\.)num_batches_tracked$")  # counters of training steps
 
 
@@ -135,7 +140,7 @@ def read_lasaft(path: Path, hyper_parameters: Path | None = None) -> Conversion:
 def _json_object(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SeparationError(f"cannot read the hyper-parameters {path}: {error}") from error
     if not isinstance(data, dict):
         raise SeparationError(f"the hyper-parameters {path} must be a JSON object")
@@ -144,7 +149,8 @@ def _json_object(path: Path) -> dict[str, Any]:
 
 def _own_hyper_parameters(metadata: Mapping[Any, Any]) -> dict[str, Any]:
     """Those that PyTorch Lightning has put beside the weights, whatever object held them."""
-    found = metadata.get("hyper_parameters")
+    keys = ("hyper_parameters", "hparams", "module_arguments")  # the newest first
+    found = next((metadata[key] for key in keys if key in metadata), None)
     if isinstance(found, Placeholder):
         found = found.content
     return found if isinstance(found, dict) else {}
@@ -165,7 +171,8 @@ def plan(
     """
     names = _stripped(arrays)
     state = {name: arrays[source] for name, source in names.items()}
-    family, options = _options(state, dict(hyper_parameters or {}))
+    plain = {k: v for k, v in (hyper_parameters or {}).items() if not isinstance(v, np.ndarray)}
+    family, options = _options(state, plain)
     notes: list[str] = []
     configuration, data = _configuration(family, options, notes)
     expected = list(_expected(configuration))
@@ -223,7 +230,7 @@ def _stripped(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
     """``{name without prefixes: name}``."""
     names: dict[str, str] = {}
     for source in arrays:
-        name = source.removeprefix("module.").removeprefix("spec2spec.")
+        name = PREFIXES.sub("", source)
         if name in names:
             raise SeparationError(f"the checkpoint holds {names[name]} and {source}, one twice")
         names[name] = source
@@ -460,11 +467,13 @@ def _check(options: Mapping[str, Any]) -> None:
         options.get("pocm_norm") in (None, "batch_norm"),
         f"pocm_norm must be null or batch_norm, not {options.get('pocm_norm')}",
     )
-    for name in ("n_fft", "hop_length", "num_frame", "n_blocks", "input_channels"):
-        value = options[name]
-        _require(
-            type(value) is int and value > 0, f"{name} must be a positive number, not {value!r}"
-        )
+    for names, limit in NUMBERS:
+        for name in names:
+            value = options[name]
+            _require(
+                type(value) is int and 0 < value < limit,
+                f"{name} must be a number between 1 and {limit - 1}, not {value!r}",
+            )
     _require(
         options["kernel_size_t"] == options["kernel_size_f"],
         f"kernel_size_t and kernel_size_f must be equal, not {options['kernel_size_t']} and "

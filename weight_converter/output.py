@@ -14,19 +14,25 @@ from .conversion import Conversion
 OURS = re.compile(r"checkpoint(\.index|\.data-\d+-of-\d+)?|(config|report)\.json|model_card\.md")
 
 
-def check_output(output: Path, force: bool) -> None:
+def check_output(output: Path, force: bool, source: Path) -> None:
     """Refuse a folder that is not ours to fill.
 
     Args:
         force: a converted model that is there may be replaced.
+        source: what is converted, which must outlive that.
 
     Raises:
-        SeparationError: a file, or a folder with anything in it.
+        SeparationError: a file, a folder with anything in it, no place for a folder.
     """
     if not os.path.lexists(output):
+        place = next(folder for folder in output.absolute().parents if os.path.lexists(folder))
+        if not place.is_dir():
+            raise SeparationError(f"cannot write {output}: {place} is not a folder")
         return
     if not output.is_dir():
         raise SeparationError(f"{output} is not a folder: name another with -o")
+    if output.resolve() in (source.resolve(), *source.resolve().parents):
+        raise SeparationError(f"{output} holds what is to be converted: name another with -o")
     names = sorted(os.listdir(output))
     foreign = [name for name in names if not OURS.fullmatch(name)]
     if foreign:
@@ -38,6 +44,28 @@ def check_output(output: Path, force: bool) -> None:
         raise SeparationError(
             f"{output} holds a model already: give --force to replace it, or name another folder "
             "with -o"
+        )
+
+
+def check_report(report: Path, output: Path | None, source: Path) -> None:
+    """Refuse a place where no report can be written, before anything else is.
+
+    Args:
+        output: a folder that will be there by then.
+        source: what is converted, which must outlive that.
+
+    Raises:
+        SeparationError: a folder, no folder to write into, the source itself.
+    """
+    folder = report.parent
+    if report.is_dir():
+        raise SeparationError(f"the report {report} is a folder: name a file")
+    if report.resolve() == source.resolve():
+        raise SeparationError(f"the report {report} would replace what is to be converted")
+    made = output is not None and folder.resolve() == output.resolve()
+    if not made and not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise SeparationError(
+            f"cannot write the report {report}: {folder} is no folder that can be written to"
         )
 
 

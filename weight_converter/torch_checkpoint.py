@@ -11,7 +11,7 @@ A checkpoint comes from strangers and a pickle is a program, so Python's unpickl
 at all. The opcodes are decoded with `pickletools` and run by a small stack machine that has no
 means to import, look up or call anything the file names: a global is only ever a name. The few
 names that rebuild tensors and plain values are mapped to functions of this module; an object of
-any other class becomes inert data, and a call of any other name is refused.
+any other class, an enum's member too, becomes inert data, and any other call is refused.
 """
 
 from __future__ import annotations
@@ -64,6 +64,7 @@ _LEGACY_PROTOCOL = 1001
 # Keys under which training scripts nest the state dict, the most specific first.
 _STATE_KEYS = ("state_dict", "model_state_dict", "model", "state")
 
+_CLASS = re.compile(r"\._*[A-Z]\w*$")
 _STORAGE_NAME = re.compile(r"torch(?:\.cuda|\.storage)?\.(\w+)Storage")
 _STORAGE_DTYPES = {
     "Double": "float64",
@@ -482,8 +483,7 @@ def _new_instance(name: str, args: tuple[Any, ...]) -> _Instance:
     Classes of the standard library beyond the few known ones have no business in a checkpoint,
     and its functions (`os.system`) are no classes: they are refused rather than kept.
     """
-    root = name.partition(".")[0]
-    if name not in _DATA_CLASSES and root in sys.stdlib_module_names:
+    if name not in _DATA_CLASSES and _is_pythons(name):
         raise _forbidden_call(name)
     return _Instance(name, args)
 
@@ -529,6 +529,40 @@ def _numpy_from_buffer(args: tuple[Any, ...]) -> _NumpyArray:
     raise _bad_arguments("numpy _frombuffer")
 
 
+def _type_of(args: tuple[Any, ...]) -> Placeholder:
+    """`type(None)`, the only spelling that pickle has for the class of None."""
+    match args:
+        case (None,):
+            return Placeholder("types.NoneType")
+    raise _forbidden_call("builtins.type")
+
+
+def _make_attribute(args: tuple[Any, ...]) -> Placeholder:
+    """`getattr(class, name)`: a class in a class, and how Python 3.11.0 spells enum members."""
+    match args:
+        case (Placeholder(name), str() as attribute) if not _is_pythons(name):
+            return _named(name, attribute)
+    raise _forbidden_call("builtins.getattr")
+
+
+def _is_enum_member(function: Any, args: Any) -> bool:
+    """Whether a REDUCE has the form of an enum member: its class, with its value.
+
+    What Python would make of the class cannot be known without importing it. So whatever reads
+    like a class that is not Python's own, called with one plain value, is taken for a member; any
+    other call gives away what the file is up to.
+    """
+    match function, args:
+        case Placeholder(name), (str() | int() | float() | None,) if isinstance(args, tuple):
+            known = name in _CALLS or _is_pythons(name)
+            return _CLASS.search(name) is not None and not known
+    return False
+
+
+def _is_pythons(name: str) -> bool:
+    return name.partition(".")[0] in sys.stdlib_module_names
+
+
 _Call = Callable[[tuple[Any, ...]], Any]
 
 _TENSOR_CALLS: Mapping[str, _Call] = {
@@ -552,6 +586,8 @@ _CALLS: Mapping[str, _Call] = {
     "builtins.frozenset": _make_set,
     "builtins.complex": _make_complex,
     "builtins.bytearray": _make_bytearray,
+    "builtins.getattr": _make_attribute,
+    "builtins.type": _type_of,
     "_codecs.encode": _encode,
     "copyreg._reconstructor": _reconstruct_object,
     "copyreg.__newobj__": _make_instance,
@@ -574,11 +610,14 @@ _KEPT_CALLS = frozenset(
         "datetime.date",
         "datetime.datetime",
         "datetime.timedelta",
+        "datetime.timezone",
         "decimal.Decimal",
         "fractions.Fraction",
         "types.SimpleNamespace",
         "builtins.range",
+        "builtins.xrange",  # what protocol 2 calls range
         "builtins.slice",
+        "_operator.getitem",  # of type hints, such as Dict[str, int]
         "torch.serialization._get_layout",
     }
 )
@@ -797,7 +836,11 @@ class _Machine:
 
     def _reduce(self, _: Any) -> None:
         args = self._pop()
-        self._call(self._pop(), args)
+        function = self._pop()
+        if _is_enum_member(function, args):
+            self._stack.append(_Instance(function.name, args))
+        else:
+            self._call(function, args)
 
     def _inst(self, arg: str) -> None:
         module, _, name = arg.partition(" ")

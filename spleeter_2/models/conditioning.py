@@ -10,7 +10,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from ..configuration import Conditioning
-from .layers import Norm, plain, shape_of
+from .layers import Activate, Norm, plain, shape_of
 
 layers = tf.keras.layers
 
@@ -109,6 +109,6 @@ def modulations(
             y = Norm(center=False, scale=False, name=f"{name}_norm")(y)
         activation = getattr(options, f"{name}_activation")
         if activation != "identity":
-            y = layers.Activation(activation, name=f"{name}_activation")(y)
+            y = Activate(activation, name=f"{name}_activation")(y)
         cut.append(PerBlock(shape, name=f"{name}_per_block")(y))
     return dict(zip(places, zip(*cut, strict=True), strict=True))

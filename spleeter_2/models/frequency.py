@@ -235,7 +235,9 @@ class FrequencyLinear(layers.Layer):
             return activate(tf.reshape(self.norm(rows, training=True), shape_of(product)))
         # a BatchNorm over channels commutes with a map of bins: scale the side that has fewer
         scale, shift = (self._per_column(vector, rest) for vector in self.norm.scale_and_shift())
-        if self.units > x.shape[0]:
+        # the right one always where TensorFlow would fuse what its CPU cannot compute fused
+        fusible = self.habits.activation not in ("sigmoid", "tanh")
+        if self.units > x.shape[0] and fusible:
             product = tf.matmul(kernel, columns * scale, transpose_a=True)
         else:
             product = tf.matmul(kernel, columns, transpose_a=True) * scale
