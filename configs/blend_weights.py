@@ -2,9 +2,10 @@
 
     python configs/blend_weights.py runs/grouped blended --share 0.6
 
-What fine-tuning learns from a few songs it pays for with some of what the network knew of all others;
-on the way between both sets of weights lie networks that keep more of it (M. Wortsman et al., "Robust
-fine-tuning of zero-shot models", CVPR 2022). OUT is a folder that ``-p`` takes; kernels are float16.
+What fine-tuning learns from a few songs it pays for with some of what the network knew of all
+others; on the way between both sets of weights lie networks that keep more of it (M. Wortsman et
+al., "Robust fine-tuning of zero-shot models", CVPR 2022). OUT is a folder that ``-p`` takes; its
+kernels are float16.
 """
 
 from __future__ import annotations
@@ -43,9 +44,7 @@ def main() -> None:
         for descriptor in (content["training"]["start"], options.run)
     )
     with new_folder(options.out) as folder:
-        weights.write_checkpoint(
-            weights.halved(blended(start, trained, options.share)), folder
-        )
+        weights.write_checkpoint(weights.halved(blended(start, trained, options.share)), folder)
         text = json.dumps({**content, "weights": "."}, indent=2)
         (folder / "config.json").write_text(text + "\n", encoding="utf-8")
 

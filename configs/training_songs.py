@@ -48,8 +48,8 @@ MIXES = {  # song: voices, backing
 }  # fmt: skip
 GROOVES = (
     "50sRock 60sRock 8Beat Ballad BasicRock Blues BossaNova BubbleRock Calypso CountryBlues "
-    "FolkRock Funk1 BVFunk GuitarBallad JazzRock LFusion ModernJazz PopBallad R&B Rock128 RockBallad Salsa "
-    "Samba ShuffleBoggie Ska SlowBlues SoftRock Strut Swing Trance Twist"
+    "FolkRock Funk1 BVFunk GuitarBallad JazzRock LFusion ModernJazz PopBallad R&B Rock128 "
+    "RockBallad Salsa Samba ShuffleBoggie Ska SlowBlues SoftRock Strut Swing Trance Twist"
 ).split()
 PROGRESSIONS = (
     "C G Am F", "Am F C G", "Dm7 G7 CM7 Am7", "C Am Dm G", "Em C G D", "C7 F7 C7 G7", "Am G F E7",

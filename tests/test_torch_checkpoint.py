@@ -526,7 +526,7 @@ def test_enums_and_types_keep_their_names(load, protocol):
     values = {
         "member": Mode.FAST,
         "range": range(3),
-        "zone": datetime.timezone.utc,
+        "zone": datetime.timezone.utc,  # noqa: UP017 Python 3.10 has no other
         "nothing": type(None),
         "old hint": typing.Optional[typing.Dict[str, int]],
     }
