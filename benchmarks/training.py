@@ -1,0 +1,259 @@
+"""Speed and memory of a training step against upstream's, and what its parts cost.
+
+    python benchmarks/training.py                       # everything
+    python benchmarks/training.py --steps 4 --turns 1
+    python benchmarks/training.py --parts               # the parts alone
+
+Upstream trains with its own ``model_fn`` in an Estimator, one network per stem; ours is one network
+for both. All see the same crops of stempeg's excerpt, from memory, so the step alone is timed: each
+program in a process of its own, in turns. Of a program's steps the median counts; ratios are
+medians of the turns' ratios. Parts are timed alone: frequency transformations on a level of the
+U-Net as it trains, losses on a batch of spectrograms, each with its gradient.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the repository's packages
+
+FRAMES, BINS, BATCH = 512, 1024, 4  # upstream's configuration of 2stems
+LENGTH, STEP = 4096, 1024  # of the STFT, in samples
+WARM = 2  # steps that do not count
+OURS = ("spleeter_2:mask", "spleeter_2:grouped")
+BLOCKS = ("fc", "conv", "dilated", "grouped")
+LEVELS = {2: (FRAMES // 4, BINS // 4, 32), 6: (FRAMES // 64, BINS // 64, 512)}  # T, F, C
+
+
+def make_crops(path: Path) -> None:
+    """Complex STFT of a batch: mixture, vocals, accompaniment, ``[B, 3, T, F, C]``."""
+    import stempeg
+
+    from spleeter_2.configuration import Stft
+    from spleeter_2.spectrogram import Transform
+
+    streams, _ = stempeg.read_stems(stempeg.example_stem_path(), ffmpeg_format="s16le")
+    vocals, accompaniment = streams[4], streams[1:4].sum(axis=0)
+    transform = Transform(Stft(LENGTH, STEP))
+    crops = []
+    for index in range(BATCH):
+        stems = [
+            np.resize(np.roll(stem, -index * 20000, axis=0), ((FRAMES - 1) * STEP, 2))
+            for stem in (vocals + accompaniment, vocals, accompaniment)
+        ]
+        crops.append(np.stack([transform.forward(s.astype(np.float32)) for s in stems]))
+    np.save(path, np.stack(crops).astype(np.complex64))
+
+
+def train_upstream(crops: np.ndarray, steps: int) -> list[float]:
+    """Seconds of each step of upstream's Estimator."""
+    import tensorflow as tf
+    from spleeter.model import model_fn
+    from spleeter.utils.configuration import load_configuration
+
+    parameters = load_configuration("spleeter:2stems")
+    magnitudes = np.abs(crops[:, :, :, :BINS]).astype(np.float32)
+    names = ("mix_spectrogram", "vocals_spectrogram", "accompaniment_spectrogram")
+    features = {name: magnitudes[:, index] for index, name in enumerate(names)}
+
+    def input_fn():
+        labels = {name: features[name] for name in names[1:]}
+        whole = ({names[0]: features[names[0]]}, labels)
+        return tf.data.Dataset.from_tensors(whole).cache().repeat().prefetch(1)
+
+    class Clock(tf.estimator.SessionRunHook):
+        seconds: list[float] = []
+
+        def before_run(self, context):
+            self.start = time.perf_counter()
+
+        def after_run(self, context, values):
+            self.seconds.append(time.perf_counter() - self.start)
+
+    clock = Clock()
+    with tempfile.TemporaryDirectory() as folder:
+        settings = tf.estimator.RunConfig(save_checkpoints_steps=10**9, save_summary_steps=10**9)
+        estimator = tf.estimator.Estimator(model_fn, folder, settings, parameters)
+        estimator.train(input_fn, hooks=[clock], steps=WARM + steps)
+    return clock.seconds[WARM:]
+
+
+def train_ours(descriptor: str, crops: np.ndarray, steps: int) -> list[float]:
+    """Seconds of each step of our trainer's ``fit``."""
+    import tensorflow as tf
+
+    from spleeter_2.configuration import load_configuration
+    from spleeter_2.models import build_model
+    from spleeter_2.trainee import Trainee, build_loss
+    from spleeter_2.training_options import LossOptions, Training
+
+    configuration = load_configuration(descriptor)
+    loss = "magnitude_l1" if descriptor.endswith("mask") else "mse"
+    options = Training(loss=LossOptions(loss, over_mixture_penalty=float(loss == "mse")))
+    trainee = Trainee(build_model(configuration), configuration.targets, options)
+    trainee.compile(loss=build_loss(options.loss, LENGTH))
+    seconds: list[float] = []
+
+    class Clock(tf.keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            self.start = time.perf_counter()
+
+        def on_train_batch_end(self, batch, logs=None):
+            seconds.append(time.perf_counter() - self.start)
+
+    batches = tf.data.Dataset.from_tensors(crops).cache().repeat().prefetch(1)
+    trainee.fit(batches, steps_per_epoch=WARM + steps, callbacks=[Clock()], verbose=0)
+    return seconds[WARM:]
+
+
+def peak_memory() -> float:
+    """Of this process, in MB. Linux; ``getrusage`` would include the parent's at the fork."""
+    status = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM"))
+
+
+def serve(program: str, path: Path, steps: int) -> None:
+    """Train in this process, print the seconds of its steps."""
+    crops = np.load(path)
+    seconds = (
+        train_upstream(crops, steps) if program == "upstream" else train_ours(program, crops, steps)
+    )
+    print(json.dumps({"seconds": statistics.median(seconds), "peak": peak_memory()}))
+
+
+def compare(steps: int, turns: int) -> None:
+    """Print the table of programs."""
+    rows: dict[str, list[dict]] = {name: [] for name in ("upstream", *OURS)}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "crops.npy"
+        make_crops(path)
+        for _ in range(turns):
+            for name, taken in rows.items():
+                command = [sys.executable, __file__, "--serve", name, path, "--steps", steps]
+                done = subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, check=True)
+                taken.append(json.loads(done.stdout.splitlines()[-1]))
+    print(f"A step of {BATCH} crops of {FRAMES} frames")
+    print("program              networks  s per step  steps per s  peak MB  faster per network")
+    for name, taken in rows.items():
+        networks = 2 if name == "upstream" else 1
+        ratios = [
+            theirs["seconds"] / 2 / (ours["seconds"] / networks)
+            for theirs, ours in zip(rows["upstream"], taken, strict=True)
+        ]
+        seconds, peak = (
+            statistics.median(row[key] for row in taken) for key in ("seconds", "peak")
+        )
+        print(
+            f"{name:20} {networks:8} {seconds:11.2f} {1 / seconds:12.3f} {peak:8.0f} "
+            f"{statistics.median(ratios):10.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        )
+
+
+def timed(function: Callable[[], object], repeat: int = 5) -> float:
+    """Median seconds of a call, after one that does not count."""
+    function()
+    seconds = []
+    for _ in range(repeat):
+        start = time.perf_counter()
+        function()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+def time_blocks() -> None:
+    """Print what each frequency transformation takes, alone and with its gradient."""
+    import tensorflow as tf
+
+    from spleeter_2.configuration import FrequencyTransformation
+    from spleeter_2.models.frequency import frequency_transformation
+
+    print(f"\nFrequency transformations, {BATCH} crops of {FRAMES} frames")
+    print("block     level  bins  channels  parameters  forward ms  with gradient ms")
+    for level, (frames, bins, channels) in LEVELS.items():
+        for kind in BLOCKS:
+            options = FrequencyTransformation(type=kind, level=level)
+            inputs = tf.keras.Input((frames, bins, channels))
+            model = tf.keras.Model(inputs, frequency_transformation(inputs, options, "block"))
+            x = tf.random.normal((BATCH, frames, bins, channels))
+
+            @tf.function
+            def forward(model=model, x=x):
+                return tf.reduce_sum(model(x, training=True))
+
+            @tf.function
+            def both(model=model, x=x):
+                with tf.GradientTape() as tape:
+                    tape.watch(x)
+                    total = tf.reduce_sum(model(x, training=True))
+                gradients = tape.gradient(total, [x, *model.trainable_variables])
+                return [tf.reduce_sum(gradient) for gradient in gradients]
+
+            times = [1000 * timed(function) for function in (forward, both)]
+            print(
+                f"{kind:9} {level:5} {bins:5} {channels:9} {model.count_params():11,} "
+                f"{times[0]:11.0f} {times[1]:17.0f}"
+            )
+
+
+def time_losses() -> None:
+    """Print what each loss takes with its gradient."""
+    import tensorflow as tf
+
+    from spleeter_2.losses import ERRORS, OverMixturePenalty, SpectrogramLoss
+
+    losses = {error: SpectrogramLoss(error) for error in ERRORS}
+    losses["mse, two sources"] = SpectrogramLoss("mse", two_source=True)
+    losses["over-mixture penalty"] = OverMixturePenalty(1.0)
+    generator = tf.random.Generator.from_seed(0)
+    parts = [generator.normal((BATCH, 3, FRAMES, LENGTH // 2 + 1, 2)) for _ in range(2)]
+    truth = tf.complex(*parts)
+    estimate = tf.complex(*(part[:, :1] for part in parts)) * 0.9
+    print(f"\nLosses with their gradient, {BATCH} crops of {FRAMES} frames")
+    for name, loss in losses.items():
+
+        @tf.function
+        def both(loss=loss):
+            with tf.GradientTape() as tape:
+                tape.watch(estimate)
+                value = tf.reduce_mean(loss.call(truth, estimate))
+            return tf.reduce_sum(tf.abs(tape.gradient(value, estimate)))
+
+        print(f"{name:22} {1000 * timed(both):6.0f} ms")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=6, help="of a program in a turn")
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--parts", action="store_true", help="the parts alone")
+    parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        return serve(options.serve[0], Path(options.serve[1]), options.steps)
+    from importlib.metadata import version
+
+    print(
+        f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} cores, {platform.machine()}, "
+        f"Python {platform.python_version()}, TensorFlow {version('tensorflow')}"
+    )
+    if not options.parts:
+        compare(options.steps, options.turns)
+    time_blocks()
+    time_losses()
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    main()
