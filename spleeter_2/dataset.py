@@ -191,6 +191,7 @@ def as_tf_dataset(
     transform: Optional[Callable[[np.ndarray], Any]] = None,
     worker: int = 0,
     nb_workers: int = 1,
+    nb_devices: int = 1,
     nb_threads: Optional[int] = None,
 ):
     """Batches of examples from the index ``start`` on, in the order of their indices.
@@ -203,6 +204,7 @@ def as_tf_dataset(
             example.
         worker, nb_workers: of each ``nb_workers * batch_size`` examples this worker gets its
             share, so that all together see the data of a single one with that batch.
+        nb_devices: of this worker; its batch comes as one batch for each of them, in order.
         nb_threads: examples made at a time; None: as many as there are processors.
 
     Returns:
@@ -234,7 +236,7 @@ def as_tf_dataset(
         .map(lambda indices: indices[share])
         .unbatch()
         .map(load, num_parallel_calls=nb_threads or os.cpu_count(), deterministic=True)
-        .batch(batch_size)
-        .prefetch(2)
+        .batch(batch_size // nb_devices)
+        .prefetch(2 * nb_devices)
         .with_options(options)
     )

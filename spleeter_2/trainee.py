@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from . import weights
+from . import precision, weights
+from .distribution import sum_of_replicas
 from .errors import SeparationError
 from .losses import OverMixturePenalty, SpectrogramLoss, SumOfLosses
 from .teachers import Teachers
@@ -47,12 +48,18 @@ class Trainee(tf.keras.Model):
         self.trained = [variable for variables, _ in self.groups for variable in variables]
         if options.freeze_statistics:
             _freeze_statistics(network)
+        alike = tf.VariableAggregation.ONLY_FIRST_REPLICA  # every replica computes the same
         self.averages = [
-            tf.Variable(variable, trainable=False, name=f"average/{variable.name.split(':')[0]}")
+            tf.Variable(
+                variable,
+                trainable=False,
+                name=f"average/{variable.name.split(':')[0]}",
+                aggregation=alike,
+            )
             for variable in (self.trained if options.average else [])
         ]
         self.gradient_norm = tf.keras.metrics.Mean("gradient_norm")
-        self.step = tf.Variable(0, trainable=False, dtype=tf.int64, name="step")
+        self.step = tf.Variable(0, trainable=False, dtype=tf.int64, name="step", aggregation=alike)
 
     def call(self, mixture, training=False):
         estimates = self.network(mixture, training=training)
@@ -65,14 +72,19 @@ class Trainee(tf.keras.Model):
         with tf.GradientTape() as tape:
             estimates = self(y_true[:, 0], training=True)
             loss = self.compiled_loss(y_true, estimates)
-        gradients = tape.gradient(loss, self.trained)
+            scaled = precision.scaled(loss, [optimizer for _, optimizer in self.groups])
+        gradients = self._gradients(tape, scaled)
         norm = tf.linalg.global_norm(gradients)
-        self.gradient_norm.update_state(norm)
+        if self.options.mixed_precision:
+            gradients = precision.whole_or_none(gradients, norm)
+        finite = tf.math.is_finite(norm)  # not that of a step that is left out
+        self.gradient_norm.update_state(tf.where(finite, norm, 0.0), tf.cast(finite, norm.dtype))
         if self.options.clip_norm is not None:
             gradients, _ = tf.clip_by_global_norm(gradients, self.options.clip_norm, norm)
         remaining = iter(gradients)
         for variables, optimizer in self.groups:
-            optimizer.apply_gradients([(next(remaining), variable) for variable in variables])
+            pairs = [(next(remaining), variable) for variable in variables]
+            optimizer.apply_gradients(pairs, skip_gradients_aggregation=True)
         self.step.assign_add(1)
         # a young average forgets sooner, or it would hold on to its start
         steps = tf.cast(self.step, tf.float32)
@@ -81,12 +93,23 @@ class Trainee(tf.keras.Model):
             average.assign(decay * average + (1.0 - decay) * variable)
         return {metric.name: metric.result() for metric in self.metrics}
 
+    def _gradients(self, tape, scaled):
+        """Gradients of the whole batch's loss, in the order of ``trained``."""
+        found = tape.gradient(scaled, [variables for variables, _ in self.groups])
+        unscaled = [
+            gradient
+            for gradients, (_, optimizer) in zip(found, self.groups, strict=True)
+            for gradient in precision.unscaled(gradients, optimizer)
+        ]
+        return sum_of_replicas(unscaled)
+
     def _variables(self) -> dict[str, tf.Variable]:
         """Everything that training changes, by name."""
         named = {f"network/{k}": v for k, v in weights.named_variables(self.network).items()}
         named.update({average.name.split(":")[0]: average for average in self.averages})
         for number, (_, optimizer) in enumerate(self.groups):
-            for index, variable in enumerate(optimizer.variables):
+            variables = [*optimizer.variables, *precision.scale_variables(optimizer)]
+            for index, variable in enumerate(variables):
                 named[f"optimizer/{number}/{index}"] = variable
         return {**named, "step": self.step}
 
@@ -144,6 +167,8 @@ def _groups(
         if variables and factor:
             optimizer = tf.keras.optimizers.Adam(Schedule.of(options, factor), jit_compile=False)
             optimizer.build(variables)
+            if options.mixed_precision:
+                optimizer = precision.LossScaleOptimizer(optimizer)
             groups.append((variables, optimizer))
     if not groups:
         raise SeparationError("nothing is left to train: training.pretrained_rate is 0")

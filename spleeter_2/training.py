@@ -35,11 +35,13 @@ from .configuration import (
     parse_configuration,
     read_configuration,
 )
-from .dataset import Examples, StemCache, Windows, as_tf_dataset, find_songs, fixed_windows, split
+from .dataset import Examples, StemCache, Windows, find_songs, fixed_windows, split
 from .diary import Diary, draw_curves
+from .distribution import Distribution, LostWorker
 from .errors import SeparationError
 from .folders import new_folder
 from .models import build_model, residual
+from .precision import check_mixed_precision, layers_in
 from .spectrogram import Transform
 from .teachers import Teachers
 from .trainee import Trainee, build_loss
@@ -255,10 +257,12 @@ class Trainer:
         configuration: the same, parsed.
         examples: float32 ``[I, S, C]`` by number, for any number; S is ``crop_samples``.
         windows: for ``Validation``.
-        folder: of the run.
+        folder: of the run; only the chief of several workers looks at it.
+        distribution: the devices that train; None: one.
 
     Raises:
-        SeparationError: an impossible configuration; a folder of another run.
+        SeparationError: an impossible configuration; a folder of another run; workers that do not
+            have the same.
     """
 
     def __init__(
@@ -269,28 +273,51 @@ class Trainer:
         windows: Windows,
         folder: Path,
         summary: Mapping[str, Any] | None = None,
+        distribution: Distribution | None = None,
     ) -> None:
         self.configuration = configuration
         self.options = training_of(configuration)
+        self.distribution = distribution or Distribution()
+        self.distribution.check(self.options.batch_size)
+        self.distribution.agree({"configuration": data})
         self.examples = examples
-        self.folder = RunFolder(folder, data)
         self.validation = Validation(configuration, windows)
-        self.summary = {**_versions(), "configuration": self.folder.data, **(summary or {})}
-        self.diary = Diary(
-            folder / "tensorboard", configuration.sample_rate, self.validation.transform
-        )
+        if self.distribution.chief:
+            self.folder = RunFolder(folder, data)
+            self.summary = {**_versions(), "configuration": self.folder.data, **(summary or {})}
+            self.diary = Diary(
+                folder / "tensorboard", configuration.sample_rate, self.validation.transform
+            )
         self.progress = Progress()
         self.broken = False
         tf.keras.utils.set_random_seed(self.options.seed)
-        network = build_model(configuration)
+        with self.distribution.watching(), self.distribution.strategy.scope():
+            self.trainee = self._build()
+        self._go_on()
+
+    def _build(self) -> Trainee:
+        with layers_in(self.options.mixed_precision):
+            network = build_model(self.configuration)
         pretrained = start_from(network, self.options.start) if self.options.start else frozenset()
-        teachers = Teachers(configuration, self.options.teachers) if self.options.teachers else None
-        self.trainee = Trainee(network, configuration.targets, self.options, pretrained, teachers)
-        loss = build_loss(self.options.loss, configuration.stft.frame_length)
-        self.trainee.compile(loss=loss)
-        if latest := self.folder.latest():
+        targets, teachers = self.configuration.targets, self.options.teachers
+        found = Teachers(self.configuration, teachers) if teachers else None
+        trainee = Trainee(network, targets, self.options, pretrained, found)
+        trainee.compile(loss=build_loss(self.options.loss, self.configuration.stft.frame_length))
+        return trainee
+
+    def _go_on(self) -> None:
+        """Take the newest state of the folder, if there is one; all workers take the chief's."""
+        if self.distribution.chief and (latest := self.folder.latest()):
             values, self.progress = latest
             self.trainee.restore(values, self.folder.states)
+        if self.distribution.nb_workers > 1:
+            self._follow_chief()
+            self.trainee.restore(self.distribution.from_chief(self.trainee.values()), "the chief")
+            # noise such as dropout's may differ
+            tf.keras.utils.set_random_seed(self.options.seed + self.distribution.worker)
+
+    def _follow_chief(self) -> None:
+        self.progress = Progress(**self.distribution.told_by_chief(asdict(self.progress)))
 
     @property
     def step(self) -> int:
@@ -314,8 +341,10 @@ class Trainer:
                 self._fit(1, options.steps_per_epoch - done_in_epoch, verbose)
             if not self._is_over():
                 self._fit(options.epochs - self.progress.epoch, options.steps_per_epoch, verbose)
+        except LostWorker:  # in the middle of a step
+            raise
         except BaseException:
-            if not self.broken and self.step > self.progress.step:
+            if not self.broken and self.distribution.chief and self.step > self.progress.step:
                 self.save_state()
             raise
         return self.progress
@@ -326,18 +355,19 @@ class Trainer:
 
     def _fit(self, epochs: int, steps: int, verbose: int | str) -> None:
         first = self.progress.epoch
-        self.trainee.fit(
-            self._dataset(self.step * self.options.batch_size),
-            initial_epoch=first,
-            epochs=first + epochs,
-            steps_per_epoch=steps,
-            callbacks=[Keeper(self)],
-            verbose=verbose,
-        )
+        with self.distribution.watching():
+            self.trainee.fit(
+                self._dataset(self.step * self.options.batch_size),
+                initial_epoch=first,
+                epochs=first + epochs,
+                steps_per_epoch=steps,
+                callbacks=[Keeper(self)],
+                verbose=verbose if self.distribution.chief else 0,
+            )
 
     def _dataset(self, start: int) -> tf.data.Dataset:
         transform = self.validation.transform
-        return as_tf_dataset(
+        return self.distribution.dataset(
             self.examples, start, self.options.batch_size, lambda x: spectrograms(transform, x)
         )
 
@@ -348,6 +378,12 @@ class Trainer:
 
     def end_epoch(self, logs: dict[str, float]) -> bool:
         """Validate, keep what is best, save; whether training is over."""
+        if self.distribution.chief:
+            self._validate_and_save(logs)
+        self._follow_chief()
+        return self._is_over()
+
+    def _validate_and_save(self, logs: dict[str, float]) -> None:
         with self.trainee.with_averages():
             logs.update(self.validation.run(self.trainee))
             self.diary.write(self.step, logs, self.validation.sounds(self.trainee))
@@ -358,10 +394,8 @@ class Trainer:
             progress.best, progress.waited = logs["val_loss"], 0
             self.folder.save_best(self.trainee.averaged())
         self.save_state()
-        over = self._is_over()
-        summary = {**self.summary, **asdict(progress), "finished": over}
+        summary = {**self.summary, **asdict(progress), "finished": self._is_over()}
         self.folder.write_summary(summary, progress.history)
-        return over
 
     def save_state(self) -> None:
         """Write everything to go on from here."""
@@ -431,6 +465,9 @@ def train(
         content.pop(key, None)
     configuration = parse_configuration(content)
     options = training_of(configuration)
+    check_mixed_precision(options.mixed_precision)
+    distribution = Distribution.of_machine(_say)
+    distribution.check(options.batch_size)
     nb_samples = (options.crop_frames(configuration) - 1) * configuration.stft.frame_step
     folder = folder or Path("runs") / configuration.name
     songs = find_songs(data, configuration.instruments)
@@ -441,7 +478,11 @@ def train(
     examples = Examples(training, songs.instruments, nb_samples, options.augmentation, options.seed)
     windows = fixed_windows(validation, songs.instruments, nb_samples, nb_samples)
     summary = {"data": {"summary": songs.lines(), "identity": examples.identity}}
-    trainer = Trainer(content, configuration, examples, windows, folder, summary)
+    distribution.agree({"songs": examples.identity})
+    trainer = Trainer(content, configuration, examples, windows, folder, summary, distribution)
+    if not distribution.chief:
+        trainer.fit(verbose)
+        return folder
     if trainer.step:
         _say(f"resumed at step {trainer.step}; remove {folder} to start anew")
         if trainer.progress.data != examples.identity:

@@ -43,6 +43,8 @@ class Training:
     ``patience``: epochs without a better validation loss before the end; 0 waits for ever.
     ``validation``: names of the songs to validate with, or their share. ``teachers``: descriptors
     of models whose mean estimate takes the place of ``teacher_share`` of the truth.
+    ``batch_size``: examples of a step, which all devices share. ``mixed_precision``: compute the
+    network in float16, on GPUs only.
     """
 
     loss: LossOptions = field(default_factory=LossOptions)
@@ -64,6 +66,7 @@ class Training:
     seed: int = 0
     teachers: tuple[str, ...] = ()
     teacher_share: float = 0.5
+    mixed_precision: bool = False
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "steps_per_epoch", "epochs"):

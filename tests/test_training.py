@@ -50,7 +50,7 @@ class Windows(list):
         self.places = self.places[: len(self)]
 
 
-def trainer(folder, examples=None, model=None, **changes):
+def trainer(folder, examples=None, model=None, distribution=None, **changes):
     """A run of four steps per epoch, of a network so small that it takes no time.
 
     The changes are keys of the configuration, or of its training.
@@ -65,7 +65,8 @@ def trainer(folder, examples=None, model=None, **changes):
     }  # fmt: skip
     examples = examples or Tones()
     windows = Windows()
-    return Trainer(data, parse_configuration(data), examples, windows, folder)
+    configuration = parse_configuration(data)
+    return Trainer(data, configuration, examples, windows, folder, distribution=distribution)
 
 
 def states(folder: Path) -> list[str]:

@@ -46,11 +46,12 @@ class Estimate(layers.Layer):
 
     The planes ``[I, B, T, F, P]`` are the estimate itself (mapping) or are multiplied with the
     mixture's, plane by plane (masking: of a complex spectrogram, real and imaginary parts each
-    on their own). Magnitudes take the mixture's phase.
+    on their own). Magnitudes take the mixture's phase. It is float32, whatever the network
+    computes in.
     """
 
     def __init__(self, index: int, spectrogram: str, estimate: str, **kwargs) -> None:
-        super().__init__(**kwargs)
+        super().__init__(**{"dtype": "float32", **kwargs})
         self.index = index
         self.spectrogram = spectrogram
         self.estimate = estimate

@@ -31,7 +31,7 @@ from dataclasses import dataclass
 import tensorflow as tf
 
 from ..configuration import FrequencyTransformation
-from .layers import ACTIVATIONS, Activate, Norm, plain, shape_of
+from .layers import ACTIVATIONS, Activate, BatchNormalization, Norm, plain, shape_of
 
 layers = tf.keras.layers
 
@@ -321,7 +321,7 @@ def _convolutions(inputs, options, name, habits, _):
             dilation,
             name=f"{name}_conv_{index}",
         )(inputs if options.parallel else x)
-        x = layers.BatchNormalization(
+        x = BatchNormalization(
             epsilon=habits.epsilon, momentum=habits.momentum, name=f"{name}_norm_{index}"
         )(x)
         x = Activate(habits.activation, name=f"{name}_activation_{index}")(x)

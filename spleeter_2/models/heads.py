@@ -39,7 +39,7 @@ class DilatedConv2D(tf.keras.layers.Layer):
         padded = tf.pad(inputs, ((0, 0), (3, 3), (3, 3), (0, 0)))
         phases = tf.nn.space_to_depth(padded, 2)  # [B, T/2 + 3, F/2 + 3, 4C]
         # block-diagonal kernel [4, 4, 4C, 4 filters]: each phase is convolved on its own
-        kernel = tf.einsum("hwio,pq->hwpiqo", self.kernel, tf.eye(4, dtype=self.kernel.dtype))
+        kernel = tf.einsum("hwio,pq->hwpiqo", self.kernel, tf.eye(4, dtype=inputs.dtype))
         kernel = tf.reshape(kernel, (4, 4, 4 * self.kernel.shape[2], 4 * self.filters))
         convolved = tf.nn.conv2d(phases, kernel, strides=1, padding="VALID")
         return tf.nn.bias_add(convolved, tf.tile(self.bias, [4]))
@@ -49,10 +49,13 @@ class DilatedConv2D(tf.keras.layers.Layer):
 
 
 class _Band(tf.keras.layers.Layer):
-    """A layer that knows how many of the mixture's bins the network looks at."""
+    """A layer that knows how many of the mixture's bins the network looks at.
+
+    Like every spectrogram it is float32, whatever the network computes in.
+    """
 
     def __init__(self, nb_bins: int, **kwargs) -> None:
-        super().__init__(**kwargs)
+        super().__init__(**{"dtype": "float32", **kwargs})
         self.nb_bins = nb_bins
 
     def get_config(self) -> dict:

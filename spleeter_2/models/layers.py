@@ -62,7 +62,49 @@ class Activate(tf.keras.layers.Layer):
         return {**super().get_config(), "activation": self.activation}
 
 
-class Norm(tf.keras.layers.BatchNormalization):
+class BatchNormalization(tf.keras.layers.BatchNormalization):
+    """Keras' layer; where several devices train, it normalises by their whole batch.
+
+    On one device it is Keras' own. Keras' ``synchronized`` takes the difference of two means of
+    squares, which is less exact, and a variance for inference that is not that of one device.
+    All devices must have batches of one size.
+    """
+
+    def add_weight(self, *args, **kwargs):
+        # alike on all devices, so that a reader need not ask the others
+        if kwargs.get("synchronization") is tf.VariableSynchronization.ON_READ:
+            kwargs["synchronization"] = tf.VariableSynchronization.AUTO
+            kwargs["aggregation"] = tf.VariableAggregation.ONLY_FIRST_REPLICA
+        return super().add_weight(*args, **kwargs)
+
+    @plain
+    def call(self, inputs, training=None):
+        nb_replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        if nb_replicas > 1 and training is True and self.trainable:
+            return self._normalise_all(inputs, nb_replicas)
+        return super().call(inputs, training=training)
+
+    def _normalise_all(self, inputs, nb_replicas):
+        x = tf.cast(inputs, tf.float32)
+        axes = list(range(x.shape.rank - 1))
+
+        def mean_of_all(values):
+            context = tf.distribute.get_replica_context()
+            return context.all_reduce(tf.distribute.ReduceOp.MEAN, tf.reduce_mean(values, axes))
+
+        mean = mean_of_all(x)
+        variance = mean_of_all(tf.math.squared_difference(x, mean))
+        unbiased = variance
+        if self.fused:  # as the fused kernel of one device keeps it
+            count = nb_replicas * tf.cast(tf.size(x) / x.shape[-1], tf.float32)
+            unbiased = variance * count / (count - 1)
+        for kept, new in ((self.moving_mean, mean), (self.moving_variance, unbiased)):
+            kept.assign(self.momentum * kept + (1 - self.momentum) * new)
+        normal = tf.nn.batch_normalization(x, mean, variance, self.beta, self.gamma, self.epsilon)
+        return tf.cast(normal, inputs.dtype)
+
+
+class Norm(BatchNormalization):
     """BatchNorm over the last axis with PyTorch's constants, which a linear layer can absorb."""
 
     def __init__(self, epsilon: float = 1e-5, momentum: float = 0.9, **kwargs) -> None:
@@ -71,7 +113,8 @@ class Norm(tf.keras.layers.BatchNormalization):
     def scale_and_shift(self) -> tuple[tf.Tensor, tf.Tensor]:
         """What it does at inference: ``scale * x + shift``, each ``[C]``."""
         scale = self.gamma * tf.math.rsqrt(self.moving_variance + self.epsilon)
-        return scale, self.beta - self.moving_mean * scale
+        shift = self.beta - self.moving_mean * scale
+        return tf.cast(scale, self.compute_dtype), tf.cast(shift, self.compute_dtype)
 
 
 class ConvNorm(tf.keras.layers.Layer):

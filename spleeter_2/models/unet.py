@@ -14,7 +14,7 @@ import tensorflow as tf
 from ..configuration import Configuration, UNet
 from .frequency import frequency_transformation
 from .heads import head
-from .layers import LEAK, pad_bins, plain
+from .layers import LEAK, BatchNormalization, pad_bins, plain
 
 layers = tf.keras.layers
 
@@ -163,7 +163,7 @@ def _unet(options: UNet, mixture: tf.Tensor, magnitude: tf.Tensor, prefix: str) 
             x = layers.Concatenate(name=f"{prefix}decoder_{index}_skip")([skips.pop(), x])
         x = _up(filters, f"{prefix}decoder_{index}_conv")(x)
         x = layers.ReLU(name=f"{prefix}decoder_{index}_activation")(x)
-        x = layers.BatchNormalization(name=f"{prefix}decoder_{index}_norm")(x)
+        x = BatchNormalization(name=f"{prefix}decoder_{index}_norm")(x)
         if index <= 3 and options.dropout:
             x = layers.Dropout(options.dropout, name=f"{prefix}decoder_{index}_dropout")(x)
         if index == 1 and options.shift_average:
@@ -201,6 +201,6 @@ def _encoder(options: UNet, magnitude: tf.Tensor, prefix: str) -> list[tf.Tensor
                 x = frequency_transformation(x, block, f"{prefix}frequency_{index}")
         skips.append(x)
         if index < deepest:  # the deepest level is taken as it is
-            x = layers.BatchNormalization(name=f"{prefix}encoder_{index}_norm")(x)
+            x = BatchNormalization(name=f"{prefix}encoder_{index}_norm")(x)
             x = layers.LeakyReLU(LEAK, name=f"{prefix}encoder_{index}_activation")(x)
     return skips
