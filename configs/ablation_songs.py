@@ -2,9 +2,9 @@
 
     python configs/ablation_songs.py MATERIAL OUT
 
-MATERIAL holds ``train/SONG/{vocals,accompaniment}.*``, the five songs of docs/training.md. OUT/train
-gets four of them; OUT/test one minute of the fifth, and the excerpt that stempeg ships (which needs
-ffmpeg).
+MATERIAL holds ``train/SONG/{vocals,accompaniment}.*``, the five songs of docs/training.md.
+OUT/train gets four of them; OUT/test one minute of the fifth, and the excerpt that stempeg ships
+(which needs ffmpeg).
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -58,12 +59,41 @@ class Trainee(tf.keras.Model):
             )
             for variable in (self.trained if options.average else [])
         ]
+        self.seconds = np.zeros(2)  # of waiting for data, of computing
         self.gradient_norm = tf.keras.metrics.Mean("gradient_norm")
         self.step = tf.Variable(0, trainable=False, dtype=tf.int64, name="step", aggregation=alike)
 
     def call(self, mixture, training=False):
         estimates = self.network(mixture, training=training)
         return tf.stack([estimates[target] for target in self.targets], axis=1)
+
+    def make_train_function(self, force=False):
+        """Keras', less its counters; a batch is fetched in front of the step, and timed apart."""
+        if self.train_function is None or force:
+            step = tf.function(self._step_of_all, autograph=False)
+
+            def train(iterator):
+                began = time.perf_counter()
+                batch = next(iterator)
+                fetched = time.perf_counter()
+                logs = step(batch)
+                self.seconds += (fetched - began, time.perf_counter() - fetched)
+                return logs
+
+            self.train_function = train
+        return self.train_function
+
+    def _step_of_all(self, batch):
+        """A step on all devices; they agree on what comes back."""
+        strategy = self.distribute_strategy
+        logs = strategy.run(self.train_step, args=(batch,))
+        return {name: strategy.experimental_local_results(log)[0] for name, log in logs.items()}
+
+    def data_wait(self) -> float:
+        """The share of the time since the last call that steps waited for their data."""
+        waited, computed = self.seconds
+        self.seconds[:] = 0
+        return float(waited / max(waited + computed, 1e-9))
 
     def train_step(self, y_true):
         if self.teachers:

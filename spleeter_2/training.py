@@ -244,7 +244,11 @@ class Keeper(tf.keras.callbacks.Callback):
                 "learning_rate or clip_norm may help"
             )
 
+    def on_epoch_begin(self, epoch, logs=None):
+        self.model.data_wait()
+
     def on_epoch_end(self, epoch, logs=None):
+        logs["data_wait"] = self.model.data_wait()
         if self.run.end_epoch(logs):
             self.model.stop_training = True
 

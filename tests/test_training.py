@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import matplotlib.image
@@ -158,6 +159,19 @@ def test_a_resumed_run_is_an_uninterrupted_one(tmp_path, average, taught):
     for name, value in whole.trainee.values().items():
         np.testing.assert_allclose(resumed.trainee.values()[name], value, rtol=1e-5, atol=1e-6)
     assert resumed.progress.best == pytest.approx(whole.progress.best, rel=1e-5)
+
+
+def test_waiting_for_data_is_told(tmp_path):
+    class Slow(Tones):
+        def __getitem__(self, index):
+            time.sleep(0.3)
+            return super().__getitem__(index)
+
+    quick, slow = (
+        trainer(tmp_path / name, examples, epochs=2).fit(verbose=0).history[1]["data_wait"]
+        for name, examples in (("quick", Tones()), ("slow", Slow()))
+    )
+    assert 0 <= quick < 0.5 < slow < 1
 
 
 def test_stopped_while_it_validates(tmp_path):
