@@ -1,11 +1,11 @@
-"""Mean of a trained model's weights and of those it started from.
+"""Mean of the weights that a run started from, of its best and of its last ones.
 
-    python configs/blend_weights.py runs/grouped blended --share 0.6
+    python configs/blend_weights.py runs/grouped blended --shares 0.15 0.425 0.425
 
 What fine-tuning learns from a few songs it pays for with some of what the network knew of all
-others; on the way between both sets of weights lie networks that keep more of it (M. Wortsman et
-al., "Robust fine-tuning of zero-shot models", CVPR 2022). OUT is a folder that ``-p`` takes; its
-kernels are float16.
+others; between the sets of weights lie networks that keep more of it (M. Wortsman et al., "Robust
+fine-tuning of zero-shot models", CVPR 2022, and "Model soups", ICML 2022). OUT is a folder that
+``-p`` takes; its kernels are float16.
 """
 
 from __future__ import annotations
@@ -14,37 +14,57 @@ import argparse
 import json
 from pathlib import Path
 
+import numpy as np
+
 from spleeter_2 import weights
 from spleeter_2.configuration import load_configuration, read_configuration
 from spleeter_2.folders import new_folder
 
-LAST = ("project/kernel", "project/bias")  # of new parts, which start at zero
+LAST_OF_NEW = ("project/kernel", "project/bias")  # new parts start where these are zero
 
 
-def blended(start: dict, trained: dict, share: float) -> dict:
-    """``share`` of the trained weights and the rest of the start's, where there is one."""
-    values = dict(trained)
-    for name, value in trained.items():
-        if name in start:
-            values[name] = (1 - share) * start[name] + share * value
-        elif name.endswith(LAST):
-            values[name] = share * value
-    return {name: value.astype("float32") for name, value in values.items()}
+def last_weights(run: Path) -> dict[str, np.ndarray]:
+    """Of the newest state, with the averages in their places."""
+    newest = sorted(path for path in (run / "states").iterdir() if path.name.isdecimal())[-1]
+    state = weights.read_checkpoint(newest)
+    taken = {}
+    for prefix in ("network/", "average/"):  # an average replaces what it is the average of
+        names = [name for name in state if name.startswith(prefix)]
+        taken.update({name.removeprefix(prefix): state[name] for name in names})
+    return taken
+
+
+def blended(parts: list[tuple[float, dict[str, np.ndarray]]]) -> dict[str, np.ndarray]:
+    """Weighted mean, name by name; what the start lacks is the mean of the others."""
+    values = {}
+    for name in parts[-1][1]:
+        there = [(share, arrays[name]) for share, arrays in parts if name in arrays]
+        whole = 1.0 if name.endswith(LAST_OF_NEW) else sum(share for share, _ in there)
+        values[name] = np.float32(sum(share * array for share, array in there) / whole)
+    return values
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", help="folder of a run of spleeter train")
+    parser.add_argument("run", type=Path, help="folder of a run of spleeter train")
     parser.add_argument("out", type=Path)
-    parser.add_argument("--share", type=float, required=True, help="of the trained weights, 0 to 1")
-    options = parser.parse_args()
-    content = read_configuration(options.run)
-    start, trained = (
-        weights.read_checkpoint(load_configuration(descriptor).weights)
-        for descriptor in (content["training"]["start"], options.run)
+    parser.add_argument(
+        "--shares", type=float, nargs=3, required=True, metavar=("START", "BEST", "LAST")
     )
+    options = parser.parse_args()
+    if min(options.shares) < 0 or abs(sum(options.shares) - 1) > 1e-6:
+        parser.error("the shares must not be negative, and add up to 1")
+    if options.out.exists():
+        parser.error(f"{options.out} is there already: name another folder")
+    content = read_configuration(str(options.run))
+    start, best = (
+        weights.read_checkpoint(load_configuration(descriptor).weights)
+        for descriptor in (content["training"]["start"], str(options.run))
+    )
+    sets = (start, best, last_weights(options.run))
+    values = blended(list(zip(options.shares, sets, strict=True)))
     with new_folder(options.out) as folder:
-        weights.write_checkpoint(weights.halved(blended(start, trained, options.share)), folder)
+        weights.write_checkpoint(weights.halved(values), folder)
         text = json.dumps({**content, "weights": "."}, indent=2)
         (folder / "config.json").write_text(text + "\n", encoding="utf-8")
 

@@ -398,7 +398,7 @@ class Trainer:
             progress.best, progress.waited = logs["val_loss"], 0
             self.folder.save_best(self.trainee.averaged())
         self.save_state()
-        summary = {**self.summary, **asdict(progress), "finished": self._is_over()}
+        summary = {**asdict(progress), **self.summary, "finished": self._is_over()}
         self.folder.write_summary(summary, progress.history)
 
     def save_state(self) -> None:

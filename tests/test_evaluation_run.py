@@ -90,8 +90,8 @@ def test_pinned_scores_of_a_public_track(finished):
     """stempeg's excerpt, with its own mixture. ffmpeg's AAC decoder may differ by a hair."""
     folder, _ = finished
     expected = {
-        ("spleeter_2-grouped", "vocals"): [4.03, 9.75, 5.06, 3.79],
-        ("spleeter_2-grouped", "accompaniment"): [11.84, 17.6, 11.19, 10.87],
+        ("spleeter_2-grouped", "vocals"): [4.72, 11.11, 5.68, 4.32],
+        ("spleeter_2-grouped", "accompaniment"): [12.03, 15.48, 11.64, 11.35],
         ("mixture", "vocals"): [-6.23, -5.62, -7.06, -6.99],
         ("irm", "vocals"): [8.68, 20.32, 9.32, 8.8],
     }
@@ -142,7 +142,8 @@ def test_the_estimates_that_are_kept_are_those_that_were_scored(finished, musdb1
     expected = museval.evaluate(true, said)  # as anybody would, with the files alone
     for index, source in enumerate(TWO):
         for metric, values in zip(("SDR", "ISR", "SIR", "SAR"), expected, strict=True):
-            assert np.allclose(scores.sources[source].frames[metric], values[index], atol=1e-6)
+            found = scores.sources[source].frames[metric]  # of five decimals
+            np.testing.assert_allclose(found, values[index], rtol=0, atol=6e-6)
     loud = {"vocals": 1.5 * np.ones((10, 2), np.float32)}
     save_audio(tmp_path, loud, RATE)
     assert np.array_equal(soundfile.read(tmp_path / "vocals.wav")[0], loud["vocals"])
@@ -472,7 +473,10 @@ def test_a_method_has_a_name_for_its_folder(tmp_path):
 
 def test_upstreams_model(spleeter, deezer_2stems, plain, tmp_path, monkeypatch):
     """Upstream's own command fails here after all the work: KeyError: 'accompaniment'."""
-    monkeypatch.setenv("MODEL_PATH", str(deezer_2stems.parent))
+    folder = str(deezer_2stems.parent)
+    monkeypatch.setenv("MODEL_PATH", folder)
+    # this process may have imported spleeter, which reads it then, before
+    monkeypatch.setattr("spleeter.model.provider.ModelProvider.DEFAULT_MODEL_PATH", folder)
     status, printed = spleeter(
         # upstream's own options, its default adapter among them
         "evaluate", "-p", "spleeter:2stems", "-a", DEFAULT_ADAPTER, "--mus_dir", plain,

@@ -12,7 +12,7 @@ from spleeter_2.configuration import has_weights, load_configuration
 from spleeter_2.metrics import sdr
 
 # Whole-track SDR in dB of spleeter_2:grouped on stempeg's excerpt, vocals and accompaniment
-PINNED = (5.193, 12.372)
+PINNED = (5.769, 12.948)
 
 
 def test_pinned_scores(grouped, stems, mixture):
@@ -21,8 +21,8 @@ def test_pinned_scores(grouped, stems, mixture):
     assert scores == pytest.approx(PINNED, abs=0.05)
 
 
-def test_not_under_upstream(grouped, stems, mixture, deezer_2stems, monkeypatch):
-    """One network is no worse than Spleeter's two on the public excerpt."""
+def test_better_than_upstream(grouped, stems, mixture, deezer_2stems, monkeypatch):
+    """One network is half a dB better than Spleeter's two on the public excerpt."""
     monkeypatch.setattr(
         "spleeter.model.provider.ModelProvider.DEFAULT_MODEL_PATH", str(deezer_2stems.parent)
     )
@@ -31,7 +31,7 @@ def test_not_under_upstream(grouped, stems, mixture, deezer_2stems, monkeypatch)
     upstream = Upstream("spleeter:2stems", multiprocess=False).separate(mixture)
     ours = grouped.separate(mixture)
     for name, reference in stems.items():
-        assert sdr(reference, ours[name]) >= sdr(reference, upstream[name]), name
+        assert sdr(reference, ours[name]) > sdr(reference, upstream[name]) + 0.5, name
 
 
 @pytest.mark.parametrize("nb_samples", [1, 1000, 3 * RATE])

@@ -67,7 +67,8 @@ def trainer(folder, examples=None, model=None, distribution=None, **changes):
     examples = examples or Tones()
     windows = Windows()
     configuration = parse_configuration(data)
-    return Trainer(data, configuration, examples, windows, folder, distribution=distribution)
+    summary = {"data": {"summary": "tones"}}
+    return Trainer(data, configuration, examples, windows, folder, summary, distribution)
 
 
 def states(folder: Path) -> list[str]:
@@ -83,6 +84,7 @@ def test_it_learns_and_the_folder_is_a_model(tmp_path):
     assert states(tmp_path / "run") == ["000000110", "000000120"]
     told = json.loads((tmp_path / "run/run.json").read_text())
     assert told["history"] == progress.history and told["versions"]["tensorflow"] == tf.__version__
+    assert told["data"] == {"summary": "tones"}
     picture = matplotlib.image.imread(tmp_path / "run/history.png")
     assert picture.std() > 0.05
     tone, noise = Tones()[5]
