@@ -8,7 +8,8 @@ Upstream trains with its own ``model_fn`` in an Estimator, one network per stem;
 for both. All see the same crops of stempeg's excerpt, from memory, so the step alone is timed: each
 program in a process of its own, in turns. Of a program's steps the median counts; ratios are
 medians of the turns' ratios. Parts are timed alone: frequency transformations on a level of the
-U-Net as it trains, losses on a batch of spectrograms, each with its gradient.
+U-Net as it trains, losses on a batch of spectrograms, each with its gradient. In between: the share
+of its time that a step of real training waits for examples.
 """
 
 from __future__ import annotations
@@ -90,10 +91,8 @@ def train_upstream(crops: np.ndarray, steps: int) -> list[float]:
     return clock.seconds[WARM:]
 
 
-def train_ours(descriptor: str, crops: np.ndarray, steps: int) -> list[float]:
-    """Seconds of each step of our trainer's ``fit``."""
-    import tensorflow as tf
-
+def make_trainee(descriptor: str):
+    """Our model, ready to ``fit``."""
     from spleeter_2.configuration import load_configuration
     from spleeter_2.models import build_model
     from spleeter_2.trainee import Trainee, build_loss
@@ -104,6 +103,14 @@ def train_ours(descriptor: str, crops: np.ndarray, steps: int) -> list[float]:
     options = Training(loss=LossOptions(loss, over_mixture_penalty=float(loss == "mse")))
     trainee = Trainee(build_model(configuration), configuration.targets, options)
     trainee.compile(loss=build_loss(options.loss, LENGTH))
+    return trainee
+
+
+def train_ours(descriptor: str, crops: np.ndarray, steps: int) -> list[float]:
+    """Seconds of each step of our trainer's ``fit``."""
+    import tensorflow as tf
+
+    trainee = make_trainee(descriptor)
     seconds: list[float] = []
 
     class Clock(tf.keras.callbacks.Callback):
@@ -159,6 +166,37 @@ def compare(steps: int, turns: int) -> None:
             f"{name:20} {networks:8} {seconds:11.2f} {1 / seconds:12.3f} {peak:8.0f} "
             f"{statistics.median(ratios):10.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
         )
+
+
+def time_data(steps: int) -> None:
+    """Print how long steps wait for examples that are read, augmented and transformed meanwhile."""
+    import soundfile
+    import stempeg
+
+    from spleeter_2.augmentation import USUAL
+    from spleeter_2.configuration import Stft
+    from spleeter_2.dataset import Examples, StemCache, as_tf_dataset, find_songs
+    from spleeter_2.spectrogram import Transform
+    from spleeter_2.training import spectrograms
+
+    streams, _ = stempeg.read_stems(stempeg.example_stem_path(), ffmpeg_format="s16le")
+    instruments = ("vocals", "accompaniment")
+    stems = dict(zip(instruments, (streams[4], streams[1:4].sum(axis=0)), strict=True))
+    trainee, transform = make_trainee("spleeter_2:grouped"), Transform(Stft(LENGTH, STEP))
+    with tempfile.TemporaryDirectory() as folder:
+        song = Path(folder, "songs", "song")
+        song.mkdir(parents=True)
+        for name, stem in stems.items():
+            soundfile.write(song / f"{name}.wav", np.tile(stem, (10, 1)), 44100, subtype="FLOAT")
+        songs = StemCache(Path(folder, "cache"), 44100, 2).decode(
+            find_songs(song.parent, instruments)
+        )
+        examples = Examples(songs, instruments, (FRAMES - 1) * STEP, USUAL)
+        batches = as_tf_dataset(examples, 0, BATCH, lambda x: spectrograms(transform, x))
+        trainee.fit(batches, steps_per_epoch=WARM, verbose=0)
+        trainee.data_wait()
+        trainee.fit(batches, steps_per_epoch=steps, verbose=0)
+        print(f"\nA step waits {100 * trainee.data_wait():.1f} % of its time for its examples")
 
 
 def timed(function: Callable[[], object], repeat: int = 5) -> float:
@@ -250,6 +288,7 @@ def main() -> None:
     )
     if not options.parts:
         compare(options.steps, options.turns)
+        time_data(options.steps)
     time_blocks()
     time_losses()
 
