@@ -52,6 +52,10 @@ def main() -> None:
     parser.add_argument("material", type=Path)
     parser.add_argument("out", type=Path)
     options = parser.parse_args()
+    if not (options.material / "train").is_dir():
+        parser.error(f"there is no folder {options.material / 'train'}")
+    if options.out.exists():
+        parser.error(f"{options.out} is there already: name another folder")
     train = options.out / "train"
     train.mkdir(parents=True)
     for song in sorted((options.material / "train").iterdir()):

@@ -18,6 +18,7 @@ import numpy as np
 
 from spleeter_2 import weights
 from spleeter_2.configuration import load_configuration, read_configuration
+from spleeter_2.errors import SeparationError
 from spleeter_2.folders import new_folder
 
 LAST_OF_NEW = ("project/kernel", "project/bias")  # new parts start where these are zero
@@ -25,8 +26,10 @@ LAST_OF_NEW = ("project/kernel", "project/bias")  # new parts start where these 
 
 def last_weights(run: Path) -> dict[str, np.ndarray]:
     """Of the newest state, with the averages in their places."""
-    newest = sorted(path for path in (run / "states").iterdir() if path.name.isdecimal())[-1]
-    state = weights.read_checkpoint(newest)
+    states = sorted(path for path in run.glob("states/*") if path.name.isdecimal())
+    if not states:
+        raise SeparationError(f"{run} has no states: it is no run of spleeter train")
+    state = weights.read_checkpoint(states[-1])
     taken = {}
     for prefix in ("network/", "average/"):  # an average replaces what it is the average of
         names = [name for name in state if name.startswith(prefix)]
@@ -56,14 +59,23 @@ def main() -> None:
         parser.error("the shares must not be negative, and add up to 1")
     if options.out.exists():
         parser.error(f"{options.out} is there already: name another folder")
-    content = read_configuration(str(options.run))
+    try:
+        blend(options.run, options.out, options.shares)
+    except SeparationError as error:
+        parser.error(str(error))
+
+
+def blend(run: Path, out: Path, shares: list[float]) -> None:
+    content = read_configuration(str(run))
+    if not content.get("training", {}).get("start"):
+        raise SeparationError(f"{run} is no run that started from another model")
     start, best = (
         weights.read_checkpoint(load_configuration(descriptor).weights)
-        for descriptor in (content["training"]["start"], str(options.run))
+        for descriptor in (content["training"]["start"], str(run))
     )
-    sets = (start, best, last_weights(options.run))
-    values = blended(list(zip(options.shares, sets, strict=True)))
-    with new_folder(options.out) as folder:
+    sets = (start, best, last_weights(run))
+    values = blended(list(zip(shares, sets, strict=True)))
+    with new_folder(out) as folder:
         weights.write_checkpoint(weights.halved(values), folder)
         text = json.dumps({**content, "weights": "."}, indent=2)
         (folder / "config.json").write_text(text + "\n", encoding="utf-8")

@@ -140,6 +140,10 @@ def main() -> None:
     parser.add_argument("material", type=Path)
     parser.add_argument("out", type=Path)
     options = parser.parse_args()
+    if not (options.material / "train").is_dir():
+        parser.error(f"there is no folder {options.material / 'train'}")
+    if options.out.exists():
+        parser.error(f"{options.out} is there already: name another folder")
     rng = np.random.default_rng(0)
     for song in sorted((options.material / "train").iterdir()):
         (options.out / song.name).mkdir(parents=True)

@@ -215,6 +215,9 @@ def train(
         return
     if adapter is not None:
         raise SeparationError(f"--adapter serves upstream's models; {model} reads by itself")
+    from .tensorflow_import import import_tensorflow
+
+    import_tensorflow()  # without its start-up messages
     from .training import train as train_ours
 
     train_ours(model, data, output_path, cache)

@@ -9,10 +9,21 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from .configuration import Configuration, load_configuration
+from .configuration import Configuration, has_weights, load_configuration
 from .errors import SeparationError
 from .models import residual
 from .networks import load_network
+
+
+def _teacher(descriptor: str) -> Configuration:
+    """Its configuration, if it has weights."""
+    try:
+        configuration = load_configuration(descriptor)
+    except SeparationError as error:
+        raise SeparationError(f"training.teachers: {error}") from error
+    if not has_weights(configuration.weights):
+        raise SeparationError(f"training.teachers: {descriptor} has no weights")
+    return configuration
 
 
 class Teachers:
@@ -33,7 +44,7 @@ class Teachers:
     """
 
     def __init__(self, student: Configuration, descriptors: Sequence[str]) -> None:
-        configurations = [load_configuration(descriptor) for descriptor in descriptors]
+        configurations = [_teacher(descriptor) for descriptor in descriptors]
         for descriptor, configuration in zip(descriptors, configurations, strict=True):
             for name in ("stft", "sample_rate", "nb_channels"):
                 ours, theirs = getattr(student, name), getattr(configuration, name)

@@ -28,6 +28,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 from . import __version__, weights
 from .configuration import (
     Configuration,
@@ -89,10 +94,12 @@ class RunFolder:
         config = path / "config.json"
         try:
             if config.is_file():
-                self._check(json.loads(config.read_text(encoding="utf-8")))
+                if self.states.is_dir() and any(self.states.iterdir()):
+                    self._check(json.loads(config.read_text(encoding="utf-8")))
             elif path.exists() and any(path.iterdir()):
                 raise SeparationError(f"{path} holds other files: name a folder for the run")
             self.states.mkdir(parents=True, exist_ok=True)
+            self._lock = _locked(path)
             for stale in self.states.glob(".*"):  # of a killed run
                 shutil.rmtree(stale, ignore_errors=True)
             _write_json(config, self.data)
@@ -150,6 +157,23 @@ class RunFolder:
         """Write ``run.json`` and draw ``history.png``."""
         _write_json(self.path / "run.json", summary)
         draw_curves(history, self.path / "history.png")
+
+
+def _locked(folder: Path) -> Any:
+    """A file that is locked for as long as it is open, or this process lives.
+
+    Raises:
+        SeparationError: another process has it.
+    """
+    if fcntl is None:
+        return None
+    file = open(folder / ".lock", "w")  # noqa: SIM115 kept by the caller
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise SeparationError(f"another training is at work in {folder}") from None
+    return file
 
 
 def _write_json(path: Path, data: object) -> None:

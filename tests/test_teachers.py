@@ -111,10 +111,10 @@ def test_refused(tmp_path):
     stranger = dataclasses.replace(student, targets=("drums",))
     with pytest.raises(SeparationError, match="does not separate 'drums'"):
         Teachers(stranger, [descriptor])
-    with pytest.raises(SeparationError, match="there is no configuration"):
+    with pytest.raises(SeparationError, match="training.teachers: there is no configuration"):
         Teachers(student, [str(tmp_path / "nobody")])
     (tmp_path / "one" / "checkpoint.index").unlink()
-    with pytest.raises(SeparationError, match="there are no weights"):
+    with pytest.raises(SeparationError, match="training.teachers: .* has no weights"):
         Teachers(student, [descriptor])
     with pytest.raises(SeparationError, match="teacher_share must lie in"):
         trainer(tmp_path / "run", teachers=[descriptor], teacher_share=0)

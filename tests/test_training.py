@@ -198,6 +198,31 @@ def test_a_finished_run_stays_and_may_be_made_longer(tmp_path):
     assert states(tmp_path) == ["000000004", "000000008"]
 
 
+def test_a_run_that_never_began_may_change(tmp_path):
+    trainer(tmp_path)
+    assert trainer(tmp_path, learning_rate=0.5, epochs=1).fit(verbose=0).epoch == 1
+
+
+def test_two_at_a_time_are_one_too_many(tmp_path):
+    trainer(tmp_path, epochs=1).fit(verbose=0)
+    script = (
+        "import fcntl, sys\n"
+        "file = open(sys.argv[1], 'w')\n"
+        "fcntl.lockf(file, fcntl.LOCK_EX)\n"
+        "print('locked', flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / ".lock")]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == "locked\n"
+        with pytest.raises(SeparationError, match="another training is at work"):
+            trainer(tmp_path, epochs=2)
+        other.stdin.close()
+    assert trainer(tmp_path, epochs=2).fit(verbose=0).epoch == 2
+
+
 def test_other_files_are_left_alone(tmp_path):
     (tmp_path / "song.wav").write_text("mine")
     with pytest.raises(SeparationError, match="holds other files"):
