@@ -251,7 +251,7 @@ def _refuse_known_songs(path: Path, data: Path, scored: Sequence[str]) -> None:
     if known:
         raise SeparationError(
             f"{', '.join(known[:3])}{', ...' if len(known) > 3 else ''} would be scored, but "
-            "trained with before: name other songs with --mus_dir"
+            "would be trained with, too: name other songs with --mus_dir"
         )
 
 

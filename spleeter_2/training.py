@@ -491,8 +491,11 @@ def train(
     content = read_configuration(descriptor)
     for key in ("weights", "card", "source"):  # they speak of other weights
         content.pop(key, None)
-    configuration = parse_configuration(content)
-    options = training_of(configuration)
+    try:
+        configuration = parse_configuration(content)
+        options = training_of(configuration)
+    except SeparationError as error:
+        raise SeparationError(f"{descriptor}: {error}") from error
     check_mixed_precision(options.mixed_precision)
     distribution = Distribution.of_machine(_say)
     distribution.check(options.batch_size)

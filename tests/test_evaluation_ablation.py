@@ -102,7 +102,7 @@ def test_songs_that_were_trained_with_are_not_scored(run_ablation, songs, tmp_pa
     shutil.copytree(songs / "test", mixed)
     shutil.copytree(songs / "test" / "Three", mixed / "One")
     status, _, messages = run_ablation(tmp_path, "--mus_dir", mixed)
-    assert status == 1 and "One would be scored, but trained with before" in messages
+    assert status == 1 and "One would be scored, but would be trained with, too" in messages
     assert not (tmp_path / "out" / "runs").exists()
 
 
