@@ -94,7 +94,7 @@ class RunFolder:
         config = path / "config.json"
         try:
             if config.is_file():
-                if self.states.is_dir() and any(self.states.iterdir()):
+                if not self._never_began():
                     self._check(json.loads(config.read_text(encoding="utf-8")))
             elif path.exists() and any(path.iterdir()):
                 raise SeparationError(f"{path} holds other files: name a folder for the run")
@@ -107,6 +107,12 @@ class RunFolder:
             raise SeparationError(f"cannot write {path}: {error.strerror or error}") from error
         except ValueError as error:
             raise SeparationError(f"{config} is damaged: name another folder") from error
+
+    def _never_began(self) -> bool:
+        """Whether all that is there is what a run leaves that stopped before its first state."""
+        left = {"config.json", "states", "tensorboard", ".lock"}
+        others = {path.name for path in self.path.iterdir()} - left
+        return not others and self.states.is_dir() and not any(self.states.iterdir())
 
     def _check(self, found: Mapping[str, Any]) -> None:
         """A run may be made longer; otherwise its configuration stays."""

@@ -203,6 +203,13 @@ def test_a_run_that_never_began_may_change(tmp_path):
     assert trainer(tmp_path, learning_rate=0.5, epochs=1).fit(verbose=0).epoch == 1
 
 
+def test_a_model_of_another_kind_is_left_alone(tmp_path):
+    (tmp_path / "config.json").write_text('{"spleeter_2": 1, "weights": "."}')
+    with pytest.raises(SeparationError, match="holds a run of another configuration"):
+        trainer(tmp_path)
+    assert os.listdir(tmp_path) == ["config.json"]
+
+
 def test_two_at_a_time_are_one_too_many(tmp_path):
     trainer(tmp_path, epochs=1).fit(verbose=0)
     script = (
