@@ -108,6 +108,11 @@ class RunFolder:
         except ValueError as error:
             raise SeparationError(f"{config} is damaged: name another folder") from error
 
+    def release(self) -> None:
+        """Let another process train here."""
+        if self._lock:
+            self._lock.close()
+
     def _never_began(self) -> bool:
         """Whether all that is there is what a run leaves that stopped before its first state."""
         left = {"config.json", "states", "tensorboard", ".lock"}
@@ -381,6 +386,9 @@ class Trainer:
             if not self.broken and self.distribution.chief and self.step > self.progress.step:
                 self.save_state()
             raise
+        finally:
+            if self.distribution.chief:
+                self.folder.release()
         return self.progress
 
     def _is_over(self) -> bool:

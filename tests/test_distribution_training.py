@@ -103,6 +103,7 @@ def test_two_workers_go_on_as_one_process_would(tmp_path):
     first = trainer(tmp_path / "chief", epochs=2, **options)
     first.folder.save_best = lambda values: None
     first._fit(1, 4, 0)
+    first.folder.release()  # as when its process ends
     with two_workers(tmp_path, {**options, "epochs": 2}) as running:
         for one in running:
             status, messages = ended(one)
