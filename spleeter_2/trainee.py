@@ -26,7 +26,7 @@ class Trainee(tf.keras.Model):
 
     Args:
         network: what ``build_model`` returned.
-        targets: order of the output's last axis.
+        targets: order of the output's second axis.
         options: how to train.
         pretrained: names of the variables that ``pretrained_rate`` is for.
         teachers: models to learn from beside the truth.
