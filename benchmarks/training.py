@@ -54,7 +54,7 @@ def make_crops(path: Path) -> None:
             np.resize(np.roll(stem, -index * 20000, axis=0), ((FRAMES - 1) * STEP, 2))
             for stem in (vocals + accompaniment, vocals, accompaniment)
         ]
-        crops.append(np.stack([transform.forward(s.astype(np.float32)) for s in stems]))
+        crops.append(np.stack([transform.forward(s.astype(np.float32))[:, :BINS] for s in stems]))
     np.save(path, np.stack(crops).astype(np.complex64))
 
 
@@ -65,7 +65,7 @@ def train_upstream(crops: np.ndarray, steps: int) -> list[float]:
     from spleeter.utils.configuration import load_configuration
 
     parameters = load_configuration("spleeter:2stems")
-    magnitudes = np.abs(crops[:, :, :, :BINS]).astype(np.float32)
+    magnitudes = np.abs(crops)
     names = ("mix_spectrogram", "vocals_spectrogram", "accompaniment_spectrogram")
     features = {name: magnitudes[:, index] for index, name in enumerate(names)}
 
@@ -101,7 +101,7 @@ def make_trainee(descriptor: str):
     configuration = load_configuration(descriptor)
     loss = "magnitude_l1" if descriptor.endswith("mask") else "mse"
     options = Training(loss=LossOptions(loss, over_mixture_penalty=float(loss == "mse")))
-    trainee = Trainee(build_model(configuration), configuration.targets, options)
+    trainee = Trainee(build_model(configuration, band_only=True), configuration.targets, options)
     trainee.compile(loss=build_loss(options.loss, LENGTH))
     return trainee
 
@@ -192,7 +192,7 @@ def time_data(steps: int) -> None:
             find_songs(song.parent, instruments)
         )
         examples = Examples(songs, instruments, (FRAMES - 1) * STEP, USUAL)
-        batches = as_tf_dataset(examples, 0, BATCH, lambda x: spectrograms(transform, x))
+        batches = as_tf_dataset(examples, 0, BATCH, lambda x: spectrograms(transform, x, BINS))
         trainee.fit(batches, steps_per_epoch=WARM, verbose=0)
         trainee.data_wait()
         trainee.fit(batches, steps_per_epoch=steps, verbose=0)
@@ -255,7 +255,7 @@ def time_losses() -> None:
     losses["mse, two sources"] = SpectrogramLoss("mse", two_source=True)
     losses["over-mixture penalty"] = OverMixturePenalty(1.0)
     generator = tf.random.Generator.from_seed(0)
-    parts = [generator.normal((BATCH, 3, FRAMES, LENGTH // 2 + 1, 2)) for _ in range(2)]
+    parts = [generator.normal((BATCH, 3, FRAMES, BINS, 2)) for _ in range(2)]
     truth = tf.complex(*parts)
     estimate = tf.complex(*(part[:, :1] for part in parts)) * 0.9
     print(f"\nLosses with their gradient, {BATCH} crops of {FRAMES} frames")

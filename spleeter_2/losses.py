@@ -148,7 +148,7 @@ class SumOfLosses(tf.keras.losses.Loss):
 
 def _magnitude(spectrogram):
     """Complex -> magnitude, quicker than ``tf.abs`` and with a gradient of zero at silence."""
-    return tf.sqrt(tf.maximum(_power(spectrogram), 1e-20))
+    return tf.sqrt(_power(spectrogram) + 1e-20)
 
 
 def _power(spectrogram):

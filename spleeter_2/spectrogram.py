@@ -49,7 +49,7 @@ class Transform:
         return np.moveaxis(spectrogram, 0, 2)  # [T, F, C]
 
     def inverse(self, spectrogram: np.ndarray, nb_samples: int) -> np.ndarray:
-        """Complex64 ``[T, F, C]`` -> float32 ``[nb_samples, C]``.
+        """Complex64 ``[T, F, C]`` -> float32 ``[nb_samples, C]``; bins that it lacks are silent.
 
         Overlap-add of windowed frames, divided by the actual sum of squared windows. The
         imaginary parts at 0 Hz and at the Nyquist frequency do not count.

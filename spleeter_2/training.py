@@ -216,7 +216,7 @@ class Validation:
         losses = []
         energies: dict[int, np.ndarray] = {}
         for waveforms, (song, _) in zip(self.windows, self.windows.places, strict=True):
-            truth = spectrograms(self.transform, waveforms)[np.newaxis]
+            truth = self._truth(waveforms)
             estimates = estimate(truth[:, 0], training=False)
             losses.append(float(trainee.loss.call(truth, estimates)[0]))
             errors = self.waveforms(waveforms, estimates.numpy()[0]) - waveforms
@@ -235,14 +235,19 @@ class Validation:
     def sounds(self, trainee: Trainee) -> dict[str, np.ndarray]:
         """The first window: mixture, and of every instrument truth and estimate, ``[S, C]``."""
         waveforms = self.windows[0]
-        truth = spectrograms(self.transform, waveforms)[np.newaxis]
-        estimates = self.waveforms(waveforms, trainee(truth[:, 0], training=False).numpy()[0])
+        mixture = self._truth(waveforms)[:, 0]
+        estimates = self.waveforms(waveforms, trainee(mixture, training=False).numpy()[0])
         sounds = {"mixture": waveforms.sum(axis=0)}
         for name, true, estimate in zip(
             self.configuration.instruments, waveforms, estimates, strict=True
         ):
             sounds.update({f"{name}/truth": true, f"{name}/estimate": estimate})
         return sounds
+
+    def _truth(self, waveforms: np.ndarray) -> np.ndarray:
+        """Instruments ``[I, S, C]`` -> ``[1, 1 + I, T, F, C]``, the band's bins."""
+        nb_bins = self.configuration.model.nb_bins
+        return spectrograms(self.transform, waveforms, nb_bins)[np.newaxis]
 
     def waveforms(self, waveforms: np.ndarray, estimates: np.ndarray) -> np.ndarray:
         """Estimates ``[targets, T, F, C]`` -> waveforms of all instruments ``[I, S, C]``."""
@@ -257,9 +262,9 @@ class Validation:
         return np.stack([found[name] for name in self.configuration.instruments])
 
 
-def spectrograms(transform: Transform, waveforms: np.ndarray) -> np.ndarray:
-    """Instruments ``[I, S, C]`` -> complex64 ``[1 + I, T, F, C]``, their sum first."""
-    stems = [transform.forward(waveform) for waveform in waveforms]
+def spectrograms(transform: Transform, waveforms: np.ndarray, nb_bins: int) -> np.ndarray:
+    """Instruments ``[I, S, C]`` -> complex64 ``[1 + I, T, nb_bins, C]``, their sum first."""
+    stems = [transform.forward(waveform)[:, :nb_bins] for waveform in waveforms]
     return np.stack([np.sum(stems, axis=0), *stems])
 
 
@@ -336,7 +341,7 @@ class Trainer:
 
     def _build(self) -> Trainee:
         with layers_in(self.options.mixed_precision):
-            network = build_model(self.configuration)
+            network = build_model(self.configuration, band_only=True)
         pretrained = start_from(network, self.options.start) if self.options.start else frozenset()
         targets, teachers = self.configuration.targets, self.options.teachers
         found = Teachers(self.configuration, teachers) if teachers else None
@@ -409,8 +414,14 @@ class Trainer:
 
     def _dataset(self, start: int) -> tf.data.Dataset:
         transform = self.validation.transform
+        model, stft = self.configuration.model, self.configuration.stft
+        # a teacher may look at more bins than the student
+        nb_bins = stft.nb_bins if self.options.teachers else model.nb_bins
         return self.distribution.dataset(
-            self.examples, start, self.options.batch_size, lambda x: spectrograms(transform, x)
+            self.examples,
+            start,
+            self.options.batch_size,
+            lambda x: spectrograms(transform, x, nb_bins),
         )
 
     def describe(self, step: int) -> str:

@@ -17,6 +17,7 @@ from spleeter_2.models import (
 )
 from spleeter_2.models.frequency import BandConv1D
 from spleeter_2.models.heads import DilatedConv2D
+from spleeter_2.models.layers import BatchNormalization
 from spleeter_2.models.unet import LevelledMagnitude, UpConv2D
 
 
@@ -153,12 +154,12 @@ def test_level_is_the_rms_of_the_waveform():
 
     waveform = 0.05 * np.random.default_rng(0).normal(size=(65536, 2)).astype(np.float32)
     mixture = Transform(Stft(1024, 256)).forward(waveform)[np.newaxis]
-    layer = LevelledMagnitude(513, 513, level=0.2, max_gain=40)
+    layer = LevelledMagnitude(513, 513, 1024, level=0.2, max_gain=40)
     magnitude = np.abs(mixture)
-    assert layer.gain(magnitude, 1024).numpy().item() == pytest.approx(4.0, rel=0.02)
+    assert layer.gain(magnitude).numpy().item() == pytest.approx(4.0, rel=0.02)
     padded = np.pad(magnitude, ((0, 0), (0, 300), (0, 0), (0, 0)))
-    assert layer.gain(padded, 1024).numpy().item() == pytest.approx(4.0, rel=0.02)
-    assert layer.gain(0 * magnitude, 1024).numpy().item() == pytest.approx(100.0)
+    assert layer.gain(padded).numpy().item() == pytest.approx(4.0, rel=0.02)
+    assert layer.gain(0 * magnitude).numpy().item() == pytest.approx(100.0)
 
 
 def test_silence_stays_silence():
@@ -178,22 +179,66 @@ def test_silence_stays_silence():
         assert np.isfinite(tf.convert_to_tensor(gradient)).all()
 
 
+@pytest.mark.parametrize("head", ["mask", "regression"])
+def test_a_model_of_its_band_only_is_the_same(head):
+    configuration = unet(head=Head(head), level=0.2, frequency=(GROUPED,))
+    whole, band = build_model(configuration), build_model(configuration, band_only=True)
+    rng = np.random.default_rng(0)
+    for one, other in zip(whole.weights, band.weights, strict=True):
+        one.assign(np.abs(rng.normal(size=one.shape, scale=0.3)))
+        other.assign(one)
+    mixture = noise(configuration, 1)
+    expected = whole(mixture, training=False)["vocals"]
+    found = band(mixture[:, :, :60], training=False)["vocals"]
+    assert found.shape == (*mixture.shape[:2], 60, mixture.shape[3])
+    np.testing.assert_allclose(found, expected[:, :, :60], rtol=1e-5, atol=1e-5)
+
+
 def test_above_its_band_a_model_is_silent():
     estimate = build_model(unet())(noise(unet(), 1), training=False)["vocals"].numpy()
     assert np.abs(estimate[:, :, 60:]).max() == 0 and np.abs(estimate[:, :, 59]).max() > 0
 
 
+@pytest.mark.parametrize("filters", [1, 5])
 @pytest.mark.parametrize("shape", [(2, 4, 6, 3), (1, 8, 16, 8)])
-def test_up_conv_is_a_transposed_convolution(shape):
+def test_up_conv_is_a_transposed_convolution(shape, filters):
     inputs = tf.random.stateless_normal(shape, (1, 2))
-    quick = UpConv2D(5)
-    plain = tf.keras.layers.Conv2DTranspose(5, 5, strides=2, padding="same")
+    quick = UpConv2D(filters)
+    plain = tf.keras.layers.Conv2DTranspose(filters, 5, strides=2, padding="same")
     quick(inputs), plain(inputs)
-    plain.set_weights([plain.get_weights()[0], np.arange(5.0)])
+    plain.set_weights([plain.get_weights()[0], np.arange(filters) + 1.0])
     quick.set_weights(plain.get_weights())
-    assert np.allclose(quick(inputs), plain(inputs), atol=1e-5)
+    (expected, *gradients), (found, *ours) = (
+        outputs_and_gradients(layer, inputs) for layer in (plain, quick)
+    )
+    assert np.allclose(found, expected, atol=1e-5)
+    for one, other in zip(gradients, ours, strict=True):
+        assert np.allclose(one, other, atol=1e-4)
     quick.freeze()
-    assert np.allclose(quick(inputs), plain(inputs), atol=1e-5)
+    assert np.allclose(quick(inputs), expected, atol=1e-5)
+
+
+def outputs_and_gradients(layer, inputs):
+    """What a layer makes of its inputs, and gradients of a function of it."""
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        outputs = layer(inputs)
+        value = tf.reduce_sum(tf.sin(outputs))
+    return outputs, *tape.gradient(value, [inputs, *layer.trainable_variables])
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_batch_norm_of_one_channel_is_that_of_many(training):
+    """It takes another way; the moving variance of the other one is the unbiased one."""
+    inputs = 3 + 2 * tf.random.stateless_normal((2, 30, 40, 1), (1, 2))
+    one = BatchNormalization()
+    many = BatchNormalization()
+    found = one(inputs, training=training)
+    expected = many(tf.tile(inputs, (1, 1, 1, 2)), training=training)
+    assert not one.fused and many.fused
+    assert np.allclose(found, expected[..., :1], atol=1e-5)
+    for ours, theirs in zip(one.weights, many.weights, strict=True):
+        assert np.allclose(ours, theirs[:1], rtol=1e-3)
 
 
 def test_dilated_conv_is_a_dilated_convolution():

@@ -95,10 +95,12 @@ def distance(run):
     from spleeter_2.training import spectrograms
 
     total = 0.0
+    band = run.configuration.model.nb_bins
     for window in run.validation.windows:
-        mixture = spectrograms(run.validation.transform, window)[np.newaxis, 0]
-        taught = run.trainee.teachers.estimates(mixture, SEED)
-        total += float(np.mean(np.abs(run.trainee(mixture) - taught) ** 2))
+        nb_bins = run.configuration.stft.nb_bins
+        mixture = spectrograms(run.validation.transform, window, nb_bins)[np.newaxis, 0]
+        taught = run.trainee.teachers.estimates(mixture, SEED)[..., :band, :]
+        total += float(np.mean(np.abs(run.trainee(mixture[:, :, :band]) - taught) ** 2))
     return total
 
 

@@ -18,7 +18,9 @@ from model_test import SMALL
 from spleeter_2 import Separator, weights
 from spleeter_2.configuration import parse_configuration
 from spleeter_2.errors import SeparationError
+from spleeter_2.trainee import Adam, Schedule
 from spleeter_2.training import Trainer, start_from
+from spleeter_2.training_options import Training
 
 NB_SAMPLES = 31 * 32
 UNET = {
@@ -127,6 +129,21 @@ def test_it_can_learn_one_real_crop_by_heart(tmp_path, stems, block):
     run.validation.windows = Windows([crop[0]])
     first, last = run.fit(verbose=0).history
     assert last["val_sdr_vocals"] > 8 and last["val_sdr_accompaniment"] > 13, last
+
+
+def test_adam_is_that_of_keras():
+    options = Training(learning_rate=0.1, schedule="cosine", warmup_steps=3, epochs=1)
+    ours, theirs = (tf.Variable([[1.0, -2.0, 0.0]]) for _ in range(2))
+    quick = Adam(Schedule.of(options, 1.0))
+    plain = tf.keras.optimizers.Adam(Schedule.of(options, 1.0))
+    for step in range(8):
+        gradient = tf.constant([[np.sin(step), 1e-3 * step, 100.0]], tf.float32)
+        quick.apply_gradients([(gradient, ours)])
+        plain.apply_gradients([(gradient, theirs)])
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+    assert abs(ours[0, 2]) > 0.5
+    for one, other in zip(quick.variables, plain.variables, strict=True):
+        np.testing.assert_allclose(one, other, rtol=3e-5)  # 1 - 0.999 in float32
 
 
 @pytest.mark.parametrize(("average", "taught"), [(0.0, False), (0.9, False), (0.0, True)])

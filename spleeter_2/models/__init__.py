@@ -24,7 +24,9 @@ __all__ = ["at_rest", "build_model", "residual", "targets_needed", "without_neut
 
 
 def build_model(
-    configuration: Configuration, instruments: Iterable[str] | None = None
+    configuration: Configuration,
+    instruments: Iterable[str] | None = None,
+    band_only: bool = False,
 ) -> tf.keras.Model:
     """Build the network of a configuration, untrained.
 
@@ -32,6 +34,8 @@ def build_model(
         configuration: what to build.
         instruments: what will be asked of it (default: all); targets that none of them needs
             are left out.
+        band_only: spectrograms hold the bins that the network looks at alone, the lowest F =
+            ``model.nb_bins``, and not all of the STFT.
 
     Returns:
         Model from complex64 ``[B, T, F, C]`` to ``{target: complex64 [B, T, F, C]}``, where T
@@ -41,7 +45,8 @@ def build_model(
         SeparationError: an instrument that the configuration does not have.
     """
     targets = targets_needed(configuration, instruments)
-    return BUILDERS[configuration.model.type](configuration, targets)
+    nb_bins = configuration.model.nb_bins if band_only else configuration.stft.nb_bins
+    return BUILDERS[configuration.model.type](configuration, targets, nb_bins)
 
 
 def without_neutral_parts(

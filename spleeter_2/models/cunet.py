@@ -106,7 +106,9 @@ class Join(layers.Layer):
         return tf.concat(inputs, axis=-1)
 
 
-def build_cunet(configuration: Configuration, targets: tuple[str, ...]) -> tf.keras.Model:
+def build_cunet(
+    configuration: Configuration, targets: tuple[str, ...], nb_bins: int
+) -> tf.keras.Model:
     """Build the conditioned U-Net for some of its instruments.
 
     An instrument's condition is its place among the configuration's targets.
@@ -117,7 +119,7 @@ def build_cunet(configuration: Configuration, targets: tuple[str, ...]) -> tf.ke
     """
     options = configuration.model
     mixture = tf.keras.Input(
-        (None, options.nb_bins, configuration.nb_channels), dtype=tf.complex64, name="mixture"
+        (None, nb_bins, configuration.nb_channels), dtype=tf.complex64, name="mixture"
     )
     numbers = [configuration.targets.index(target) for target in targets]
     planes = Planes(options.spectrogram, name="planes")(mixture)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from ..configuration import Head
-from .layers import LEAK, pad_bins, plain, scaled
+from .layers import LEAK, low_bins, pad_bins, plain, scaled
 
 
 class DilatedConv2D(tf.keras.layers.Layer):
@@ -63,7 +63,7 @@ class _Band(tf.keras.layers.Layer):
 
     def in_place(self, phases):
         """Phases ``[B, T/2, F'/2, 4C]`` -> ``[B, T, nb_bins, C]``."""
-        return tf.nn.depth_to_space(phases, 2)[:, :, : self.nb_bins]
+        return low_bins(tf.nn.depth_to_space(phases, 2), self.nb_bins)
 
 
 class ApplyMask(_Band):
@@ -76,7 +76,7 @@ class ApplyMask(_Band):
     @plain
     def call(self, inputs):
         mask, mixture = inputs
-        estimate = scaled(mixture[:, :, : self.nb_bins], self.in_place(mask))
+        estimate = scaled(low_bins(mixture, self.nb_bins), self.in_place(mask))
         return pad_bins(estimate, mixture.shape[2])
 
 
@@ -96,7 +96,7 @@ class RelativeMixture(_Band):
 
     @plain
     def call(self, mixture):
-        mixture = mixture[:, :, : self.nb_bins]
+        mixture = low_bins(mixture, self.nb_bins)
         real, imaginary = (
             tf.nn.space_to_depth(pad_bins(part, self.padded_bins), 2)
             for part in (tf.math.real(mixture), tf.math.imag(mixture))

@@ -36,6 +36,11 @@ def pad_bins(x: tf.Tensor, nb_bins: int) -> tf.Tensor:
     return tf.pad(x, ((0, 0), (0, 0), (0, above), (0, 0))) if above else x
 
 
+def low_bins(x: tf.Tensor, nb_bins: int) -> tf.Tensor:
+    """``[B, T, F, C]`` -> ``[B, T, nb_bins, C]``, the lowest; nothing to do is not done."""
+    return x[:, :, :nb_bins] if x.shape[2] > nb_bins else x
+
+
 def scaled(spectrogram: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
     """Complex times real, the phase as it is. (A cast to complex warns where it has a gradient.)"""
     return tf.complex(tf.math.real(spectrogram) * factor, tf.math.imag(spectrogram) * factor)
@@ -69,6 +74,11 @@ class BatchNormalization(tf.keras.layers.BatchNormalization):
     squares, which is less exact, and a variance for inference that is not that of one device.
     All devices must have batches of one size.
     """
+
+    def build(self, input_shape) -> None:
+        if input_shape[-1] == 1:
+            self.fused = False  # whose kernel is ten times slower on a CPU than plain sums
+        super().build(input_shape)
 
     def add_weight(self, *args, **kwargs):
         # alike on all devices, so that a reader need not ask the others

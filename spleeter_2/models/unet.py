@@ -8,13 +8,12 @@ activation, skips taken before the encoder's BatchNorm.
 
 from __future__ import annotations
 
-import numpy as np
 import tensorflow as tf
 
 from ..configuration import Configuration, UNet
 from .frequency import frequency_transformation
 from .heads import head
-from .layers import LEAK, BatchNormalization, pad_bins, plain
+from .layers import LEAK, BatchNormalization, low_bins, pad_bins, plain
 
 layers = tf.keras.layers
 
@@ -27,31 +26,38 @@ class LevelledMagnitude(layers.Layer):
     silence do not count, and ``max_gain`` keeps silence from being blown up. It is
     needed on the way in only: masks and relative corrections are applied to the mixture itself.
 
-    Shapes: complex ``[B, T, F, C]`` -> ``[B, T, padded_bins, C]``. ``level`` is an RMS of full
-    scale or None, ``max_gain`` in dB.
+    Shapes: complex ``[B, T, F, C]`` -> ``[B, T, padded_bins, C]``. ``frame_length`` of the STFT
+    in samples, ``level`` an RMS of full scale or None, ``max_gain`` in dB.
     """
 
     def __init__(
-        self, nb_bins: int, padded_bins: int, level: float | None, max_gain: float, **kwargs
+        self,
+        nb_bins: int,
+        padded_bins: int,
+        frame_length: int,
+        level: float | None,
+        max_gain: float,
+        **kwargs,
     ) -> None:
         super().__init__(**kwargs)
         self.nb_bins = nb_bins
         self.padded_bins = padded_bins
+        self.frame_length = frame_length
         self.level = level
         self.max_gain = max_gain
 
     @plain
     def call(self, mixture):
-        magnitude = tf.abs(mixture[:, :, : self.nb_bins])
+        magnitude = tf.abs(low_bins(mixture, self.nb_bins))
         if self.level is not None:
-            magnitude *= self.gain(magnitude, 2 * (mixture.shape[2] - 1))
+            magnitude *= self.gain(magnitude)
         return pad_bins(magnitude, self.padded_bins)
 
-    def gain(self, magnitude, frame_length: int):
+    def gain(self, magnitude):
         """Gain ``[B, 1, 1, 1]`` from magnitude ``[B, T, F', C]``."""
         # [B, T, 1, 1]; a Hann window keeps 3/8 of the power, half of the bins are stored
         power = tf.reduce_sum(tf.square(magnitude), axis=(2, 3), keepdims=True)
-        power *= 2.0 / (frame_length**2 * 0.375 * magnitude.shape[3])
+        power *= 2.0 / (self.frame_length**2 * 0.375 * magnitude.shape[3])
         sounding = tf.reduce_sum(tf.cast(power > 1e-12, power.dtype), axis=1, keepdims=True)
         mean = tf.reduce_sum(power, axis=1, keepdims=True) / tf.maximum(sounding, 1.0)
         floor = self.level * 10 ** (-self.max_gain / 20)
@@ -62,18 +68,20 @@ class LevelledMagnitude(layers.Layer):
             **super().get_config(),
             "nb_bins": self.nb_bins,
             "padded_bins": self.padded_bins,
+            "frame_length": self.frame_length,
             "level": self.level,
             "max_gain": self.max_gain,
         }
 
 
 class UpConv2D(layers.Conv2DTranspose):
-    """Transposed 5x5 convolution with stride 2 and "same" padding, quicker once it is frozen.
+    """Transposed 5x5 convolution with stride 2 and "same" padding, by other sums where it pays.
 
     An output at an even place sees two, one at an odd place three neighbouring inputs, so the
     same sums are a 3x3 convolution with four times the filters, whose channels then become the
-    2 x 2 places (depth-to-space): on a CPU up to twice as fast. Rearranging the kernel takes
-    longer than that saves, so it is done once, by ``freeze``, when training is over.
+    2 x 2 places (depth-to-space). Of a single filter a CPU computes those in half the time; of
+    many, rearranging the kernel takes longer than it saves unless it is done once, by ``freeze``,
+    when training is over.
 
     Shapes: ``[B, T, F, C]`` -> ``[B, 2T, 2F, filters]``; kernel ``[5, 5, filters, C]``.
     """
@@ -85,21 +93,46 @@ class UpConv2D(layers.Conv2DTranspose):
 
     def freeze(self) -> None:
         """Rearrange the present kernel for inference; later changes of it go unseen."""
-        channels = self.kernel.shape[3]
-        # tap k of an axis reaches output 2i + k - 1 from input i; a sixth tap of zeros makes
-        # them three inputs times two places
-        kernel = np.pad(self.kernel.numpy()[::-1, ::-1], ((0, 1), (0, 1), (0, 0), (0, 0)))
-        kernel = kernel.reshape(3, 2, 3, 2, self.filters, channels)[:, ::-1, :, ::-1]
-        kernel = kernel.transpose(0, 2, 5, 1, 3, 4).reshape(3, 3, channels, 4 * self.filters)
-        self.frozen = tf.constant(kernel), tf.tile(self.bias, [4])
+        self.frozen = tf.constant(_rearranged(self.kernel)), tf.tile(self.bias, [4])
 
     @plain
     def call(self, inputs):
-        if self.frozen is None:
-            return super().call(inputs)
-        kernel, bias = self.frozen
-        convolved = tf.nn.bias_add(tf.nn.conv2d(inputs, kernel, 1, "SAME"), bias)
-        return tf.nn.depth_to_space(convolved, 2)
+        if self.frozen is not None:
+            kernel, bias = self.frozen
+            convolved = tf.nn.bias_add(tf.nn.conv2d(inputs, kernel, 1, "SAME"), bias)
+            return tf.nn.depth_to_space(convolved, 2)
+        if self.filters == 1:
+            return _up_to_one(inputs, tf.convert_to_tensor(self.kernel)) + self.bias
+        return super().call(inputs)
+
+
+def _rearranged(kernel):
+    """Kernel ``[5, 5, filters, C]`` -> ``[3, 3, C, 4 filters]`` (``UpConv2D``)."""
+    filters, channels = kernel.shape[2:]
+    # tap k of an axis reaches output 2i + k - 1 from input i; a sixth tap of zeros makes
+    # them three inputs times two places
+    kernel = tf.pad(tf.reverse(kernel, (0, 1)), ((0, 1), (0, 1), (0, 0), (0, 0)))
+    kernel = tf.reverse(tf.reshape(kernel, (3, 2, 3, 2, filters, channels)), (1, 3))
+    kernel = tf.transpose(kernel, (0, 2, 5, 1, 3, 4))
+    return tf.reshape(kernel, (3, 3, channels, 4 * filters))
+
+
+@tf.custom_gradient
+def _up_to_one(inputs, kernel):
+    """``UpConv2D`` of a single filter, without bias; its gradient is that of the plain sums."""
+
+    def gradient(upstream):
+        of_kernel = tf.raw_ops.Conv2DBackpropFilter(
+            input=upstream,
+            filter_sizes=kernel.shape,
+            out_backprop=inputs,
+            strides=[1, 2, 2, 1],
+            padding="SAME",
+        )
+        return tf.nn.conv2d(upstream, kernel, 2, "SAME"), of_kernel
+
+    convolved = tf.nn.conv2d(inputs, _rearranged(kernel), 1, "SAME")
+    return tf.nn.depth_to_space(convolved, 2), gradient
 
 
 class SplitShifts(layers.Layer):
@@ -130,22 +163,27 @@ class MeanOfShifts(layers.Layer):
         return 0.5 * (on_time[:, :-2] + late[:, 1:-1])
 
 
-def build_unet(configuration: Configuration, targets: tuple[str, ...]) -> tf.keras.Model:
+def build_unet(
+    configuration: Configuration, targets: tuple[str, ...], nb_bins: int
+) -> tf.keras.Model:
     """Build one U-Net per target over a common input.
 
     Returns:
-        Model from complex64 ``[B, T, F, C]`` (T a multiple of ``stride``) to
-        ``{target: complex64 [B, T, F, C]}``.
+        Model from complex64 ``[B, T, nb_bins, C]`` (T a multiple of ``stride``) to
+        ``{target: complex64 [B, T, nb_bins, C]}``.
     """
     options = configuration.model
     padded_bins = -(-options.nb_bins // options.stride) * options.stride
     mixture = tf.keras.Input(
-        (None, configuration.stft.nb_bins, configuration.nb_channels),
-        dtype=tf.complex64,
-        name="mixture",
+        (None, nb_bins, configuration.nb_channels), dtype=tf.complex64, name="mixture"
     )
     magnitude = LevelledMagnitude(
-        options.nb_bins, padded_bins, options.level, options.max_gain, name="magnitude"
+        options.nb_bins,
+        padded_bins,
+        configuration.stft.frame_length,
+        options.level,
+        options.max_gain,
+        name="magnitude",
     )(mixture)
     estimates = {
         target: _unet(options, mixture, magnitude, prefix=f"{target}_") for target in targets
@@ -161,7 +199,9 @@ def _unet(options: UNet, mixture: tf.Tensor, magnitude: tf.Tensor, prefix: str) 
         last = x
         if index > 1:
             x = layers.Concatenate(name=f"{prefix}decoder_{index}_skip")([skips.pop(), x])
-        x = _up(filters, f"{prefix}decoder_{index}_conv")(x)
+        x = UpConv2D(
+            filters, kernel_initializer="he_uniform", name=f"{prefix}decoder_{index}_conv"
+        )(x)
         x = layers.ReLU(name=f"{prefix}decoder_{index}_activation")(x)
         x = BatchNormalization(name=f"{prefix}decoder_{index}_norm")(x)
         if index <= 3 and options.dropout:
@@ -169,15 +209,6 @@ def _unet(options: UNet, mixture: tf.Tensor, magnitude: tf.Tensor, prefix: str) 
         if index == 1 and options.shift_average:
             x = MeanOfShifts(name=f"{prefix}mean_of_shifts")(x)
     return head(options.head, mixture, x, last, options.nb_bins, prefix)
-
-
-def _up(filters: int, name: str) -> layers.Layer:
-    """Transposed convolution; a single filter leaves too little to do for the quicker way."""
-    if filters > 1:
-        return UpConv2D(filters, kernel_initializer="he_uniform", name=name)
-    return layers.Conv2DTranspose(
-        filters, 5, strides=2, padding="same", kernel_initializer="he_uniform", name=name
-    )
 
 
 def _encoder(options: UNet, magnitude: tf.Tensor, prefix: str) -> list[tf.Tensor]:
