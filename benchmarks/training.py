@@ -7,7 +7,9 @@
 Upstream trains with its own ``model_fn`` in an Estimator, one network per stem; ours is one network
 for both. All see the same crops of stempeg's excerpt, from memory, so the step alone is timed: each
 program in a process of its own, in turns. Of a program's steps the median counts; ratios are
-medians of the turns' ratios. Parts are timed alone: frequency transformations on a level of the
+medians of the turns' ratios. Upstream's Estimator leaves Keras' learning phase off, so that its
+BatchNorm normalises by 0 and 1, for good, and its dropout is idle; "as upstream" does the same,
+and clips no gradients. Parts are timed alone: frequency transformations on a level of the
 U-Net as it trains, losses on a batch of spectrograms, each with its gradient. In between: the share
 of its time that a step of real training waits for examples.
 """
@@ -24,6 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +36,7 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the repository's pa
 FRAMES, BINS, BATCH = 512, 1024, 4  # upstream's configuration of 2stems
 LENGTH, STEP = 4096, 1024  # of the STFT, in samples
 WARM = 2  # steps that do not count
-OURS = ("spleeter_2:mask", "spleeter_2:grouped")
+OURS = ("mask as upstream", "mask", "grouped")
 BLOCKS = ("fc", "conv", "dilated", "grouped")
 LEVELS = {2: (FRAMES // 4, BINS // 4, 32), 6: (FRAMES // 64, BINS // 64, 512)}  # T, F, C
 
@@ -91,26 +94,34 @@ def train_upstream(crops: np.ndarray, steps: int) -> list[float]:
     return clock.seconds[WARM:]
 
 
-def make_trainee(descriptor: str):
+def make_trainee(program: str):
     """Our model, ready to ``fit``."""
     from spleeter_2.configuration import load_configuration
     from spleeter_2.models import build_model
     from spleeter_2.trainee import Trainee, build_loss
     from spleeter_2.training_options import LossOptions, Training
 
-    configuration = load_configuration(descriptor)
-    loss = "magnitude_l1" if descriptor.endswith("mask") else "mse"
-    options = Training(loss=LossOptions(loss, over_mixture_penalty=float(loss == "mse")))
+    model, _, same = program.partition(" as ")
+    configuration = load_configuration(f"spleeter_2:{model}")
+    options = Training(
+        loss=LossOptions("magnitude_l1")
+        if model == "mask"
+        else LossOptions("mse", over_mixture_penalty=1.0)
+    )
+    if same:
+        network = replace(configuration.model, dropout=0.0)
+        configuration = replace(configuration, model=network)
+        options = replace(options, freeze_statistics=True, clip_norm=None)
     trainee = Trainee(build_model(configuration, band_only=True), configuration.targets, options)
     trainee.compile(loss=build_loss(options.loss, LENGTH))
     return trainee
 
 
-def train_ours(descriptor: str, crops: np.ndarray, steps: int) -> list[float]:
+def train_ours(program: str, crops: np.ndarray, steps: int) -> list[float]:
     """Seconds of each step of our trainer's ``fit``."""
     import tensorflow as tf
 
-    trainee = make_trainee(descriptor)
+    trainee = make_trainee(program)
     seconds: list[float] = []
 
     class Clock(tf.keras.callbacks.Callback):
@@ -182,7 +193,7 @@ def time_data(steps: int) -> None:
     streams, _ = stempeg.read_stems(stempeg.example_stem_path(), ffmpeg_format="s16le")
     instruments = ("vocals", "accompaniment")
     stems = dict(zip(instruments, (streams[4], streams[1:4].sum(axis=0)), strict=True))
-    trainee, transform = make_trainee("spleeter_2:grouped"), Transform(Stft(LENGTH, STEP))
+    trainee, transform = make_trainee("grouped"), Transform(Stft(LENGTH, STEP))
     with tempfile.TemporaryDirectory() as folder:
         song = Path(folder, "songs", "song")
         song.mkdir(parents=True)
