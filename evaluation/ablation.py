@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from spleeter_2.configuration import (
+    anchored,
     complete,
     load_configuration,
     merge,
@@ -125,8 +126,9 @@ def read_plan(path: Path) -> Plan:
 
 def configured(plan: Plan, path: Path, run: str, seed: int) -> dict[str, Any]:
     """The complete configuration of a run with a seed."""
+    path = path.resolve()
     base = {"spleeter_2": plan.spleeter_2, **plan.configuration}
-    whole = merge(complete(base, path.resolve()), plan.runs[run])
+    whole = merge(complete(base, path), anchored(plan.runs[run], path.parent))
     for key in ("weights", "card", "source"):  # they speak of other weights
         whole.pop(key, None)
     changes = {"name": f"{run}-{seed}", "training": {"seed": seed}}

@@ -2,7 +2,7 @@
 
 A descriptor is ``spleeter_2:NAME`` (embedded in ``resources/``), a JSON file, or a folder that
 holds ``config.json`` (a converted checkpoint, a training run). A JSON file may name a ``base``
-descriptor and state only what it changes.
+descriptor and state only what it changes. Files and folders that it names are relative to itself.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import math
 import os
 import re
 import typing
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Optional, Union
@@ -627,7 +628,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _resolve(descriptor: str, seen: tuple[Path, ...]) -> dict[str, Any]:
-    """JSON of a descriptor laid over its bases; relative weights become absolute paths."""
+    """JSON of a descriptor laid over its bases; relative paths become absolute ones."""
     path = _locate(descriptor).resolve()
     if path in seen:
         raise SeparationError(f"the configuration {path} is its own base")
@@ -645,8 +646,7 @@ def complete(data: dict[str, Any], path: Path, seen: tuple[Path, ...] = ()) -> d
             f"{path} is not a spleeter-2 configuration of format {FORMAT}: "
             f'it must say "spleeter_2": {FORMAT}'
         )
-    if isinstance(data.get("weights"), str):
-        data["weights"] = str(path.parent / data["weights"])
+    data = anchored(data, path.parent)
     base = data.pop("base", None)
     if base is None:
         if isinstance(data.get("model"), dict):
@@ -657,6 +657,36 @@ def complete(data: dict[str, Any], path: Path, seen: tuple[Path, ...] = ()) -> d
     if not base.startswith(PREFIX):
         base = str(path.parent / base)
     return merge(_resolve(base, (*seen, path)), data)
+
+
+def anchored(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """A JSON object whose weights, and models to train with, do not depend on its place.
+
+    Args:
+        folder: what its relative paths are relative to.
+    """
+    if isinstance(data.get("weights"), str):
+        data = {**data, "weights": str(folder / data["weights"])}
+    return with_models(data, lambda model: os.path.normpath(folder / model))
+
+
+def with_models(data: Mapping[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
+    """A JSON object with ``change`` of every path in ``training.start`` and ``training.teachers``.
+
+    Names of models (``spleeter_2:NAME``, ``spleeter:NAME``) and what is no descriptor stay.
+    """
+
+    def changed(value: Any) -> Any:
+        if isinstance(value, list):
+            return [changed(item) for item in value]
+        is_path = isinstance(value, str) and not value.startswith((PREFIX, "spleeter:"))
+        return change(value) if is_path else value
+
+    training = data.get("training")
+    if not isinstance(training, dict):
+        return dict(data)
+    models = {key: changed(training[key]) for key in ("start", "teachers") if key in training}
+    return {**data, "training": {**training, **models}}
 
 
 def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

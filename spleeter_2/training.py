@@ -39,6 +39,7 @@ from .configuration import (
     load_configuration,
     parse_configuration,
     read_configuration,
+    with_models,
 )
 from .dataset import Examples, StemCache, Windows, find_songs, fixed_windows, split
 from .diary import Diary, draw_curves
@@ -121,6 +122,8 @@ class RunFolder:
 
     def _check(self, found: Mapping[str, Any]) -> None:
         """A run may be made longer; otherwise its configuration stays."""
+        # older runs name models relative to the working folder
+        found = with_models(found, os.path.abspath)
         free = ("epochs", "patience")
         one, two = (
             {
@@ -323,7 +326,8 @@ class Trainer:
         self.options = training_of(configuration)
         self.distribution = distribution or Distribution()
         self.distribution.check(self.options.batch_size)
-        self.distribution.agree({"configuration": data})
+        # each machine may have the models to train with in a folder of its own
+        self.distribution.agree({"configuration": with_models(data, os.path.basename)})
         self.examples = examples
         self.validation = Validation(configuration, windows)
         if self.distribution.chief:

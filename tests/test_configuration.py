@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -10,8 +11,10 @@ from spleeter_2.configuration import (
     has_weights,
     is_ours,
     load_configuration,
+    read_configuration,
 )
 from spleeter_2.errors import SeparationError
+from spleeter_2.training_options import training_of
 
 BASE = {"spleeter_2": 1, "base": "spleeter_2:grouped"}
 
@@ -44,6 +47,36 @@ def test_a_base_is_changed_key_by_key(write):
 
 def test_weights_are_relative_to_the_file_that_names_them(write, tmp_path):
     assert load_configuration(write(weights="mine")).weights == tmp_path / "mine"
+
+
+def test_models_to_train_with_are_relative_to_the_file_that_names_them(tmp_path):
+    """Also those that a base names; names of models stay, and what is no descriptor is refused."""
+    named = {"start": "../old", "teachers": ["spleeter_2:mask", "one.json", "/two", "spleeter:x"]}
+    for folder, content in (
+        ("base", {**BASE, "training": named}),
+        ("child", {"spleeter_2": 1, "base": "../base/x.json", "training": {"start": "new"}}),
+    ):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.json").write_text(json.dumps(content))
+    training = read_configuration(str(tmp_path / "base/x.json"))["training"]
+    teachers = ["spleeter_2:mask", str(tmp_path / "base/one.json"), "/two", "spleeter:x"]
+    assert training == {"start": str(tmp_path / "old"), "teachers": teachers}
+    training = read_configuration(str(tmp_path / "child/x.json"))["training"]
+    assert training == {"start": str(tmp_path / "child/new"), "teachers": teachers}
+
+
+def test_the_models_that_the_shipped_weights_are_trained_with():
+    root = Path(__file__).parents[1]
+    content = read_configuration(str(root / "configs/grouped_shipped.json"))
+    teachers = content["training"]["teachers"]
+    assert load_configuration(teachers[0]).name == "teacher_vocals"
+    assert teachers[1] == str(root / "runs/teacher_accompaniment")  # as docs/training.md makes it
+
+
+@pytest.mark.parametrize("training", [3, {"start": 3}, {"teachers": [3]}, {"teachers": {"a": "b"}}])
+def test_what_is_no_model_to_train_with(write, training):
+    with pytest.raises(SeparationError, match="training"):
+        training_of(load_configuration(write(training=training)))
 
 
 def test_a_folder_stands_for_its_config_json(tmp_path):

@@ -164,6 +164,19 @@ def test_one_device_is_alone():
     np.testing.assert_array_equal(batch, np.stack([Tones()[6], Tones()[7]]))
 
 
+def test_workers_may_have_their_models_in_different_folders(tmp_path):
+    class Witness(Distribution):
+        def agree(self, facts):
+            seen.append(json.dumps(facts))
+
+    seen = []
+    for name in ("one/old", "two/old", "two/other"):
+        trainer(tmp_path / name, epochs=1, steps_per_epoch=1).fit(verbose=0)
+        start = str(tmp_path / name)
+        trainer(tmp_path / f"{name}-run", distribution=Witness(), start=start)
+    assert seen[0] == seen[1] != seen[2]
+
+
 def test_places_of_tf_config():
     cluster = {"worker": ["a:1", "b:1"]}
     task = {"type": "worker", "index": 1}

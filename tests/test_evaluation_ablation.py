@@ -11,7 +11,7 @@ import pytest
 from evaluation_data import excerpt, two, write_folder
 
 from evaluation.__main__ import entrypoint
-from evaluation.ablation import read_plan
+from evaluation.ablation import configured, read_plan
 from evaluation.results import find_runs
 from evaluation.tables import median, values
 from spleeter_2.configuration import load_configuration
@@ -126,6 +126,19 @@ def test_refused(run_ablation, tmp_path, change, words):
     status, _, messages = run_ablation(tmp_path, plan=plan)
     assert status == 1 and words in messages and "plan.json" in messages
     assert not (tmp_path / "out").exists()
+
+
+def test_models_to_train_with_are_relative_to_the_plan(tmp_path):
+    path = tmp_path / "plan.json"
+    runs = {"one": {}, "other": {"training": {"teachers": ["../other"]}}}
+    configuration = {**PLAN["configuration"], "training": {"teachers": ["one"]}}
+    path.write_text(
+        json.dumps({**PLAN, "configuration": configuration, "runs": runs, "panels": []})
+    )
+    plan = read_plan(path)
+    for run, expected in (("one", tmp_path / "one"), ("other", tmp_path.parent / "other")):
+        content = configured(plan, path, run, 3)
+        assert content["training"] == {"teachers": [str(expected)], "seed": 3}
 
 
 def test_no_jobs_and_no_songs(run_ablation, tmp_path):

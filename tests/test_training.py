@@ -215,6 +215,21 @@ def test_a_finished_run_stays_and_may_be_made_longer(tmp_path):
     assert states(tmp_path) == ["000000004", "000000008"]
 
 
+def test_a_run_that_names_its_teacher_relative_to_the_working_folder_goes_on(tmp_path, monkeypatch):
+    """As runs did once; another teacher is refused."""
+    trainer(tmp_path / "teacher", epochs=1).fit(verbose=0)
+    options = {"epochs": 1, "teachers": [str(tmp_path / "teacher")]}
+    trainer(tmp_path / "run", **options).fit(verbose=0)
+    config = tmp_path / "run/config.json"
+    content = json.loads(config.read_text())
+    content["training"]["teachers"] = ["teacher"]
+    config.write_text(json.dumps(content))
+    with pytest.raises(SeparationError, match="another configuration"):
+        trainer(tmp_path / "run", **options)
+    monkeypatch.chdir(tmp_path)
+    assert trainer(tmp_path / "run", **options).step == 4
+
+
 def test_a_run_that_never_began_may_change(tmp_path):
     trainer(tmp_path)
     assert trainer(tmp_path, learning_rate=0.5, epochs=1).fit(verbose=0).epoch == 1
