@@ -698,3 +698,15 @@ def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         alike = both and value.get("type", old.get("type")) == old.get("type", value.get("type"))
         merged[key] = merge(old, value) if alike else value
     return merged
+
+
+def differences(one: Mapping[str, Any], two: Mapping[str, Any], place: str = "") -> list[str]:
+    """Keys whose values differ, sorted: ``training.loss.spectrogram``, where both have objects."""
+    found = []
+    for key in sorted({*one, *two}):
+        old, new = one.get(key), two.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += differences(old, new, f"{place}{key}.")
+        elif old != new:
+            found.append(f"{place}{key}")
+    return found

@@ -36,6 +36,7 @@ except ImportError:  # Windows
 from . import __version__, weights
 from .configuration import (
     Configuration,
+    differences,
     load_configuration,
     parse_configuration,
     read_configuration,
@@ -124,21 +125,15 @@ class RunFolder:
         """A run may be made longer; otherwise its configuration stays."""
         # older runs name models relative to the working folder
         found = with_models(found, os.path.abspath)
-        free = ("epochs", "patience")
-        one, two = (
-            {
-                **data,
-                "training": {
-                    k: v for k, v in (data.get("training") or {}).items() if k not in free
-                },
-            }
-            for data in (found, self.data)
-        )
-        if one != two:
-            keys = sorted(key for key in {*one, *two} if one.get(key) != two.get(key))
+        one, two = ({**data, "training": data.get("training") or {}} for data in (found, self.data))
+        free = ("training.epochs", "training.patience")
+        keys = [key for key in differences(one, two) if key not in free]
+        if keys:
+            more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
             raise SeparationError(
-                f"{self.path} holds a run of another configuration ({', '.join(keys)} differ): "
-                "name another folder, or remove it to start anew"
+                f"{self.path} holds a run of another configuration ({', '.join(keys[:3])}{more} "
+                f"differ{'s' if len(keys) == 1 else ''}): name another folder, or remove it to "
+                "start anew"
             )
 
     def latest(self) -> tuple[dict[str, np.ndarray], Progress] | None:

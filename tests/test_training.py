@@ -210,8 +210,15 @@ def test_a_finished_run_stays_and_may_be_made_longer(tmp_path):
     again = trainer(tmp_path, epochs=1)
     assert again.fit(verbose=0).epoch == 1 and again.step == 4
     assert trainer(tmp_path, epochs=2).fit(verbose=0).epoch == 2
-    with pytest.raises(SeparationError, match=r"another configuration \(training differ\)"):
-        trainer(tmp_path, epochs=2, learning_rate=0.5)
+    options = {"learning_rate": 0.5, "loss": {"spectrogram": "l1"}, "seed": 1}
+    for changes, words in (
+        ({"learning_rate": 0.5}, r"\(training.learning_rate differs\)"),
+        ({"model": {"head": {"type": "regression"}}}, r"\(model.head.type differs\)"),
+        (options, r"\(training.learning_rate, training.loss, training.seed differ\)"),
+        ({**options, "average": 0.9}, "training.loss and 1 more differ"),
+    ):
+        with pytest.raises(SeparationError, match=f"another configuration .*{words}"):
+            trainer(tmp_path, epochs=2, **changes)
     assert states(tmp_path) == ["000000004", "000000008"]
 
 
