@@ -15,7 +15,7 @@ import os
 import shlex
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -118,10 +118,27 @@ def read_plan(path: Path) -> Plan:
     try:
         plan = parse(Plan, data, "")
         for name in plan.runs:
-            training_of(parse_configuration(configured(plan, path, name, plan.seeds[0])))
+            _check(plan, path, name)
     except SeparationError as error:
         raise SeparationError(f"{path}: {error}") from error
     return plan
+
+
+def _check(plan: Plan, path: Path, run: str) -> None:
+    """Refuse a run whose configuration is none, and say whether that is the run's own fault."""
+    fault = _fault(configured(plan, path, run, plan.seeds[0]))
+    if fault:
+        bare = replace(plan, runs={run: {}}, panels=())
+        common = _fault(configured(bare, path, run, plan.seeds[0])) == fault
+        raise SeparationError(f"{'configuration' if common else f'runs.{run}'}: {fault}")
+
+
+def _fault(content: dict[str, Any]) -> str | None:
+    try:
+        training_of(parse_configuration(content))
+    except SeparationError as error:
+        return str(error)
+    return None
 
 
 def configured(plan: Plan, path: Path, run: str, seed: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import os
 import re
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, Optional, Union
 
@@ -572,11 +572,9 @@ def parse_configuration(data: dict[str, Any]) -> Configuration:
 
 def parse(kind: type, data: dict[str, Any], place: str) -> Any:
     """Dataclass of a JSON object; ``place`` stands before the names of its keys."""
+    _refuse_unknown_keys(kind, data, place.rstrip("."))
     try:
-        return dacite.from_dict(kind, data, dacite.Config(strict=True, cast=[tuple, Path]))
-    except dacite.UnexpectedDataError as error:
-        keys = ", ".join(key if key.isprintable() else repr(key) for key in sorted(error.keys))
-        raise SeparationError(f"unknown key in the configuration: {keys}") from error
+        return dacite.from_dict(kind, data, dacite.Config(cast=[tuple, Path]))
     except dacite.MissingValueError as error:
         raise SeparationError(
             f"the configuration lacks the key {place}{error.field_path}"
@@ -591,6 +589,28 @@ def parse(kind: type, data: dict[str, Any], place: str) -> Any:
         ) from error
     except (dacite.DaciteError, TypeError, ValueError) as error:
         raise SeparationError(f"{place.rstrip('.') or 'the configuration'}: {error}") from error
+
+
+def _refuse_unknown_keys(kind: Any, data: Any, place: str) -> None:
+    """dacite would name the key, but not the object that it stands in."""
+    if is_dataclass(kind) and isinstance(data, dict):
+        kinds = typing.get_type_hints(kind)
+        unknown = sorted(set(data) - set(kinds))
+        if unknown:
+            known = f"; known are {', '.join(kinds)}" if len(kinds) <= 10 else ""
+            raise SeparationError(
+                f"{place}{': ' if place else ''}unknown key{'s' if len(unknown) > 1 else ''} "
+                f"{', '.join(map(repr, unknown))}{known}"
+            )
+        for key, value in data.items():
+            _refuse_unknown_keys(kinds[key], value, f"{place}{'.' if place else ''}{key}")
+    elif isinstance(data, list):
+        for index, value in enumerate(data):
+            for item in typing.get_args(kind):
+                _refuse_unknown_keys(item, value, f"{place}[{index}]")
+    else:
+        for choice in typing.get_args(kind):
+            _refuse_unknown_keys(choice, data, place)
 
 
 def _locate(descriptor: str) -> Path:

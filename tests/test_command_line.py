@@ -256,7 +256,7 @@ def test_training_refuses_what_it_cannot_use(spleeter, tmp_path):
     odd = tmp_path / "odd.json"
     for training, words in (
         ('{"batch_size": 0}', "training.batch_size must be at least 1"),
-        ('{"los": {}}', "unknown key in the configuration: los"),
+        ('{"los": {}}', "training: unknown key 'los'"),
         ('{"nb_frames": 100}', "training.nb_frames must be a multiple of 64"),
         ('{"loss": {"spectrogram": "l3"}}', "must be mse or log_mse or l1 or magnitude_l1"),
     ):

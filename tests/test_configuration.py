@@ -87,9 +87,12 @@ def test_a_folder_stands_for_its_config_json(tmp_path):
 @pytest.mark.parametrize(
     "changes, words",
     [
-        ({"tragets": ["vocals"]}, "unknown key in the configuration: tragets"),
-        ({"model": {"nb_bin": 3}}, "nb_bin"),
-        ({"stft": {"\n": 0}}, "unknown key in the configuration: '\\n'"),
+        ({"tragets": ["vocals"]}, "model.json: unknown key 'tragets'"),
+        ({"model": {"nb_bin": 3}}, "model: unknown key 'nb_bin'; known are type, nb_bins, level"),
+        ({"stft": {"\n": 0, "a": 0}}, "stft: unknown keys '\\n', 'a'; known are frame_length, fr"),
+        ({"model": {"head": {"a": 0}}}, "model.head: unknown key 'a'"),
+        ({"model": {"frequency": [{}, {"a": 0}]}}, "model.frequency[1]: unknown key 'a'"),
+        ({"model": {"type": "cunet", "frequency": {"a": 0}}}, "model.frequency: unknown key 'a'"),
         ({"stft": {"frame_length": "4096"}}, "stft.frame_length"),
         ({"stft": {"frame_length": 4097}}, "even number of samples"),
         ({"stft": {"frame_step": 4096}}, "stft.frame_step"),
@@ -117,6 +120,20 @@ def test_faults_are_told_in_one_sentence(write, changes, words):
         load_configuration(write(**changes))
     assert words in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "training, words",
+    [
+        ({"a": 0}, "training: unknown key 'a'"),
+        ({"loss": {"a": 0}}, "training.loss: unknown key 'a'; known are spectrogram, two_source"),
+        ({"augmentation": {"a": 0}}, "training.augmentation: unknown key 'a'; known are remix"),
+    ],
+)
+def test_unknown_keys_of_a_training_are_told_with_their_place(write, training, words):
+    with pytest.raises(SeparationError) as raised:
+        training_of(load_configuration(write(training=training)))
+    assert str(raised.value).startswith(words)
 
 
 def test_a_missing_key_is_named(tmp_path):
