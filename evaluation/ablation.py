@@ -22,7 +22,6 @@ from typing import Any
 from spleeter_2.configuration import (
     anchored,
     complete,
-    load_configuration,
     merge,
     parse,
     parse_configuration,
@@ -174,9 +173,10 @@ def ablation(path: Path, options: Options) -> Path:
     variants = [
         Variant(run, seed, options.output) for seed in plan.seeds for run in plan.runs
     ]  # a seed at a time: what is complete early can be looked at early
-    for variant in variants:
-        _write_configuration(variant, configured(plan, path, variant.run, variant.seed))
-    _refuse_known_songs(variants[0].configuration, options.data, [track.name for track in tracks])
+    contents = [configured(plan, path, variant.run, variant.seed) for variant in variants]
+    _refuse_known_songs(contents[0], options.data, [track.name for track in tracks])
+    for variant, content in zip(variants, contents, strict=True):
+        _write_configuration(variant, content)
     _train_all([variant for variant in variants if not _is_trained(variant)], options)
     runs = {variant: _scored(variant, plan, scored, options) for variant in variants}
     facts = {"command": _command(path, options), "versions": versions(), "hardware": hardware()}
@@ -260,9 +260,9 @@ def train_variant(task: _Task) -> float:
     return json.loads((folder / "run.json").read_text("utf-8"))["best"]
 
 
-def _refuse_known_songs(path: Path, data: Path, scored: Sequence[str]) -> None:
+def _refuse_known_songs(content: dict[str, Any], data: Path, scored: Sequence[str]) -> None:
     """Songs that were trained with say nothing of the others."""
-    configuration = load_configuration(str(path))
+    configuration = parse_configuration(content)
     songs, _ = split(
         find_songs(data, configuration.instruments), training_of(configuration).validation
     )

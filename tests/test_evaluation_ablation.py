@@ -103,7 +103,7 @@ def test_songs_that_were_trained_with_are_not_scored(run_ablation, songs, tmp_pa
     shutil.copytree(songs / "test" / "Three", mixed / "One")
     status, _, messages = run_ablation(tmp_path, "--mus_dir", mixed)
     assert status == 1 and "One would be scored, but would be trained with, too" in messages
-    assert not (tmp_path / "out" / "runs").exists()
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -147,6 +147,7 @@ def test_no_jobs_and_no_songs(run_ablation, tmp_path):
     assert status == 1 and "--jobs must be positive" in messages
     status, _, messages = run_ablation(tmp_path, "-d", tmp_path / "nothing")
     assert status == 1 and "nothing" in messages
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_plan_that_ships():
