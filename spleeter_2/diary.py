@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from .folders import writing
 from .spectrogram import Transform
+from .weights import file_errors
 
 RANGE = 80.0  # dB below the loudest bin, in the images
 
@@ -20,10 +22,15 @@ class Diary:
         folder: for the events.
         sample_rate: of the examples, in Hz.
         transform: STFT of the images.
+
+    Raises:
+        SeparationError: the folder cannot be written to.
     """
 
     def __init__(self, folder: Path, sample_rate: int, transform: Transform) -> None:
-        self._writer = tf.summary.create_file_writer(str(folder))
+        self._folder = folder
+        with writing(folder), file_errors():
+            self._writer = tf.summary.create_file_writer(str(folder))
         self._rate = sample_rate
         self._transform = transform
 
@@ -36,7 +43,16 @@ class Diary:
             step: of the training.
             numbers: losses and scores.
             sounds: waveforms float32 ``[S, C]`` by name.
+
+        Raises:
+            SeparationError: the folder cannot be written to.
         """
+        with writing(self._folder), file_errors():
+            self._write(step, numbers, sounds)
+
+    def _write(
+        self, step: int, numbers: Mapping[str, float], sounds: Mapping[str, np.ndarray]
+    ) -> None:
         with self._writer.as_default(step=step):
             for name, number in numbers.items():
                 tf.summary.scalar(name, number)

@@ -1,8 +1,9 @@
-"""Folders that appear at once or not at all."""
+"""Folders that appear at once or not at all, and what is said when they cannot be written."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import shutil
@@ -10,6 +11,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .errors import SeparationError
+
+
+@contextlib.contextmanager
+def writing(place: Path) -> Iterator[None]:
+    """Tell what keeps the block from writing in one sentence.
+
+    Raises:
+        SeparationError: it names the place.
+    """
+    try:
+        yield
+    except OSError as error:
+        full = error.errno == errno.ENOSPC
+        reason = "the disk is full, free some space" if full else error.strerror or error
+        raise SeparationError(f"cannot write {place}: {reason}") from error
 
 
 @contextlib.contextmanager
@@ -23,12 +39,11 @@ def new_folder(output: Path) -> Iterator[Path]:
     temporary = output.with_name(f".{output.name[-64:]}-{secrets.token_hex(4)}")
     made = [folder for folder in output.parents if not folder.exists()]  # the deepest first
     try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        _replace(output, temporary)
+        with writing(output):
+            temporary.mkdir(parents=True)
+            yield temporary
+            _replace(output, temporary)
         made.clear()
-    except OSError as error:
-        raise SeparationError(f"cannot write {output}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         for folder in made:

@@ -34,6 +34,7 @@ except ImportError:  # Windows
     fcntl = None
 
 from . import __version__, weights
+from .audio import Draft
 from .configuration import (
     Configuration,
     differences,
@@ -46,7 +47,7 @@ from .dataset import Examples, StemCache, Windows, find_songs, fixed_windows, sp
 from .diary import Diary, draw_curves
 from .distribution import Distribution, LostWorker
 from .errors import SeparationError
-from .folders import new_folder
+from .folders import new_folder, writing
 from .models import build_model, residual
 from .precision import check_mixed_precision, layers_in
 from .spectrogram import Transform
@@ -164,8 +165,11 @@ class RunFolder:
         self, summary: Mapping[str, Any], history: Sequence[Mapping[str, float]]
     ) -> None:
         """Write ``run.json`` and draw ``history.png``."""
-        _write_json(self.path / "run.json", summary)
-        draw_curves(history, self.path / "history.png")
+        with writing(self.path):
+            _write_json(self.path / "run.json", summary)
+            with Draft(self.path / "history.png") as draft:
+                draw_curves(history, draft.path)
+                draft.publish()
 
 
 def _locked(folder: Path) -> Any:
@@ -186,9 +190,9 @@ def _locked(folder: Path) -> Any:
 
 
 def _write_json(path: Path, data: object) -> None:
-    temporary = path.with_name(f".{path.name}-{os.getpid()}")
-    temporary.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    with Draft(path) as draft:
+        draft.path.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+        draft.publish()
 
 
 class Validation:

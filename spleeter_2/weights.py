@@ -8,10 +8,12 @@ position. The folder holds ``checkpoint``, ``checkpoint.index`` and ``checkpoint
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -51,18 +53,31 @@ def write_checkpoint(values: Mapping[str, np.ndarray], folder: Path) -> None:
         folder: where; it is made.
 
     Raises:
-        SeparationError: the folder cannot be written to.
+        OSError: the folder cannot be written to; ``new_folder`` and ``writing`` tell where.
     """
-    try:
+    with file_errors():
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".checkpoint-") as temporary:
             _write(values, temporary)
             # data before index: an index never points at data that are not there
             for name in sorted(os.listdir(temporary), key=lambda name: "data" not in name):
                 shutil.move(os.path.join(temporary, name), folder / name)
-    except (OSError, tf.errors.OpError) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise SeparationError(f"cannot write the weights into {folder}: {reason}") from error
+
+
+@contextlib.contextmanager
+def file_errors() -> Iterator[None]:
+    """TensorFlow's errors of files become the system's.
+
+    Raises:
+        OSError: in their place.
+    """
+    try:
+        yield
+    except tf.errors.OpError as error:  # {{OPERATION}} FILE; REASON [Op:...]
+        text = str(error)
+        code = next((code for code in errno.errorcode if f"; {os.strerror(code)}" in text), None)
+        reason = (code, os.strerror(code)) if code else (text.splitlines()[0],)
+        raise OSError(*reason) from error
 
 
 def _write(values: Mapping[str, np.ndarray], folder: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -117,3 +118,11 @@ def files_below(folder: Path) -> list[str]:
 
 
 pytest_plugins = ["evaluation_data"]
+
+
+@pytest.fixture
+def file_size_limit():
+    """A function that limits the size of files that this process writes, in bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import resource
 import signal
 import subprocess
 import sys
@@ -23,6 +25,9 @@ from spleeter_2.training import Trainer, start_from
 from spleeter_2.training_options import Training
 
 NB_SAMPLES = 31 * 32
+KEPT = {
+    ".lock", "best", "config.json", "history.png", "run.json", "states", "tensorboard"
+}  # fmt: skip
 UNET = {
     "type": "unet",
     "nb_bins": 64,
@@ -361,6 +366,32 @@ def test_killed_while_it_writes(tmp_path):
     run = trainer(tmp_path)
     assert run.step == 4 and states(tmp_path) == ["000000004"]
     assert run.fit(verbose=0).epoch == 3
+
+
+@pytest.mark.parametrize("what", ["diary", "state", "summary"])
+def test_a_write_that_fails_names_the_folder(tmp_path, file_size_limit, what):
+    """What was there stays whole, and the run goes on from there."""
+    run = trainer(tmp_path, epochs=2)
+    owner, name = {
+        "diary": (run.diary, "write"),
+        "state": (run.folder, "save_best"),
+        "summary": (run.folder, "write_summary"),
+    }[what]
+    write = getattr(owner, name)
+
+    def limited(*arguments):
+        if run.step == 8:
+            file_size_limit(100)
+        write(*arguments)
+
+    setattr(owner, name, limited)
+    with pytest.raises(SeparationError) as raised:
+        run.fit(verbose=0)
+    assert re.fullmatch(rf"cannot write {tmp_path}\S*: File too large", str(raised.value))
+    file_size_limit(resource.getrlimit(resource.RLIMIT_FSIZE)[1])
+    assert not [path.name for path in tmp_path.iterdir() if path.name not in KEPT]
+    assert matplotlib.image.imread(tmp_path / "history.png").std() > 0
+    assert trainer(tmp_path, epochs=2).step == (8 if what == "summary" else 4)
 
 
 def test_a_damaged_state_falls_back_on_the_one_before(tmp_path):

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 
 import numpy as np
 import pytest
@@ -90,6 +91,14 @@ def test_a_dry_run_keeps_nothing(convert, source, tmp_path):
     status, said = convert(source, "--dry-run", "--expected", golden("gpocm_lasaft_a.npz"))
     assert status == 0 and "wave_out" in said and "dry run" in said
     assert files_below(tmp_path) == before
+
+
+def test_a_dry_run_without_a_place(convert, source, tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:  # pytest wants temporary files, too
+        patched.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+        status, said = convert(source, "--dry-run")
+    assert status == 1
+    assert said.splitlines()[-1].endswith(f"{tmp_path / 'gone'}: No such file or directory")
 
 
 def test_a_bare_state_dict_needs_to_be_told(convert, tmp_path):

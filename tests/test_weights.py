@@ -5,6 +5,7 @@ import tensorflow as tf
 from spleeter_2 import weights
 from spleeter_2.configuration import load_configuration
 from spleeter_2.errors import SeparationError
+from spleeter_2.folders import new_folder
 from spleeter_2.models import build_model
 
 ARRAYS = {
@@ -66,6 +67,33 @@ def test_damaged_weights_are_refused(tmp_path, fault):
     with pytest.raises(SeparationError) as raised:
         weights.load_weights(network(), tmp_path)
     assert "\n" not in str(raised.value) and str(tmp_path) in str(raised.value)
+
+
+def test_a_disk_that_is_full(tmp_path, monkeypatch):
+    """In TensorFlow's own words, taken from such a disk; the old checkpoint stays."""
+    old = tmp_path / "old"
+    with new_folder(old) as folder:
+        weights.write_checkpoint(ARRAYS, folder)
+
+    def full(values, folder):
+        words = f"{{{{function_node __wrapped__SaveV2}}}} {folder}/checkpoint.data-00000-of-00001"
+        reason = "No space left on device [Op:SaveV2]"
+        raise tf.errors.ResourceExhaustedError(None, None, f"{words}; {reason}")
+
+    monkeypatch.setattr(weights, "_write", full)
+    with pytest.raises(SeparationError) as raised, new_folder(old) as folder:
+        weights.write_checkpoint(ARRAYS, folder)
+    assert str(raised.value) == f"cannot write {old}: the disk is full, free some space"
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+    assert weights.read_checkpoint(old)["a/bias"][0] == 70000
+
+
+def test_a_write_that_fails(tmp_path, file_size_limit):
+    file_size_limit(100_000)
+    with pytest.raises(SeparationError) as raised, new_folder(tmp_path / "new") as folder:
+        weights.write_checkpoint({"a": np.zeros(10**5, np.float32)}, folder)
+    assert str(raised.value) == f"cannot write {tmp_path / 'new'}: File too large"
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["grouped", "mask"])

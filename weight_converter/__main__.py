@@ -18,7 +18,7 @@ from typing import Optional
 import typer
 
 from spleeter_2.errors import SeparationError
-from spleeter_2.folders import new_folder
+from spleeter_2.folders import new_folder, writing
 from spleeter_2.program import run
 from spleeter_2.tensorflow_import import import_tensorflow
 
@@ -137,7 +137,11 @@ def _refuse(project: Project, options: dict[str, object]) -> None:
 @contextlib.contextmanager
 def _kept(output: Path, dry_run: bool) -> Iterator[Path]:
     """The folder to write into: the output, or one that vanishes."""
-    with tempfile.TemporaryDirectory() if dry_run else new_folder(output) as folder:
+    if not dry_run:
+        with new_folder(output) as folder:
+            yield folder
+        return
+    with writing(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory() as folder:
         yield Path(folder)
 
 
