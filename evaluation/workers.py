@@ -8,7 +8,7 @@ import signal
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from multiprocessing import connection, get_context
+from multiprocessing import connection, get_context, resource_tracker
 from typing import Any
 
 from spleeter_2.errors import SeparationError
@@ -136,6 +136,7 @@ def _epitaph(status: int | None) -> str:
 @contextlib.contextmanager
 def _interrupts_blocked() -> Iterator[None]:
     """Processes that start here never see Ctrl-C: it is for the parent, which ends them."""
+    resource_tracker.ensure_running()  # it would unblock the signal when the first of them starts
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

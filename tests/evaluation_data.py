@@ -66,6 +66,11 @@ def misbehave(task: str) -> str:
     return f"{task} by {os.getpid()} with {os.environ['OMP_NUM_THREADS']} thread(s)"
 
 
+def blocked(task: object) -> bool:
+    """For a worker: whether it is spared Ctrl-C."""
+    return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
 @pytest.fixture(scope="session")
 def musdb18(tmp_path_factory) -> Path:
     """Three tracks of 3 s in ``test``, one of them stempeg's own in full, and one in ``train``."""

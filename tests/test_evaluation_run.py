@@ -410,6 +410,18 @@ def test_ctrl_c_while_the_processes_start(plain, tmp_path, seconds):
     assert "Traceback" not in messages
 
 
+def test_not_even_the_first_process_sees_ctrl_c():
+    program = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from evaluation_data import blocked\n"
+        "from evaluation.workers import run_tasks\n"
+        "print(*run_tasks([0], blocked, jobs=1))\n"
+    )
+    command = [sys.executable, "-c", program, Path(__file__).parent]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout == "(0, True)\n", done.stderr
+
+
 def test_a_run_outlives_its_processes(plain, tmp_path):
     command = [sys.executable, "-m", "evaluation", "run", "-p", "mixture", "--sources", "2"]
     command += ["--mus_dir", plain, "-o", tmp_path, "--jobs", "1"]
