@@ -13,8 +13,10 @@ import contextlib
 import json
 import os
 import shlex
+import signal
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -239,7 +241,7 @@ def _train_all(variants: Sequence[Variant], options: Options) -> None:
 
 
 def train_variant(task: _Task) -> float:
-    """Train one variant, in a process of its own.
+    """Train one variant, in a process of its own. SIGTERM lets it save a state first.
 
     Returns:
         The best validation loss.
@@ -248,7 +250,7 @@ def train_variant(task: _Task) -> float:
 
     log = task.variant.log
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a", encoding="utf-8") as file:
+    with _exit_on_sigterm(), log.open("a", encoding="utf-8") as file:
         with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
             folder = train(
                 str(task.variant.configuration),
@@ -258,6 +260,16 @@ def train_variant(task: _Task) -> float:
                 verbose=2,
             )
     return json.loads((folder / "run.json").read_text("utf-8"))["best"]
+
+
+@contextlib.contextmanager
+def _exit_on_sigterm() -> Iterator[None]:
+    """An exception, on which a training saves its state, in the place of a sudden end."""
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _refuse_known_songs(content: dict[str, Any], data: Path, scored: Sequence[str]) -> None:

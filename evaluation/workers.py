@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +22,7 @@ THREADS = (
     "TF_NUM_INTRAOP_THREADS",
     "TF_NUM_INTEROP_THREADS",
 )
+GRACE = 60.0  # a large state takes some seconds to write
 
 
 class Failure(str):
@@ -57,8 +59,10 @@ class _Worker:
     def is_alive(self) -> bool:
         return self.process.is_alive()
 
-    def stop(self) -> None:
-        self.process.terminate()
+    def stop(self, deadline: float) -> None:
+        """Wait until ``time.monotonic()`` says so, then end what has not ended by itself."""
+        self.process.join(max(0, deadline - time.monotonic()))
+        self.process.kill()
         self.process.join()
         self.connection.close()
 
@@ -78,7 +82,8 @@ def run_tasks(
 
     Yields:
         Task and result, as they come; a ``Failure`` in place of a result where the function raised
-        or its process was killed. Whoever stops asking ends the processes.
+        or its process was killed. Whoever stops asking ends the processes: by SIGTERM, and by
+        SIGKILL those that outlive it for ``GRACE`` seconds.
     """
     waiting = deque(tasks)
     workers: list[_Worker] = []
@@ -101,7 +106,10 @@ def run_tasks(
                 yield task, result
     finally:
         for worker in workers:
-            worker.stop()
+            worker.process.terminate()
+        deadline = time.monotonic() + GRACE
+        for worker in workers:
+            worker.stop(deadline)
 
 
 def _serve(pipe: connection.Connection, function: Callable[[Any], Any], verbose: bool) -> None:

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,16 @@ def misbehave(task: str) -> str:
 def blocked(task: object) -> bool:
     """For a worker: whether it is spared Ctrl-C."""
     return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def stubborn(path: Path) -> None:
+    """For a worker: ignore SIGTERM; "long" takes long, another waits until it has begun."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    path.touch()
+    if path.name == "long":
+        time.sleep(60)
+    while not path.with_name("long").exists():
+        time.sleep(0.05)
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,12 @@
 """``python -m evaluation ablation``: train variants alike, score them, tell the difference."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import matplotlib.image
@@ -148,6 +152,28 @@ def test_no_jobs_and_no_songs(run_ablation, tmp_path):
     status, _, messages = run_ablation(tmp_path, "-d", tmp_path / "nothing")
     assert status == 1 and "nothing" in messages
     assert not (tmp_path / "out").exists()
+
+
+def test_ctrl_c_loses_nothing_of_the_trainings_in_work(songs, tmp_path_factory, tmp_path):
+    """Both save a state in the middle of their second epoch."""
+    training = {**PLAN["configuration"]["training"], "steps_per_epoch": 300, "epochs": 100}
+    configuration = {**PLAN["configuration"], "training": training}
+    (tmp_path / "plan.json").write_text(json.dumps({**PLAN, "configuration": configuration}))
+    command = [sys.executable, "-m", "evaluation", "ablation", tmp_path / "plan.json"]
+    command += ["-d", songs / "train", "--mus_dir", songs / "test", "-o", tmp_path / "out"]
+    command += ["--jobs", "2", "--cache", tmp_path_factory.getbasetemp() / "cache"]
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while len(list(tmp_path.glob("out/runs/*/history.png"))) < 2:
+        assert running.poll() is None, running.stderr.read()
+        time.sleep(0.05)
+    time.sleep(1)  # the first epoch has ended with that picture
+    os.killpg(running.pid, signal.SIGINT)  # as a terminal does, to all of the group
+    _, messages = running.communicate(timeout=90)
+    assert running.returncode == 130 and "Traceback" not in messages, messages
+    for folder in tmp_path.glob("out/runs/*"):
+        *_, newest = sorted((folder / "states").iterdir())
+        progress = json.loads((newest / "progress.json").read_text())
+        assert progress["step"] > 300 * len(progress["history"])
 
 
 def test_the_plan_that_ships():

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import soundfile
 from conftest import files_below
-from evaluation_data import NAMES, RATE, excerpt, misbehave, two, write_folder
+from evaluation_data import NAMES, RATE, excerpt, misbehave, stubborn, two, write_folder
 from golden import golden
 
-from evaluation import tables
+from evaluation import tables, workers
 from evaluation.__main__ import entrypoint
 from evaluation.datasets import Song
 from evaluation.estimators import Method, ideal_ratio_mask, open_estimator
@@ -435,6 +435,15 @@ def test_a_run_outlives_its_processes(plain, tmp_path):
     assert len(list((tmp_path / "mixture" / "test").glob("*.json"))) == len(NAMES) - 1
     again = subprocess.run(command, capture_output=True, text=True)
     assert again.returncode == 0 and "1 track(s) to score" in again.stderr
+
+
+def test_a_worker_that_ignores_its_end_is_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "GRACE", 1.0)
+    results = run_tasks([tmp_path / "short", tmp_path / "long"], stubborn, jobs=2)
+    next(results)
+    started = time.monotonic()
+    results.close()
+    assert time.monotonic() - started < 30
 
 
 def test_a_worker_that_is_killed_costs_its_task_alone():
