@@ -21,7 +21,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -455,8 +455,8 @@ class Trainer:
 
     def save_state(self) -> None:
         """Write everything to go on from here."""
-        self.progress.step = self.step
-        self.folder.save_state(self.trainee.values(), self.progress)
+        self.folder.save_state(self.trainee.values(), replace(self.progress, step=self.step))
+        self.progress.step = self.step  # not before: one that is interrupted is not saved
 
 
 def start_from(network: tf.keras.Model, descriptor: str) -> frozenset[str]:

@@ -210,6 +210,23 @@ def test_stopped_while_it_validates(tmp_path):
     assert found == pytest.approx(expected, rel=1e-5)
 
 
+def test_stopped_while_it_saves(tmp_path, monkeypatch):
+    """The state is written once more, from the start."""
+    run = trainer(tmp_path, epochs=1)
+    write = weights.write_checkpoint
+
+    def interrupted(values, folder):
+        if folder.parent.name == "states":
+            monkeypatch.setattr(weights, "write_checkpoint", write)
+            raise KeyboardInterrupt
+        write(values, folder)
+
+    monkeypatch.setattr(weights, "write_checkpoint", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run.fit(verbose=0)
+    assert trainer(tmp_path, epochs=1).progress.epoch == 1
+
+
 def test_a_finished_run_stays_and_may_be_made_longer(tmp_path):
     trainer(tmp_path, epochs=1).fit(verbose=0)
     again = trainer(tmp_path, epochs=1)
