@@ -7,8 +7,8 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib.image
 import numpy as np
@@ -17,7 +17,7 @@ import tensorflow as tf
 from conftest import RATE
 from model_test import SMALL
 
-from spleeter_2 import Separator, weights
+from spleeter_2 import Separator, trainee, weights
 from spleeter_2.configuration import parse_configuration
 from spleeter_2.errors import SeparationError
 from spleeter_2.trainee import Adam, Schedule
@@ -185,17 +185,29 @@ def test_a_resumed_run_is_an_uninterrupted_one(tmp_path, average, taught):
     assert resumed.progress.best == pytest.approx(whole.progress.best, rel=1e-5)
 
 
-def test_waiting_for_data_is_told(tmp_path):
-    class Slow(Tones):
-        def __getitem__(self, index):
-            time.sleep(0.3)
-            return super().__getitem__(index)
+def test_waiting_for_data_is_told(tmp_path, monkeypatch):
+    """Three seconds of waiting, and then one of computing, by a clock of the test's own."""
+    seconds = [0.0]
+    monkeypatch.setattr(trainee, "time", SimpleNamespace(perf_counter=lambda: seconds[0]))
 
-    quick, slow = (
-        trainer(tmp_path / name, examples, epochs=2).fit(verbose=0).history[1]["data_wait"]
-        for name, examples in (("quick", Tones()), ("slow", Slow()))
-    )
-    assert 0 <= quick < 0.5 < slow < 1
+    def batches():
+        seconds[0] += 3.0
+        yield tf.zeros((1,))
+
+    def compute(batch):
+        seconds[0] += 1.0
+        return {}
+
+    run = trainer(tmp_path, epochs=1)
+    run.trainee._step_of_all = compute
+    run.trainee.make_train_function()(batches())
+    assert run.trainee.data_wait() == 0.75
+    assert run.trainee.data_wait() == 0
+
+
+def test_the_history_tells_how_long_was_waited(tmp_path):
+    (epoch,) = trainer(tmp_path, epochs=1).fit(verbose=0).history
+    assert 0 <= epoch["data_wait"] < 1
 
 
 def test_stopped_while_it_validates(tmp_path):
