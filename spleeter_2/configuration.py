@@ -572,45 +572,62 @@ def parse_configuration(data: dict[str, Any]) -> Configuration:
 
 def parse(kind: type, data: dict[str, Any], place: str) -> Any:
     """Dataclass of a JSON object; ``place`` stands before the names of its keys."""
-    _refuse_unknown_keys(kind, data, place.rstrip("."))
+    _check(kind, data, place.rstrip("."))
     try:
         return dacite.from_dict(kind, data, dacite.Config(cast=[tuple, Path]))
     except dacite.MissingValueError as error:
         raise SeparationError(
             f"the configuration lacks the key {place}{error.field_path}"
         ) from error
-    except dacite.WrongTypeError as error:
-        choices = typing.get_args(error.field_type)
-        wanted = getattr(error.field_type, "__name__", str(error.field_type))
-        if typing.get_origin(error.field_type) is Literal:
-            wanted = " or ".join(map(str, choices))
-        raise SeparationError(
-            f"{place}{error.field_path} must be {wanted}, not {error.value!r}"
-        ) from error
     except (dacite.DaciteError, TypeError, ValueError) as error:
         raise SeparationError(f"{place.rstrip('.') or 'the configuration'}: {error}") from error
 
 
-def _refuse_unknown_keys(kind: Any, data: Any, place: str) -> None:
-    """dacite would name the key, but not the object that it stands in."""
-    if is_dataclass(kind) and isinstance(data, dict):
-        kinds = typing.get_type_hints(kind)
-        unknown = sorted(set(data) - set(kinds))
-        if unknown:
-            known = f"; known are {', '.join(kinds)}" if len(kinds) <= 10 else ""
-            raise SeparationError(
-                f"{place}{': ' if place else ''}unknown key{'s' if len(unknown) > 1 else ''} "
-                f"{', '.join(map(repr, unknown))}{known}"
-            )
-        for key, value in data.items():
-            _refuse_unknown_keys(kinds[key], value, f"{place}{'.' if place else ''}{key}")
-    elif isinstance(data, list):
+def _check(kind: Any, data: Any, place: str) -> None:
+    """Refuse unknown keys and values of a wrong type, in words that are not Python's."""
+    choices = typing.get_args(kind) if typing.get_origin(kind) is Union else (kind,)
+    chosen = next((choice for choice in choices if _is(choice, data)), None)
+    require(chosen is not None, f"{place} must be {' or '.join(map(_told, choices))}, not {data!r}")
+    if typing.get_origin(chosen) is tuple:
         for index, value in enumerate(data):
-            for item in typing.get_args(kind):
-                _refuse_unknown_keys(item, value, f"{place}[{index}]")
-    else:
-        for choice in typing.get_args(kind):
-            _refuse_unknown_keys(choice, data, place)
+            _check(typing.get_args(chosen)[0], value, f"{place}[{index}]")
+    elif is_dataclass(chosen) and isinstance(data, dict):
+        kinds = typing.get_type_hints(chosen)
+        unknown = sorted(set(data) - set(kinds))
+        known = f"; known are {', '.join(kinds)}" if len(kinds) <= 10 else ""
+        require(
+            not unknown,
+            f"{place}{': ' if place else ''}unknown key{'s' if len(unknown) > 1 else ''} "
+            f"{', '.join(map(repr, unknown))}{known}",
+        )
+        for key, value in data.items():
+            _check(kinds[key], value, f"{place}{'.' if place else ''}{key}")
+    elif typing.get_origin(chosen) is dict:
+        for key, value in data.items():
+            _check(typing.get_args(chosen)[1], value, f"{place}.{key}")
+
+
+def _is(kind: Any, data: Any) -> bool:
+    """Whether a JSON value, not its contents, has a type; what is parsed already has its own."""
+    origin = typing.get_origin(kind) or kind
+    if kind is Any or origin is Literal:
+        return kind is Any or data in typing.get_args(kind)
+    if kind in (int, float):
+        return isinstance(data, (int, kind)) and not isinstance(data, bool)
+    if origin is tuple:
+        return isinstance(data, (list, tuple))
+    if kind is Path:
+        return isinstance(data, (str, Path))
+    return isinstance(data, origin) or (is_dataclass(kind) and isinstance(data, dict))
+
+
+def _told(kind: Any) -> str:
+    """A type in words."""
+    if typing.get_origin(kind) is Literal:
+        return " or ".join(map(str, typing.get_args(kind)))
+    names = {int: "a whole number", float: "a number", bool: "true or false", type(None): "null"}
+    names |= {str: "a string", Path: "a string", tuple: "a list"}
+    return names.get(kind) or names.get(typing.get_origin(kind)) or "an object"
 
 
 def _locate(descriptor: str) -> Path:

@@ -93,12 +93,24 @@ def test_a_folder_stands_for_its_config_json(tmp_path):
         ({"model": {"head": {"a": 0}}}, "model.head: unknown key 'a'"),
         ({"model": {"frequency": [{}, {"a": 0}]}}, "model.frequency[1]: unknown key 'a'"),
         ({"model": {"type": "cunet", "frequency": {"a": 0}}}, "model.frequency: unknown key 'a'"),
-        ({"stft": {"frame_length": "4096"}}, "stft.frame_length"),
+        (
+            {"stft": {"frame_length": "4096"}},
+            "stft.frame_length must be a whole number, not '4096'",
+        ),
+        ({"stft": {"frame_length": True}}, "stft.frame_length must be a whole number, not True"),
+        ({"targets": "drums"}, "targets must be a list, not 'drums'"),
+        ({"targets": ["drums", 1]}, "targets[1] must be a string, not 1"),
+        ({"model": {"head": "mask"}}, "model.head must be an object, not 'mask'"),
+        ({"model": {"frequency": {"type": "fc"}}}, "model.frequency must be a list, not {"),
+        ({"model": {"level": "loud"}}, "model.level must be a number or null, not 'loud'"),
         ({"stft": {"frame_length": 4097}}, "even number of samples"),
         ({"stft": {"frame_step": 4096}}, "stft.frame_step"),
         ({"model": {"nb_bins": 5000}}, "only 2049 bins"),
         ({"model": {"level": 3.0}}, "model.level"),
-        ({"model": {"head": {"type": "softmax"}}}, "model.head"),
+        (
+            {"model": {"head": {"type": "softmax"}}},
+            "model.head.type must be mask or regression, not",
+        ),
         ({"model": {"frequency": [{"type": "grouped", "bands": 0}]}}, "bands must be positive"),
         ({"model": {"frequency": [{"type": "grouped", "level": 9}]}}, "level 9 does not exist"),
         ({"model": {"frequency": [{"level": 3}, {"level": 2}, {"level": 3}]}}, "levels 3, 2, 3"),
@@ -128,9 +140,11 @@ def test_faults_are_told_in_one_sentence(write, changes, words):
         ({"a": 0}, "training: unknown key 'a'"),
         ({"loss": {"a": 0}}, "training.loss: unknown key 'a'; known are spectrogram, two_source"),
         ({"augmentation": {"a": 0}}, "training.augmentation: unknown key 'a'; known are remix"),
+        ({"validation": "song"}, "training.validation must be a number or a list, not 'song'"),
+        ({"augmentation": {"gain": 2}}, "training.augmentation.gain must be a list or null, not 2"),
     ],
 )
-def test_unknown_keys_of_a_training_are_told_with_their_place(write, training, words):
+def test_faults_of_a_training_are_told_with_their_place(write, training, words):
     with pytest.raises(SeparationError) as raised:
         training_of(load_configuration(write(training=training)))
     assert str(raised.value).startswith(words)

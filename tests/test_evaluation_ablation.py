@@ -117,6 +117,7 @@ def test_songs_that_were_trained_with_are_not_scored(run_ablation, songs, tmp_pa
         ({"seeds": []}, "seeds must be different numbers"),
         ({"seeds": [1, 1]}, "seeds must be different numbers"),
         ({"runs": {}}, "runs must name at least one"),
+        ({"runs": {"a": 3}}, "runs.a must be an object, not 3"),
         ({"runs": {"../a": {}}, "panels": []}, "call '../a' by letters"),
         ({"runs": {"a": {"model": {"heads": 3}}}, "panels": []}, "runs.a: model: unknown key 'h"),
         ({"runs": {"a": {"training": {"epochs": 0}}}, "panels": []}, "runs.a: training.epochs"),
