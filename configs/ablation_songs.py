@@ -1,6 +1,6 @@
 """Lay out the songs of the published ablation.
 
-    python configs/ablation_songs.py MATERIAL OUT
+    python configs/ablation_songs.py MATERIAL OUT [--start SECOND]
 
 MATERIAL holds ``train/SONG/{vocals,accompaniment}.*``, the five songs of docs/training.md.
 OUT/train gets four of them; OUT/test one minute of the fifth, and the excerpt that stempeg ships
@@ -20,15 +20,15 @@ from spleeter_2.audio import AudioReader
 
 RATE = 44100
 STEMS = ("vocals", "accompaniment")
-SCORED, START, SECONDS = "EIF-Caesium", 165.0, 60.0  # someone sings nearly all the time
+SCORED, SECONDS = "EIF-Caesium", 60.0
 GAIN = 0.25  # stempeg's excerpt exceeds full scale
 
 
-def minute(song: Path) -> dict[str, np.ndarray]:
+def minute(song: Path, start: float) -> dict[str, np.ndarray]:
     stems = {}
     for stem in STEMS:
         (path,) = song.glob(f"{stem}.*")
-        with AudioReader(path, RATE, START, SECONDS) as reader:
+        with AudioReader(path, RATE, start, SECONDS) as reader:
             stems[stem] = np.concatenate(list(reader.blocks()))
     return stems
 
@@ -51,6 +51,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("material", type=Path)
     parser.add_argument("out", type=Path)
+    parser.add_argument(
+        "--start",
+        type=float,
+        default=165.0,
+        help="second at which the minute begins; at 165 someone sings nearly all the time",
+    )
     options = parser.parse_args()
     if not (options.material / "train").is_dir():
         parser.error(f"there is no folder {options.material / 'train'}")
@@ -61,7 +67,7 @@ def main() -> None:
     for song in sorted((options.material / "train").iterdir()):
         if song.name != SCORED:
             (train / song.name).symlink_to(song.resolve())
-    write(options.out / "test" / SCORED, minute(options.material / "train" / SCORED))
+    write(options.out / "test" / SCORED, minute(options.material / "train" / SCORED, options.start))
     write(options.out / "test" / "stempeg-excerpt", excerpt())
 
 
