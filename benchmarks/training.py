@@ -47,6 +47,7 @@ def make_crops(path: Path) -> None:
 
     from spleeter_2.configuration import Stft
     from spleeter_2.spectrogram import Transform
+    from spleeter_2.training import spectrograms
 
     streams, _ = stempeg.read_stems(stempeg.example_stem_path(), ffmpeg_format="s16le")
     vocals, accompaniment = streams[4], streams[1:4].sum(axis=0)
@@ -55,9 +56,9 @@ def make_crops(path: Path) -> None:
     for index in range(BATCH):
         stems = [
             np.resize(np.roll(stem, -index * 20000, axis=0), ((FRAMES - 1) * STEP, 2))
-            for stem in (vocals + accompaniment, vocals, accompaniment)
+            for stem in (vocals, accompaniment)
         ]
-        crops.append(np.stack([transform.forward(s.astype(np.float32))[:, :BINS] for s in stems]))
+        crops.append(spectrograms(transform, np.float32(stems), BINS))
     np.save(path, np.stack(crops).astype(np.complex64))
 
 

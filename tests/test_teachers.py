@@ -95,9 +95,8 @@ def distance(run):
     from spleeter_2.training import spectrograms
 
     total = 0.0
-    band = run.configuration.model.nb_bins
+    band, nb_bins = run.configuration.model.nb_bins, run.configuration.stft.nb_bins
     for window in run.validation.windows:
-        nb_bins = run.configuration.stft.nb_bins
         mixture = spectrograms(run.validation.transform, window, nb_bins)[np.newaxis, 0]
         taught = run.trainee.teachers.estimates(mixture, SEED)[..., :band, :]
         total += float(np.mean(np.abs(run.trainee(mixture[:, :, :band]) - taught) ** 2))

@@ -96,6 +96,14 @@ def test_a_write_that_fails(tmp_path, file_size_limit):
     assert not list(tmp_path.iterdir())
 
 
+def test_statistics_in_deezers_weights_are_those_of_a_start():
+    """What docs/architecture.md says of them, and why going on from there needs to freeze them."""
+    arrays = weights.read_checkpoint(load_configuration("spleeter_2:mask").weights)
+    for name, expected in (("moving_mean", 0.0), ("moving_variance", 1.0)):
+        found = [array for key, array in arrays.items() if key.endswith(name)]
+        assert len(found) == 11 and all((array == expected).all() for array in found)
+
+
 @pytest.mark.parametrize("name", ["grouped", "mask"])
 def test_shipped_weights_fit_and_the_card_tells_the_truth(name):
     configuration = load_configuration(f"spleeter_2:{name}")
