@@ -364,9 +364,7 @@ class Draft:
         self.path = self._target.with_name(temporary)
         try:
             for folder in reversed(self._target.parents):
-                if not folder.exists():
-                    folder.mkdir()
-                    self._made.append(folder)
+                self._make(folder)
             if self._target.is_dir():  # which also complains of a name that is too long
                 raise IsADirectoryError(errno.EISDIR, "a folder has this name")
             _remove_stale(self.path.parent)
@@ -392,6 +390,15 @@ class Draft:
         with contextlib.suppress(OSError):  # of two failures the first is told
             self.path.unlink(missing_ok=True)
         self._remove_made()
+
+    def _make(self, folder: Path) -> None:
+        """Make a folder that is missing; somebody else may do so at the same time."""
+        if not folder.exists():
+            try:
+                folder.mkdir()
+            except FileExistsError:
+                return
+            self._made.append(folder)
 
     def _failure(self, error: OSError) -> SeparationError:
         return SeparationError(f"cannot write {self._target}: {error.strerror or error}")

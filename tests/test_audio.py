@@ -2,10 +2,12 @@ import os
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from conftest import files_below
 
 from spleeter_2 import audio
 from spleeter_2.audio import AudioReader, AudioWriter, nearest_rate
@@ -291,6 +293,23 @@ def test_a_name_that_cannot_be_had_is_told_before_any_work(tmp_path, name):
     with pytest.raises(SeparationError, match="too long"):
         AudioWriter(tmp_path / "a" / "b" / (300 * "x"), RATE, 2)
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+def test_folders_that_two_make_at_once(tmp_path, monkeypatch):
+    """Between the look and the making another process has made the folder, for its own file."""
+    make = Path.mkdir
+
+    def late(folder):
+        make(folder)
+        make(folder)
+
+    monkeypatch.setattr(Path, "mkdir", late)
+    with audio.Draft(tmp_path / "a" / "b" / "mine") as draft:
+        draft.publish()
+    assert files_below(tmp_path) == ["a/b/mine"]
+    with audio.Draft(tmp_path / "c" / "mine"):
+        pass
+    assert (tmp_path / "c").is_dir()  # it is the other's
 
 
 def test_a_writer_that_cannot_start_leaves_nothing(tmp_path, monkeypatch):

@@ -276,8 +276,8 @@ def test_silent_vocals(evaluation, plain, tmp_path):
     stems = two(excerpt(0, 2))
     silent = {name: stems["accompaniment"] for name in ("mixture", "accompaniment")}
     write_folder(data / "Instrumental", {**silent, "vocals": np.zeros_like(stems["vocals"])})
-    status, printed, _ = quick(evaluation, data, tmp_path / "out")
-    assert status == 0
+    status, printed, messages = quick(evaluation, data, tmp_path / "out")
+    assert status == 0, messages
     assert "2 of 11 frames have no SDR" in printed
     assert re.search(r"^vocals +SDR .* 3$", printed, re.M)
     assert re.search(r"^vocals +track SDR .* 4$", printed, re.M)
