@@ -10,42 +10,7 @@ import tensorflow as tf
 
 from ..configuration import Head
 from .layers import LEAK, low_bins, pad_bins, plain, scaled
-
-
-class DilatedConv2D(tf.keras.layers.Layer):
-    """4x4 convolution with dilation 2 and "same" padding, the last layer of Spleeter's U-Net.
-
-    It equals ``Conv2D(filters, 4, dilation_rate=2, padding="same")``, whose weights it has, but
-    is much quicker on a CPU: with dilation 2, outputs at even and at odd places see
-    inputs of one parity only, so the four phases become channels of a plain convolution at half
-    the resolution.
-
-    Shapes: ``[B, T, F, 1]`` -> phases ``[B, T/2, F/2, 4 filters]``, which
-    ``tf.nn.depth_to_space`` puts into their places; T and F even.
-    """
-
-    def __init__(self, filters: int, **kwargs) -> None:
-        super().__init__(**kwargs)
-        self.filters = filters
-
-    def build(self, input_shape) -> None:
-        shape = (4, 4, int(input_shape[-1]), self.filters)
-        self.kernel = self.add_weight(name="kernel", shape=shape, initializer="he_uniform")
-        self.bias = self.add_weight(name="bias", shape=(self.filters,), initializer="zeros")
-        super().build(input_shape)
-
-    @plain
-    def call(self, inputs):
-        padded = tf.pad(inputs, ((0, 0), (3, 3), (3, 3), (0, 0)))
-        phases = tf.nn.space_to_depth(padded, 2)  # [B, T/2 + 3, F/2 + 3, 4C]
-        # block-diagonal kernel [4, 4, 4C, 4 filters]: each phase is convolved on its own
-        kernel = tf.einsum("hwio,pq->hwpiqo", self.kernel, tf.eye(4, dtype=inputs.dtype))
-        kernel = tf.reshape(kernel, (4, 4, 4 * self.kernel.shape[2], 4 * self.filters))
-        convolved = tf.nn.conv2d(phases, kernel, strides=1, padding="VALID")
-        return tf.nn.bias_add(convolved, tf.tile(self.bias, [4]))
-
-    def get_config(self) -> dict:
-        return {**super().get_config(), "filters": self.filters}
+from .phases import DilatedConv2D
 
 
 class _Band(tf.keras.layers.Layer):
@@ -61,22 +26,22 @@ class _Band(tf.keras.layers.Layer):
     def get_config(self) -> dict:
         return {**super().get_config(), "nb_bins": self.nb_bins}
 
-    def in_place(self, phases):
-        """Phases ``[B, T/2, F'/2, 4C]`` -> ``[B, T, nb_bins, C]``."""
-        return low_bins(tf.nn.depth_to_space(phases, 2), self.nb_bins)
+    def in_place(self, phases, number: int):
+        """Phases ``[B, T/n, F'/n, n n C]`` -> ``[B, T, nb_bins, C]``."""
+        return low_bins(tf.nn.depth_to_space(phases, number), self.nb_bins)
 
 
 class ApplyMask(_Band):
     """Mixture times mask: magnitude from the network, phase from the mixture.
 
-    Shapes: mask phases ``[B, T/2, F'/2, 4C]`` and mixture complex ``[B, T, F, C]`` -> complex
+    Shapes: mask phases ``[B, T/4, F'/4, 16C]`` and mixture complex ``[B, T, F, C]`` -> complex
     ``[B, T, F, C]``, silent above the ``nb_bins`` that the network looks at.
     """
 
     @plain
     def call(self, inputs):
         mask, mixture = inputs
-        estimate = scaled(low_bins(mixture, self.nb_bins), self.in_place(mask))
+        estimate = scaled(low_bins(mixture, self.nb_bins), self.in_place(mask, 4))
         return pad_bins(estimate, mixture.shape[2])
 
 
@@ -130,8 +95,8 @@ class ApplyRegression(_Band):
         g_real, g_imaginary, r_real, r_imaginary = tf.split(corrections, 4, axis=-1)
         g_real += mask
         estimate = tf.complex(
-            self.in_place(g_real * real - g_imaginary * imaginary + scale * r_real),
-            self.in_place(g_real * imaginary + g_imaginary * real + scale * r_imaginary),
+            self.in_place(g_real * real - g_imaginary * imaginary + scale * r_real, 2),
+            self.in_place(g_real * imaginary + g_imaginary * real + scale * r_imaginary, 2),
         )
         return pad_bins(estimate, mixture.shape[2])
 
@@ -139,7 +104,7 @@ class ApplyRegression(_Band):
 def head(
     options: Head,
     mixture: tf.Tensor,
-    output: tf.Tensor,
+    phases: tf.Tensor,
     features: tf.Tensor,
     nb_bins: int,
     prefix: str,
@@ -149,7 +114,7 @@ def head(
     Args:
         options: which head.
         mixture: complex ``[B, T, F, C]``.
-        output: the U-Net's last decoder stage, ``[B, T, F', 1]``.
+        phases: the U-Net's last decoder stage, ``[B, T/4, 4F', 1]``.
         features: the stage before it, normalised, ``[B, T/2, F'/2, c]``.
         nb_bins: bins of the mixture that the network looks at, at most F'.
         prefix: prefix of the layers' names.
@@ -159,12 +124,14 @@ def head(
     """
     layers = tf.keras.layers
     channels = mixture.shape[-1]
-    logits = DilatedConv2D(channels, name=f"{prefix}mask_conv")(output)
+    masked = options.type == "mask"
+    convolution = DilatedConv2D(channels, 4 if masked else 2, name=f"{prefix}mask_conv")
+    logits = convolution(phases)
     mask = layers.Activation("sigmoid", name=f"{prefix}mask")(logits)
-    if options.type == "mask":
+    if masked:
         return ApplyMask(nb_bins, name=f"{prefix}estimate")([mask, mixture])
     real, imaginary, scale, *relative = RelativeMixture(
-        nb_bins, output.shape[2], name=f"{prefix}relative_mixture"
+        nb_bins, 2 * features.shape[2], name=f"{prefix}relative_mixture"
     )(mixture)
     x = layers.Concatenate(name=f"{prefix}regression_inputs")([features, *relative])
     x = layers.Conv2D(options.width, 3, padding="same", name=f"{prefix}regression_conv")(x)

@@ -14,6 +14,7 @@ from ..configuration import Configuration, UNet
 from .frequency import frequency_transformation
 from .heads import head
 from .layers import LEAK, BatchNormalization, low_bins, pad_bins, plain
+from .phases import UpConv2D, UpConv2DToPhases
 
 layers = tf.keras.layers
 
@@ -72,67 +73,6 @@ class LevelledMagnitude(layers.Layer):
             "level": self.level,
             "max_gain": self.max_gain,
         }
-
-
-class UpConv2D(layers.Conv2DTranspose):
-    """Transposed 5x5 convolution with stride 2 and "same" padding, by other sums where it pays.
-
-    An output at an even place sees two, one at an odd place three neighbouring inputs, so the
-    same sums are a 3x3 convolution with four times the filters, whose channels then become the
-    2 x 2 places (depth-to-space). Of a single filter a CPU computes those in half the time; of
-    many, rearranging the kernel takes longer than it saves unless it is done once, by ``freeze``,
-    when training is over.
-
-    Shapes: ``[B, T, F, C]`` -> ``[B, 2T, 2F, filters]``; kernel ``[5, 5, filters, C]``.
-    """
-
-    def __init__(self, filters: int, **kwargs) -> None:
-        kwargs.update(kernel_size=5, strides=2, padding="same")
-        super().__init__(filters, **kwargs)
-        self.frozen = None
-
-    def freeze(self) -> None:
-        """Rearrange the present kernel for inference; later changes of it go unseen."""
-        self.frozen = tf.constant(_rearranged(self.kernel)), tf.tile(self.bias, [4])
-
-    @plain
-    def call(self, inputs):
-        if self.frozen is not None:
-            kernel, bias = self.frozen
-            convolved = tf.nn.bias_add(tf.nn.conv2d(inputs, kernel, 1, "SAME"), bias)
-            return tf.nn.depth_to_space(convolved, 2)
-        if self.filters == 1:
-            return _up_to_one(inputs, tf.convert_to_tensor(self.kernel)) + self.bias
-        return super().call(inputs)
-
-
-def _rearranged(kernel):
-    """Kernel ``[5, 5, filters, C]`` -> ``[3, 3, C, 4 filters]`` (``UpConv2D``)."""
-    filters, channels = kernel.shape[2:]
-    # tap k of an axis reaches output 2i + k - 1 from input i; a sixth tap of zeros makes
-    # them three inputs times two places
-    kernel = tf.pad(tf.reverse(kernel, (0, 1)), ((0, 1), (0, 1), (0, 0), (0, 0)))
-    kernel = tf.reverse(tf.reshape(kernel, (3, 2, 3, 2, filters, channels)), (1, 3))
-    kernel = tf.transpose(kernel, (0, 2, 5, 1, 3, 4))
-    return tf.reshape(kernel, (3, 3, channels, 4 * filters))
-
-
-@tf.custom_gradient
-def _up_to_one(inputs, kernel):
-    """``UpConv2D`` of a single filter, without bias; its gradient is that of the plain sums."""
-
-    def gradient(upstream):
-        of_kernel = tf.raw_ops.Conv2DBackpropFilter(
-            input=upstream,
-            filter_sizes=kernel.shape,
-            out_backprop=inputs,
-            strides=[1, 2, 2, 1],
-            padding="SAME",
-        )
-        return tf.nn.conv2d(upstream, kernel, 2, "SAME"), of_kernel
-
-    convolved = tf.nn.conv2d(inputs, _rearranged(kernel), 1, "SAME")
-    return tf.nn.depth_to_space(convolved, 2), gradient
 
 
 class SplitShifts(layers.Layer):
@@ -195,20 +135,28 @@ def _unet(options: UNet, mixture: tf.Tensor, magnitude: tf.Tensor, prefix: str) 
     """One target's network: magnitude ``[B, T, F', C]`` -> complex estimate ``[B, T, F, C]``."""
     skips = _encoder(options, magnitude, prefix)
     x = skips.pop()
-    for index, filters in enumerate([*options.filters[-2::-1], 1], start=1):
-        last = x
+    for index, filters in enumerate(options.filters[-2::-1], start=1):
         if index > 1:
             x = layers.Concatenate(name=f"{prefix}decoder_{index}_skip")([skips.pop(), x])
         x = UpConv2D(
             filters, kernel_initializer="he_uniform", name=f"{prefix}decoder_{index}_conv"
         )(x)
-        x = layers.ReLU(name=f"{prefix}decoder_{index}_activation")(x)
-        x = BatchNormalization(name=f"{prefix}decoder_{index}_norm")(x)
-        if index <= 3 and options.dropout:
-            x = layers.Dropout(options.dropout, name=f"{prefix}decoder_{index}_dropout")(x)
+        x = _normalised(options, x, index, prefix)
         if index == 1 and options.shift_average:
             x = MeanOfShifts(name=f"{prefix}mean_of_shifts")(x)
-    return head(options.head, mixture, x, last, options.nb_bins, prefix)
+    last = len(options.filters)
+    phases = UpConv2DToPhases(name=f"{prefix}decoder_{last}_conv")([skips.pop(), x])
+    phases = _normalised(options, phases, last, prefix)
+    return head(options.head, mixture, phases, x, options.nb_bins, prefix)
+
+
+def _normalised(options: UNet, x: tf.Tensor, index: int, prefix: str) -> tf.Tensor:
+    """What follows the convolution of a stage of the decoder."""
+    x = layers.ReLU(name=f"{prefix}decoder_{index}_activation")(x)
+    x = BatchNormalization(name=f"{prefix}decoder_{index}_norm")(x)
+    if index <= 3 and options.dropout:
+        x = layers.Dropout(options.dropout, name=f"{prefix}decoder_{index}_dropout")(x)
+    return x
 
 
 def _encoder(options: UNet, magnitude: tf.Tensor, prefix: str) -> list[tf.Tensor]:
