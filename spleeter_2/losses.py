@@ -151,6 +151,15 @@ def _magnitude(spectrogram):
     return tf.sqrt(_power(spectrogram) + 1e-20)
 
 
+@tf.custom_gradient
 def _power(spectrogram):
-    """Complex -> squared magnitude; unlike that of the magnitude, its gradient is smooth."""
-    return tf.math.real(spectrogram) ** 2 + tf.math.imag(spectrogram) ** 2
+    """Complex -> squared magnitude; unlike that of the magnitude, its gradient is smooth.
+
+    TensorFlow would make two complex gradients, of either part, and add them.
+    """
+    real, imaginary = tf.math.real(spectrogram), tf.math.imag(spectrogram)
+
+    def gradient(upstream):
+        return tf.complex(2 * upstream * real, 2 * upstream * imaginary)
+
+    return real**2 + imaginary**2, gradient
