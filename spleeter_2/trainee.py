@@ -67,7 +67,7 @@ class Trainee(tf.keras.Model):
     def call(self, mixture, training=False):
         estimates = self.network(mixture, training=training)
         # of a single target this is no copy, unlike tf.stack
-        return tf.concat([estimates[target][:, tf.newaxis] for target in self.targets], axis=1)
+        return tf.concat([tf.expand_dims(estimates[t], 1) for t in self.targets], axis=1)
 
     def make_train_function(self, force=False):
         """Keras', less its counters; a batch is fetched in front of the step, and timed apart."""
