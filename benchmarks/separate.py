@@ -112,10 +112,10 @@ def multiply_adds() -> int:
     for layer, (before, after) in zip(
         layers, probe(tf.zeros(shape, tf.complex64), training=False), strict=True
     ):
-        transposed = isinstance(layer, tf.keras.layers.Conv2DTranspose)
-        places = np.prod((before if transposed else after).shape[:3])
-        # a band's kernel serves its own bins; the dilated one serves four phases
-        share = getattr(layer, "bands", 1) / (4 if layer.name.endswith("mask_conv") else 1)
+        transposed = "_decoder_" in layer.name
+        places = np.prod((tf.nest.flatten(before)[0] if transposed else after).shape[:3])
+        # a band's kernel serves its own bins; the dilated one serves all phases
+        share = getattr(layer, "bands", 1) / getattr(layer, "phases", 1) ** 2
         total += int(places * np.prod(layer.kernel.shape) / share)
     return total
 

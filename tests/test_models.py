@@ -17,7 +17,7 @@ from spleeter_2.models import (
 )
 from spleeter_2.models.frequency import BandConv1D
 from spleeter_2.models.layers import BatchNormalization
-from spleeter_2.models.phases import DilatedConv2D, UpConv2D, UpConv2DToPhases
+from spleeter_2.models.phases import DilatedConv2D, UpConv2DToPhases
 from spleeter_2.models.unet import LevelledMagnitude
 
 
@@ -197,20 +197,6 @@ def test_a_model_of_its_band_only_is_the_same(head):
 def test_above_its_band_a_model_is_silent():
     estimate = build_model(unet())(noise(unet(), 1), training=False)["vocals"].numpy()
     assert np.abs(estimate[:, :, 60:]).max() == 0 and np.abs(estimate[:, :, 59]).max() > 0
-
-
-@pytest.mark.parametrize("shape", [(2, 4, 6, 3), (1, 8, 16, 8)])
-def test_up_conv_is_a_transposed_convolution(shape):
-    inputs = tf.random.stateless_normal(shape, (1, 2))
-    quick = UpConv2D(5)
-    plain = tf.keras.layers.Conv2DTranspose(5, 5, strides=2, padding="same")
-    quick(inputs), plain(inputs)
-    plain.set_weights([plain.get_weights()[0], np.arange(5) + 1.0])
-    quick.set_weights(plain.get_weights())
-    expected = plain(inputs)
-    assert np.allclose(quick(inputs), expected, atol=1e-5)
-    quick.freeze()
-    assert np.allclose(quick(inputs), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(2, 4, 6, 3), (1, 8, 16, 8)])

@@ -14,18 +14,18 @@ import tensorflow as tf
 from .layers import plain
 
 
-def _transposed_taps(nb_places: int) -> np.ndarray:
-    """Which tap of a transposed convolution of 5 taps with stride 2 is between two places.
+def _transposed_taps() -> np.ndarray:
+    """Which tap of a transposed convolution, 5 taps with stride 2, is between two places.
 
     Returns:
-        ``[inputs, places, 5]``, one where an input reaches one of ``nb_places`` neighbouring
-        outputs by this tap. The first input is the one before the outputs' own.
+        ``[4 inputs, 4 phases of the output, 5]``, one where an input reaches an output by this tap.
+        The second and the third input are under the outputs.
     """
-    taps = np.zeros((nb_places // 2 + 2, nb_places, 5), np.float32)
-    for source, place in np.ndindex(taps.shape[:2]):
-        tap = place - 2 * (source - 1) + 1
+    taps = np.zeros((4, 4, 5), np.float32)
+    for source, phase in np.ndindex(4, 4):
+        tap = phase - 2 * (source - 1) + 1
         if 0 <= tap < 5:
-            taps[source, place, tap] = 1
+            taps[source, phase, tap] = 1
     return taps
 
 
@@ -43,48 +43,12 @@ def _dilated_taps() -> np.ndarray:
     return taps
 
 
-def _rearranged(kernel, nb_places: int):
-    """Kernel ``[5, 5, filters, C]`` -> ``[inputs, inputs, C, places * places * filters]``."""
-    taps = tf.constant(_transposed_taps(nb_places), kernel.dtype)
-    kernel = tf.einsum("sak,tbl,klfc->stcabf", taps, taps, kernel)
-    return tf.reshape(kernel, (*kernel.shape[:3], -1))
-
-
-class UpConv2D(tf.keras.layers.Conv2DTranspose):
-    """Transposed 5x5 convolution with stride 2 and "same" padding; once trained, by other sums.
-
-    An output at an even place sees two, one at an odd place three neighbouring inputs, so the
-    same sums are a 3x3 convolution with four times the filters, whose channels then become the
-    2 x 2 places. Rearranging the kernel takes longer than it saves unless it is done once, by
-    ``freeze``, when training is over.
-
-    Shapes: ``[B, T, F, C]`` -> ``[B, 2T, 2F, filters]``; kernel ``[5, 5, filters, C]``.
-    """
-
-    def __init__(self, filters: int, **kwargs) -> None:
-        kwargs.update(kernel_size=5, strides=2, padding="same")
-        super().__init__(filters, **kwargs)
-        self.frozen = None
-
-    def freeze(self) -> None:
-        """Rearrange the present kernel for inference; later changes of it go unseen."""
-        kernel = _rearranged(tf.convert_to_tensor(self.kernel), 2)
-        self.frozen = tf.constant(kernel), tf.tile(self.bias, [4])
-
-    @plain
-    def call(self, inputs):
-        if self.frozen is None:
-            return super().call(inputs)
-        kernel, bias = self.frozen
-        convolved = tf.nn.bias_add(tf.nn.conv2d(inputs, kernel, 1, "SAME"), bias)
-        return tf.nn.depth_to_space(convolved, 2)
-
-
 class UpConv2DToPhases(tf.keras.layers.Layer):
-    """``UpConv2D`` of several inputs, as if joined along channels, to a single filter.
+    """Transposed 5x5 convolution with stride 2 to a single filter, the U-Net's last one.
 
-    The four phases of the result stay side by side, and the inputs are never joined: both would
-    be a copy of what is largest in the network.
+    It equals ``Conv2DTranspose(1, 5, strides=2, padding="same")`` of its inputs, joined along
+    channels. They are never joined, and the phases of the result stay side by side: both would be
+    a copy of what is largest in the network.
 
     Shapes: list of ``[B, T, F, C_i]`` with even T and F -> ``[B, T/2, 8F, 1]``, the 16 channels of
     ``[B, T/2, F/2, 16]`` along frequency, so that what follows sees a single channel; kernel
@@ -105,7 +69,7 @@ class UpConv2DToPhases(tf.keras.layers.Layer):
 
 @tf.custom_gradient
 def _up_to_phases(kernel, *inputs):
-    """Without bias, ``[B, T/2, F/2, 16]``; the gradient is that of the plain sums."""
+    """Without bias, ``[B, T/2, F/2, 16]``; the gradient is that of the plain layer."""
     sizes = [part.shape[-1] for part in inputs]
 
     def gradient(upstream):
@@ -125,8 +89,10 @@ def _up_to_phases(kernel, *inputs):
             tf.nn.conv2d(upstream, own, 2, "SAME") for own in kernels
         )
 
-    kernels = tf.split(_rearranged(kernel, 4), sizes, axis=2)
-    pairs = zip(inputs, kernels, strict=True)
+    taps = tf.constant(_transposed_taps(), kernel.dtype)
+    spread = tf.einsum("sak,tbl,kloc->stcabo", taps, taps, kernel)
+    spread = tf.reshape(spread, (4, 4, kernel.shape[-1], 16))
+    pairs = zip(inputs, tf.split(spread, sizes, axis=2), strict=True)
     return tf.add_n([tf.nn.conv2d(part, own, 2, "SAME") for part, own in pairs]), gradient
 
 

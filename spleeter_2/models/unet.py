@@ -14,7 +14,7 @@ from ..configuration import Configuration, UNet
 from .frequency import frequency_transformation
 from .heads import head
 from .layers import LEAK, BatchNormalization, low_bins, pad_bins, plain
-from .phases import UpConv2D, UpConv2DToPhases
+from .phases import UpConv2DToPhases
 
 layers = tf.keras.layers
 
@@ -138,8 +138,13 @@ def _unet(options: UNet, mixture: tf.Tensor, magnitude: tf.Tensor, prefix: str) 
     for index, filters in enumerate(options.filters[-2::-1], start=1):
         if index > 1:
             x = layers.Concatenate(name=f"{prefix}decoder_{index}_skip")([skips.pop(), x])
-        x = UpConv2D(
-            filters, kernel_initializer="he_uniform", name=f"{prefix}decoder_{index}_conv"
+        x = layers.Conv2DTranspose(
+            filters,
+            5,
+            strides=2,
+            padding="same",
+            kernel_initializer="he_uniform",
+            name=f"{prefix}decoder_{index}_conv",
         )(x)
         x = _normalised(options, x, index, prefix)
         if index == 1 and options.shift_average:
