@@ -57,18 +57,11 @@ class SpectrogramLoss(tf.keras.losses.Loss):
         return tf.reduce_sum(errors, axis=1)
 
     def _mean(self, truth, estimate):
-        """``[..., T, F, C]`` each -> mean error ``[...]``."""
+        """``[B, I, T, F, C]`` each -> mean error ``[B, I]``."""
         if self.error == "magnitude_l1":
-            errors = tf.abs(_magnitude(truth) - _magnitude(estimate))
-        else:
-            errors = self._of_parts(estimate - truth)
-        return tf.reduce_mean(errors, axis=(-3, -2, -1))
-
-    def _of_parts(self, error):
-        """Of real and imaginary parts, as channels of their own."""
-        if self.error in ("mse", "log_mse"):
-            return _power(error) / 2
-        return (tf.abs(tf.math.real(error)) + tf.abs(tf.math.imag(error))) / 2
+            return _mean_absolute(_magnitude(truth) - _magnitude(estimate))
+        mean = _mean_absolute if self.error == "l1" else _mean_square
+        return mean(_parts(tf.subtract(estimate, truth)))
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "error": self.error, "two_source": self.two_source}
@@ -146,20 +139,53 @@ class SumOfLosses(tf.keras.losses.Loss):
         return {**super().get_config(), "losses": losses}
 
 
-def _magnitude(spectrogram):
-    """Complex -> magnitude, quicker than ``tf.abs`` and with a gradient of zero at silence."""
-    return tf.sqrt(_power(spectrogram) + 1e-20)
+# TensorFlow's own gradients of what follows spread numbers out to whole spectrograms, or make a
+# complex one of either part, and add or multiply them afterwards.
+
+
+@tf.custom_gradient
+def _mean_square(errors):
+    """Real ``[B, I, ...]`` -> ``[B, I]``."""
+    return (
+        tf.reduce_mean(errors**2, axis=range(2, errors.shape.rank)),
+        lambda upstream: errors * _share(2 * upstream, errors),
+    )
+
+
+@tf.custom_gradient
+def _mean_absolute(errors):
+    """Real ``[B, I, ...]`` -> ``[B, I]``."""
+    return (
+        tf.reduce_mean(tf.abs(errors), axis=range(2, errors.shape.rank)),
+        lambda upstream: tf.sign(errors) * _share(upstream, errors),
+    )
+
+
+def _share(upstream, errors):
+    """Of a gradient ``[B, I]`` of means of errors ``[B, I, ...]``, what each of them gets."""
+    count = tf.cast(tf.size(errors) / tf.size(upstream), upstream.dtype)
+    return (upstream / count)[(..., *[tf.newaxis] * (errors.shape.rank - 2))]
+
+
+@tf.custom_gradient
+def _parts(spectrogram):
+    """Complex ``[...]`` -> real and imaginary parts, ``[..., 2]``: the same memory."""
+    return (
+        tf.bitcast(spectrogram, spectrogram.dtype.real_dtype),
+        lambda upstream: tf.bitcast(upstream, spectrogram.dtype),
+    )
 
 
 @tf.custom_gradient
 def _power(spectrogram):
-    """Complex -> squared magnitude; unlike that of the magnitude, its gradient is smooth.
-
-    TensorFlow would make two complex gradients, of either part, and add them.
-    """
+    """Complex -> squared magnitude; unlike that of the magnitude, its gradient is smooth."""
     real, imaginary = tf.math.real(spectrogram), tf.math.imag(spectrogram)
+    return (
+        real**2 + imaginary**2,
+        lambda upstream: tf.complex(2 * upstream * real, 2 * upstream * imaginary),
+    )
 
-    def gradient(upstream):
-        return tf.complex(2 * upstream * real, 2 * upstream * imaginary)
 
-    return real**2 + imaginary**2, gradient
+def _magnitude(spectrogram):
+    """Complex -> magnitude, quicker than ``tf.abs`` and with a gradient of zero at silence."""
+    return tf.sqrt(_power(spectrogram) + 1e-20)
