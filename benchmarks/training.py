@@ -1,13 +1,13 @@
 """Speed and memory of a training step against upstream's, and what its parts cost.
 
     python benchmarks/training.py                       # everything
-    python benchmarks/training.py --steps 4 --turns 1
+    python benchmarks/training.py --steps 10
     python benchmarks/training.py --parts               # the parts alone
 
 Upstream trains with its own ``model_fn`` in an Estimator, one network per stem; ours is one network
-for both. All see the same crops of stempeg's excerpt, from memory, so the step alone is timed: each
-program in a process of its own, in turns. Of a program's steps the median counts; ratios are
-medians of the turns' ratios. Upstream's Estimator leaves Keras' learning phase off, so that its
+for both. All see the same crops of stempeg's excerpt, from memory, so the step alone is timed. Each
+program is a process of its own, and they take turns step by step, so that what else the machine
+does meets all of them alike: ratios are taken turn by turn. Upstream's Estimator leaves Keras' learning phase off, so that its
 BatchNorm normalises by 0 and 1, for good, and its dropout is idle; "as upstream" does the same,
 and clips no gradients. Parts are timed alone: frequency transformations on a level of the
 U-Net as it trains, losses on a batch of spectrograms, each with its gradient. In between: the share
@@ -17,7 +17,7 @@ of its time that a step of real training waits for examples.
 from __future__ import annotations
 
 import argparse
-import json
+import contextlib
 import os
 import platform
 import statistics
@@ -35,7 +35,7 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the repository's pa
 
 FRAMES, BINS, BATCH = 512, 1024, 4  # upstream's configuration of 2stems
 LENGTH, STEP = 4096, 1024  # of the STFT, in samples
-WARM = 2  # steps that do not count
+WARM = 3  # steps that do not count
 OURS = ("mask as upstream", "mask", "grouped")
 BLOCKS = ("fc", "conv", "dilated", "grouped")
 LEVELS = {2: (FRAMES // 4, BINS // 4, 32), 6: (FRAMES // 64, BINS // 64, 512)}  # T, F, C
@@ -62,8 +62,19 @@ def make_crops(path: Path) -> None:
     np.save(path, np.stack(crops).astype(np.complex64))
 
 
-def train_upstream(crops: np.ndarray, steps: int) -> list[float]:
-    """Seconds of each step of upstream's Estimator."""
+class Turns:
+    """In a program: waits for its turn to make a step, and tells what the step took."""
+
+    def begin(self) -> None:
+        sys.stdin.readline()
+        self.start = time.perf_counter()
+
+    def end(self) -> None:
+        print(time.perf_counter() - self.start, flush=True)
+
+
+def train_upstream(crops: np.ndarray, steps: int) -> None:
+    """Steps of upstream's Estimator."""
     import tensorflow as tf
     from spleeter.model import model_fn
     from spleeter.utils.configuration import load_configuration
@@ -72,6 +83,7 @@ def train_upstream(crops: np.ndarray, steps: int) -> list[float]:
     magnitudes = np.abs(crops)
     names = ("mix_spectrogram", "vocals_spectrogram", "accompaniment_spectrogram")
     features = {name: magnitudes[:, index] for index, name in enumerate(names)}
+    turns = Turns()
 
     def input_fn():
         labels = {name: features[name] for name in names[1:]}
@@ -79,20 +91,16 @@ def train_upstream(crops: np.ndarray, steps: int) -> list[float]:
         return tf.data.Dataset.from_tensors(whole).cache().repeat().prefetch(1)
 
     class Clock(tf.estimator.SessionRunHook):
-        seconds: list[float] = []
-
         def before_run(self, context):
-            self.start = time.perf_counter()
+            turns.begin()
 
         def after_run(self, context, values):
-            self.seconds.append(time.perf_counter() - self.start)
+            turns.end()
 
-    clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
         settings = tf.estimator.RunConfig(save_checkpoints_steps=10**9, save_summary_steps=10**9)
         estimator = tf.estimator.Estimator(model_fn, folder, settings, parameters)
-        estimator.train(input_fn, hooks=[clock], steps=WARM + steps)
-    return clock.seconds[WARM:]
+        estimator.train(input_fn, hooks=[Clock()], steps=steps)
 
 
 def make_trainee(program: str):
@@ -118,23 +126,22 @@ def make_trainee(program: str):
     return trainee
 
 
-def train_ours(program: str, crops: np.ndarray, steps: int) -> list[float]:
-    """Seconds of each step of our trainer's ``fit``."""
+def train_ours(program: str, crops: np.ndarray, steps: int) -> None:
+    """Steps of our trainer's ``fit``."""
     import tensorflow as tf
 
     trainee = make_trainee(program)
-    seconds: list[float] = []
+    turns = Turns()
 
     class Clock(tf.keras.callbacks.Callback):
         def on_train_batch_begin(self, batch, logs=None):
-            self.start = time.perf_counter()
+            turns.begin()
 
         def on_train_batch_end(self, batch, logs=None):
-            seconds.append(time.perf_counter() - self.start)
+            turns.end()
 
     batches = tf.data.Dataset.from_tensors(crops).cache().repeat().prefetch(1)
-    trainee.fit(batches, steps_per_epoch=WARM + steps, callbacks=[Clock()], verbose=0)
-    return seconds[WARM:]
+    trainee.fit(batches, steps_per_epoch=steps, callbacks=[Clock()], verbose=0)
 
 
 def peak_memory() -> float:
@@ -144,39 +151,55 @@ def peak_memory() -> float:
 
 
 def serve(program: str, path: Path, steps: int) -> None:
-    """Train in this process, print the seconds of its steps."""
+    """Train in this process: a step for each line that comes in; at last its peak memory."""
     crops = np.load(path)
-    seconds = (
-        train_upstream(crops, steps) if program == "upstream" else train_ours(program, crops, steps)
-    )
-    print(json.dumps({"seconds": statistics.median(seconds), "peak": peak_memory()}))
+    train_upstream(crops, steps) if program == "upstream" else train_ours(program, crops, steps)
+    print(peak_memory())
 
 
-def compare(steps: int, turns: int) -> None:
-    """Print the table of programs."""
-    rows: dict[str, list[dict]] = {name: [] for name in ("upstream", *OURS)}
-    with tempfile.TemporaryDirectory() as folder:
+def take_turns(steps: int) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """Seconds of the steps of all programs that count, and their peak memory in MB."""
+    names = ("upstream", *OURS)
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         path = Path(folder) / "crops.npy"
         make_crops(path)
-        for _ in range(turns):
-            for name, taken in rows.items():
-                command = [sys.executable, __file__, "--serve", name, path, "--steps", steps]
-                done = subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, check=True)
-                taken.append(json.loads(done.stdout.splitlines()[-1]))
-    print(f"A step of {BATCH} crops of {FRAMES} frames")
+        programs = {}
+        for name in names:
+            command = [sys.executable, __file__, "--serve", name, path, "--steps", WARM + steps]
+            programs[name] = stack.enter_context(
+                subprocess.Popen(
+                    list(map(str, command)),
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                )
+            )
+
+        def ask(name: str) -> float:
+            programs[name].stdin.write("\n")
+            programs[name].stdin.flush()
+            return float(programs[name].stdout.readline())
+
+        taken = [[ask(name) for name in names] for _ in range(WARM + steps)][WARM:]
+        peaks = {name: float(program.stdout.readline()) for name, program in programs.items()}
+    return dict(zip(names, np.array(taken).T, strict=True)), peaks
+
+
+def compare(steps: int) -> None:
+    """Print the table of programs."""
+    seconds, peaks = take_turns(steps)
+    print(
+        f"A step of {BATCH} crops of {FRAMES} frames; faster: median (quartiles) of {steps} turns"
+    )
     print("program              networks  s per step  steps per s  peak MB  faster per network")
-    for name, taken in rows.items():
+    for name, taken in seconds.items():
         networks = 2 if name == "upstream" else 1
-        ratios = [
-            theirs["seconds"] / 2 / (ours["seconds"] / networks)
-            for theirs, ours in zip(rows["upstream"], taken, strict=True)
-        ]
-        seconds, peak = (
-            statistics.median(row[key] for row in taken) for key in ("seconds", "peak")
-        )
+        ratios = seconds["upstream"] / 2 / (taken / networks)
+        low, median, high = np.percentile(ratios, (25, 50, 75))
+        typical = np.median(taken)
         print(
-            f"{name:20} {networks:8} {seconds:11.2f} {1 / seconds:12.3f} {peak:8.0f} "
-            f"{statistics.median(ratios):10.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+            f"{name:20} {networks:8} {typical:11.2f} {1 / typical:12.3f} {peaks[name]:8.0f} "
+            f"{median:10.2f} ({low:.2f} to {high:.2f})"
         )
 
 
@@ -285,8 +308,7 @@ def time_losses() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=6, help="of a program in a turn")
-    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=40, help="of each program")
     parser.add_argument("--parts", action="store_true", help="the parts alone")
     parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -299,8 +321,8 @@ def main() -> None:
         f"Python {platform.python_version()}, TensorFlow {version('tensorflow')}"
     )
     if not options.parts:
-        compare(options.steps, options.turns)
-        time_data(options.steps)
+        compare(options.steps)
+        time_data(min(options.steps, 10))
     time_blocks()
     time_losses()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from ..configuration import Head
-from .layers import LEAK, low_bins, pad_bins, plain, scaled
+from .layers import LEAK, from_phases, low_bins, pad_bins, plain, scaled, to_phases
 from .phases import DilatedConv2D
 
 
@@ -28,7 +28,7 @@ class _Band(tf.keras.layers.Layer):
 
     def in_place(self, phases, number: int):
         """Phases ``[B, T/n, F'/n, n n C]`` -> ``[B, T, nb_bins, C]``."""
-        return low_bins(tf.nn.depth_to_space(phases, number), self.nb_bins)
+        return low_bins(from_phases(phases, number), self.nb_bins)
 
 
 class ApplyMask(_Band):
@@ -63,7 +63,7 @@ class RelativeMixture(_Band):
     def call(self, mixture):
         mixture = low_bins(mixture, self.nb_bins)
         real, imaginary = (
-            tf.nn.space_to_depth(pad_bins(part, self.padded_bins), 2)
+            to_phases(pad_bins(part, self.padded_bins), 2)
             for part in (tf.math.real(mixture), tf.math.imag(mixture))
         )
         power = tf.reduce_mean(real**2 + imaginary**2, axis=-1, keepdims=True)

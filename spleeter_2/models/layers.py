@@ -52,6 +52,22 @@ def shape_of(x: tf.Tensor) -> list:
     return [dynamic[axis] if size is None else size for axis, size in enumerate(x.shape)]
 
 
+def to_phases(x: tf.Tensor, n: int) -> tf.Tensor:
+    """``[B, n T, n F, C]`` -> ``[B, T, F, n n C]``: ``tf.nn.space_to_depth`` on all cores."""
+    _, nb_frames, nb_bins, channels = shape_of(x)
+    blocks = tf.reshape(x, (-1, n, nb_bins // n, n * channels))
+    blocks = tf.transpose(blocks, (0, 2, 1, 3))
+    return tf.reshape(blocks, (-1, nb_frames // n, nb_bins // n, n * n * channels))
+
+
+def from_phases(phases: tf.Tensor, n: int) -> tf.Tensor:
+    """``[B, T, F, n n C]`` -> ``[B, n T, n F, C]``: ``tf.nn.depth_to_space`` on all cores."""
+    _, nb_frames, nb_bins, channels = shape_of(phases)
+    rows = tf.reshape(phases, (-1, nb_bins, n, channels // n))
+    rows = tf.transpose(rows, (0, 2, 1, 3))
+    return tf.reshape(rows, (-1, n * nb_frames, n * nb_bins, channels // (n * n)))
+
+
 class Activate(tf.keras.layers.Layer):
     """An activation of ``ACTIVATIONS``, by name."""
 
@@ -236,7 +252,7 @@ class UpsampleNorm(ConvNorm):
         if frames == 1:
             _, nb_frames, nb_bins, _ = shape_of(x)
             return tf.reshape(patches, (-1, nb_frames, nb_bins * bins, self.filters))
-        return tf.nn.depth_to_space(patches, 2)
+        return from_phases(patches, 2)
 
     def get_config(self) -> dict:
         config = super().get_config()

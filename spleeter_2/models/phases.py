@@ -1,9 +1,9 @@
 """Spleeter's transposed and dilated convolutions, by other sums that a CPU does sooner.
 
 n x n neighbouring places of a spectrogram that are laid out as channels are its phases:
-``[B, n T, n F, C]`` becomes ``[B, T, F, n n C]``, as ``tf.nn.space_to_depth`` does it. Among phases
-strides and dilations are plain convolutions, and few channels become many, which fill the lanes of
-a CPU. Weights are those of the Keras layers that these equal.
+``[B, n T, n F, C]`` becomes ``[B, T, F, n n C]`` (``layers.to_phases``). Among phases strides and
+dilations are plain convolutions, and few channels become many, which fill the lanes of a CPU.
+Weights are those of the Keras layers that these equal.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from .layers import plain
+from .layers import from_phases, plain
 
 
 def _transposed_taps() -> np.ndarray:
@@ -73,7 +73,7 @@ def _up_to_phases(kernel, *inputs):
     sizes = [part.shape[-1] for part in inputs]
 
     def gradient(upstream):
-        upstream = tf.nn.depth_to_space(upstream, 4)
+        upstream = from_phases(upstream, 4)
         kernels = tf.split(kernel, sizes, axis=-1)
         of_kernel = [
             tf.raw_ops.Conv2DBackpropFilter(
@@ -102,7 +102,7 @@ class DilatedConv2D(tf.keras.layers.Layer):
     It equals ``Conv2D(filters, 4, dilation_rate=2, padding="same")``, whose weights it has.
 
     Shapes: ``[B, T/4, 4F, 1]``, what ``UpConv2DToPhases`` gives -> phases ``[B, T/n, F/n, n n
-    filters]``, which ``tf.nn.depth_to_space`` puts into their places.
+    filters]``, which ``layers.from_phases`` puts into their places.
 
     Args:
         phases: n, 4 or 2.
@@ -129,7 +129,7 @@ class DilatedConv2D(tf.keras.layers.Layer):
         kernel = tf.reshape(kernel, (3, 3, 16, 16 * self.filters))
         convolved = tf.nn.conv2d(inputs, kernel, strides=1, padding="SAME")
         convolved = tf.nn.bias_add(convolved, tf.tile(self.bias, [16]))
-        return convolved if self.phases == 4 else tf.nn.depth_to_space(convolved, 2)
+        return convolved if self.phases == 4 else from_phases(convolved, 2)
 
     def get_config(self) -> dict:
         return {**super().get_config(), "filters": self.filters, "phases": self.phases}
