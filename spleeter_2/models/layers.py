@@ -93,7 +93,7 @@ class BatchNormalization(tf.keras.layers.BatchNormalization):
 
     def build(self, input_shape) -> None:
         if input_shape[-1] == 1:
-            self.fused = False  # whose kernel is ten times slower on a CPU than plain sums
+            self.fused = False  # whose kernel is slower on a CPU than plain sums
         super().build(input_shape)
 
     def add_weight(self, *args, **kwargs):
