@@ -394,11 +394,9 @@ class Draft:
     def _make(self, folder: Path) -> None:
         """Make a folder that is missing; somebody else may do so at the same time."""
         if not folder.exists():
-            try:
+            with contextlib.suppress(FileExistsError):
                 folder.mkdir()
-            except FileExistsError:
-                return
-            self._made.append(folder)
+                self._made.append(folder)
 
     def _failure(self, error: OSError) -> SeparationError:
         return SeparationError(f"cannot write {self._target}: {error.strerror or error}")

@@ -13,6 +13,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from .models.layers import scaled
+
 register = tf.keras.utils.register_keras_serializable("spleeter_2")
 
 ERRORS = ("mse", "log_mse", "l1", "magnitude_l1")
@@ -52,7 +54,7 @@ class SpectrogramLoss(tf.keras.losses.Loss):
             residual = y_true[:, 0] - tf.reduce_sum(y_pred, axis=1)
             errors = tf.concat([errors, self._mean(y_true[:, -1:], residual[:, tf.newaxis])], 1)
         if self.error == "log_mse":
-            mixture = tf.reduce_mean(_power(y_true[:, :1]), axis=(-3, -2, -1)) / 2 + 1e-12
+            mixture = _mean_square(_parts(y_true[:, :1])) + 1e-12
             errors = tf.math.log(errors / mixture + FLOOR)
         return tf.reduce_sum(errors, axis=1)
 
@@ -61,7 +63,7 @@ class SpectrogramLoss(tf.keras.losses.Loss):
         if self.error == "magnitude_l1":
             return _mean_absolute(_magnitude(truth) - _magnitude(estimate))
         mean = _mean_absolute if self.error == "l1" else _mean_square
-        return mean(_parts(tf.subtract(estimate, truth)))
+        return mean(_parts(estimate - truth))
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "error": self.error, "two_source": self.two_source}
@@ -170,6 +172,7 @@ def _share(upstream, errors):
 @tf.custom_gradient
 def _parts(spectrogram):
     """Complex ``[...]`` -> real and imaginary parts, ``[..., 2]``: the same memory."""
+    spectrogram = tf.convert_to_tensor(spectrogram)
     return (
         tf.bitcast(spectrogram, spectrogram.dtype.real_dtype),
         lambda upstream: tf.bitcast(upstream, spectrogram.dtype),
@@ -179,10 +182,9 @@ def _parts(spectrogram):
 @tf.custom_gradient
 def _power(spectrogram):
     """Complex -> squared magnitude; unlike that of the magnitude, its gradient is smooth."""
-    real, imaginary = tf.math.real(spectrogram), tf.math.imag(spectrogram)
     return (
-        real**2 + imaginary**2,
-        lambda upstream: tf.complex(2 * upstream * real, 2 * upstream * imaginary),
+        tf.math.real(spectrogram) ** 2 + tf.math.imag(spectrogram) ** 2,
+        lambda upstream: scaled(spectrogram, 2 * upstream),
     )
 
 

@@ -34,34 +34,29 @@ def imported(path: Path) -> set[str]:
     return {str(file.relative_to(ROOT)) for file in files if file.is_file()}
 
 
-def row(rooms: dict[str, int], file: str) -> int | None:
+def row(known: dict[str, int], file: str) -> int | None:
     """A file's row, or that of the folder that it is in."""
     names = [file, *(f"{parent}/" for parent in Path(file).parents)]
-    return next((rooms[name] for name in names if name in rooms), None)
+    return next((known[name] for name in names if name in known), None)
+
+
+def files() -> list[Path]:
+    return [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
 
 
 def test_every_file_has_its_room():
-    files = [
-        str(path.relative_to(ROOT))
-        for package in PACKAGES
-        for path in (ROOT / package).rglob("*.py")
-        if path.name != "__init__.py"
-    ]
-    assert len(files) > 50
-    assert [file for file in files if row(rooms(), file) is None] == []
-    missing = [name for name in rooms() if not (ROOT / name).exists()]
+    known = rooms()
+    named = [str(path.relative_to(ROOT)) for path in files() if path.name != "__init__.py"]
+    assert len(named) > 50
+    assert [file for file in named if row(known, file) is None] == []
+    missing = [name for name in known if not (ROOT / name).exists()]
     assert missing == []
 
 
 def test_imports_go_down_the_table():
     """A package's own ``__init__.py``, through which users come, stands nowhere in it."""
     known = rooms()
-    arrows = [
-        (str(path.relative_to(ROOT)), other)
-        for package in PACKAGES
-        for path in (ROOT / package).rglob("*.py")
-        for other in imported(path)
-    ]
+    arrows = [(str(path.relative_to(ROOT)), other) for path in files() for other in imported(path)]
     placed = [pair for pair in arrows if None not in (row(known, pair[0]), row(known, pair[1]))]
     assert len(placed) > 200
     assert [pair for pair in placed if row(known, pair[1]) < row(known, pair[0])] == []

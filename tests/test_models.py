@@ -16,7 +16,7 @@ from spleeter_2.models import (
     without_neutral_parts,
 )
 from spleeter_2.models.frequency import BandConv1D
-from spleeter_2.models.layers import BatchNormalization
+from spleeter_2.models.layers import BatchNormalization, from_phases, to_phases
 from spleeter_2.models.phases import DilatedConv2D, UpConv2DToPhases
 from spleeter_2.models.unet import LevelledMagnitude
 
@@ -197,6 +197,14 @@ def test_a_model_of_its_band_only_is_the_same(head):
 def test_above_its_band_a_model_is_silent():
     estimate = build_model(unet())(noise(unet(), 1), training=False)["vocals"].numpy()
     assert np.abs(estimate[:, :, 60:]).max() == 0 and np.abs(estimate[:, :, 59]).max() > 0
+
+
+@pytest.mark.parametrize("n", [2, 4])
+def test_phases_are_tensorflows(n):
+    inputs = tf.random.stateless_normal((2, 8, 12, 3), (1, 2))
+    phases = to_phases(inputs, n)
+    assert (phases.numpy() == tf.nn.space_to_depth(inputs, n).numpy()).all()
+    assert (from_phases(phases, n).numpy() == inputs.numpy()).all()
 
 
 @pytest.mark.parametrize("shape", [(2, 4, 6, 3), (1, 8, 16, 8)])

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from .layers import from_phases, plain
+from .layers import from_phases, plain, shape_of
 
 
 def _transposed_taps() -> np.ndarray:
@@ -64,7 +64,8 @@ class UpConv2DToPhases(tf.keras.layers.Layer):
     @plain
     def call(self, inputs):
         phases = _up_to_phases(tf.convert_to_tensor(self.kernel), *inputs) + self.bias
-        return tf.reshape(phases, (-1, tf.shape(phases)[1], 16 * phases.shape[2], 1))
+        _, nb_frames, nb_bins, _ = shape_of(phases)
+        return tf.reshape(phases, (-1, nb_frames, 16 * nb_bins, 1))
 
 
 @tf.custom_gradient
@@ -121,7 +122,8 @@ class DilatedConv2D(tf.keras.layers.Layer):
 
     @plain
     def call(self, inputs):
-        inputs = tf.reshape(inputs, (-1, tf.shape(inputs)[1], inputs.shape[2] // 16, 16))
+        _, nb_frames, places, _ = shape_of(inputs)
+        inputs = tf.reshape(inputs, (-1, nb_frames, places // 16, 16))
         taps = tf.constant(_dilated_taps().reshape((3, 4, 2, 2, 4)), inputs.dtype)
         # four phases are two times two; those that stay channels come last
         order = "AaBbo" if self.phases == 4 else "ABabo"

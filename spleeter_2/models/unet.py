@@ -18,6 +18,14 @@ from .phases import UpConv2DToPhases
 
 layers = tf.keras.layers
 
+# of the convolutions that halve frames and bins, and of those that double them
+STRIDED = {
+    "kernel_size": 5,
+    "strides": 2,
+    "padding": "same",
+    "kernel_initializer": "he_uniform",
+}
+
 
 class LevelledMagnitude(layers.Layer):
     """Magnitude of the mixture's lower bins, brought to a known level.
@@ -138,14 +146,7 @@ def _unet(options: UNet, mixture: tf.Tensor, magnitude: tf.Tensor, prefix: str) 
     for index, filters in enumerate(options.filters[-2::-1], start=1):
         if index > 1:
             x = layers.Concatenate(name=f"{prefix}decoder_{index}_skip")([skips.pop(), x])
-        x = layers.Conv2DTranspose(
-            filters,
-            5,
-            strides=2,
-            padding="same",
-            kernel_initializer="he_uniform",
-            name=f"{prefix}decoder_{index}_conv",
-        )(x)
+        x = layers.Conv2DTranspose(filters, name=f"{prefix}decoder_{index}_conv", **STRIDED)(x)
         x = _normalised(options, x, index, prefix)
         if index == 1 and options.shift_average:
             x = MeanOfShifts(name=f"{prefix}mean_of_shifts")(x)
@@ -172,14 +173,7 @@ def _encoder(options: UNet, magnitude: tf.Tensor, prefix: str) -> list[tf.Tensor
     for index, filters in enumerate(options.filters, start=1):
         if index == deepest and options.shift_average:
             x = SplitShifts(name=f"{prefix}split_shifts")(x)
-        x = layers.Conv2D(
-            filters,
-            5,
-            strides=2,
-            padding="same",
-            kernel_initializer="he_uniform",
-            name=f"{prefix}encoder_{index}_conv",
-        )(x)
+        x = layers.Conv2D(filters, name=f"{prefix}encoder_{index}_conv", **STRIDED)(x)
         for block in options.frequency:
             if block.level == index:
                 x = frequency_transformation(x, block, f"{prefix}frequency_{index}")
