@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "spleeter_2/__init__.py").read_text(), re.M)
@@ -16,9 +16,9 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.10,<3.12",
-    packages=["spleeter_2", "spleeter_2.models", "weight_converter", "evaluation"],
+    packages=find_packages(include=["spleeter_2*", "weight_converter*", "evaluation*"]),
     package_data={
-        "spleeter_2": ["resources/*", "resources/weights/*", "resources/weights/*/*"],
+        "spleeter_2.config": ["presets/*", "presets/weights/*", "presets/weights/*/*"],
     },
     install_requires=[
         # Spleeter brings, and pins, tensorflow 2.12.1, numpy < 2, pandas 1.5 and typer 0.3,
@@ -39,8 +39,8 @@ setup(
     extras_require={"tests": ["pytest>=7", "hypothesis>=6", "build"]},
     entry_points={
         "console_scripts": [
-            "spleeter = spleeter_2.__main__:entrypoint",
-            "spleeter-2 = spleeter_2.__main__:entrypoint",
+            "spleeter = spleeter_2.cli.main:entrypoint",
+            "spleeter-2 = spleeter_2.cli.main:entrypoint",
         ]
     },
 )

@@ -29,7 +29,7 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # the repository's packages, installed or not
 
-from spleeter_2.configuration import load_configuration
+from spleeter_2.config.loading import load_configuration
 from weight_converter import lasaft
 from weight_converter.torch_checkpoint import read_checkpoint
 
@@ -99,8 +99,8 @@ def prepare(folder: Path) -> int:
     Returns:
         multiply-adds of one window and target.
     """
-    from spleeter_2 import weights
     from spleeter_2.models import build_model
+    from spleeter_2.models import checkpoint as weights
 
     state = large_state()
     np.savez(folder / "state.npz", **state)
@@ -121,7 +121,7 @@ def load(path: Path) -> dict[str, float]:
 def serve(folder: Path, targets: list[str]) -> None:
     """Answer tasks, a line of JSON each, with a network of those targets."""
     from spleeter_2 import Separator
-    from spleeter_2.tensorflow_import import import_tensorflow
+    from spleeter_2.runtime.tensorflow_import import import_tensorflow
 
     tf = import_tensorflow(sole_user=True)
     separator = Separator(str(folder), targets, sole_user=True)

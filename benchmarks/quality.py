@@ -19,9 +19,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 
-from spleeter_2.audio import AudioReader
-from spleeter_2.metrics import sdr
-from spleeter_2.separator import Separator
+from evaluation.metrics import sdr
+from spleeter_2.audio.reader import AudioReader
+from spleeter_2.separation.separator import Separator
 
 RATE = 44100
 STEMS = ("vocals", "accompaniment")

@@ -28,7 +28,7 @@ import soundfile
 
 HERE = Path(__file__).parent
 SONG = HERE.parent / "demo" / "lets-go-fishin.ogg"
-OURS = "from spleeter_2.__main__ import entrypoint; entrypoint()"
+OURS = "from spleeter_2.cli.main import entrypoint; entrypoint()"
 UPSTREAM = "from spleeter.__main__ import entrypoint; entrypoint()"
 PROGRAMS = {
     "upstream": [UPSTREAM, "separate", "-p", "spleeter:2stems", "-d", "36000"],
@@ -46,7 +46,7 @@ NETWORK = """
 import sys, time
 import numpy as np
 from spleeter_2 import Separator
-from spleeter_2.tensorflow_import import import_tensorflow
+from spleeter_2.runtime.tensorflow_import import import_tensorflow
 start = time.perf_counter()
 tf = import_tensorflow(sole_user=True)
 imported = time.perf_counter() - start
@@ -98,9 +98,9 @@ def multiply_adds() -> int:
     """Of the network for one window, layer by layer."""
     import tensorflow as tf
 
-    from spleeter_2.configuration import load_configuration
+    from spleeter_2.config.loading import load_configuration
     from spleeter_2.models import build_model, without_neutral_parts
-    from spleeter_2.weights import read_checkpoint
+    from spleeter_2.models.checkpoint import read_checkpoint
 
     configuration = load_configuration("spleeter_2:grouped")
     configuration = without_neutral_parts(configuration, read_checkpoint(configuration.weights))

@@ -45,13 +45,12 @@ def make_crops(path: Path) -> None:
     """Complex STFT of a batch: mixture, vocals, accompaniment, ``[B, 3, T, F, C]``."""
     import stempeg
 
-    from spleeter_2.configuration import Stft
-    from spleeter_2.spectrogram import Transform
-    from spleeter_2.training import spectrograms
+    from spleeter_2.audio.stft import Transform
+    from spleeter_2.training.validation import spectrograms
 
     streams, _ = stempeg.read_stems(stempeg.example_stem_path(), ffmpeg_format="s16le")
     vocals, accompaniment = streams[4], streams[1:4].sum(axis=0)
-    transform = Transform(Stft(LENGTH, STEP))
+    transform = Transform(LENGTH, STEP)
     crops = []
     for index in range(BATCH):
         stems = [
@@ -105,10 +104,11 @@ def train_upstream(crops: np.ndarray, steps: int) -> None:
 
 def make_trainee(program: str):
     """Our model, ready to ``fit``."""
-    from spleeter_2.configuration import load_configuration
+    from spleeter_2.config.loading import load_configuration
+    from spleeter_2.config.training import LossOptions, Training
     from spleeter_2.models import build_model
-    from spleeter_2.trainee import Trainee, build_loss
-    from spleeter_2.training_options import LossOptions, Training
+    from spleeter_2.training.losses import build_loss
+    from spleeter_2.training.model import Trainee
 
     model, _, same = program.partition(" as ")
     configuration = load_configuration(f"spleeter_2:{model}")
@@ -208,16 +208,18 @@ def time_data(steps: int) -> None:
     import soundfile
     import stempeg
 
-    from spleeter_2.augmentation import USUAL
-    from spleeter_2.configuration import Stft
-    from spleeter_2.dataset import Examples, StemCache, as_tf_dataset, find_songs
-    from spleeter_2.spectrogram import Transform
-    from spleeter_2.training import spectrograms
+    from spleeter_2.audio.stft import Transform
+    from spleeter_2.config.training import USUAL
+    from spleeter_2.data.cache import StemCache
+    from spleeter_2.data.examples import Examples
+    from spleeter_2.data.songs import find_songs
+    from spleeter_2.training.batches import as_tf_dataset
+    from spleeter_2.training.validation import spectrograms
 
     streams, _ = stempeg.read_stems(stempeg.example_stem_path(), ffmpeg_format="s16le")
     instruments = ("vocals", "accompaniment")
     stems = dict(zip(instruments, (streams[4], streams[1:4].sum(axis=0)), strict=True))
-    trainee, transform = make_trainee("grouped"), Transform(Stft(LENGTH, STEP))
+    trainee, transform = make_trainee("grouped"), Transform(LENGTH, STEP)
     with tempfile.TemporaryDirectory() as folder:
         song = Path(folder, "songs", "song")
         song.mkdir(parents=True)
@@ -249,7 +251,7 @@ def time_blocks() -> None:
     """Print what each frequency transformation takes, alone and with its gradient."""
     import tensorflow as tf
 
-    from spleeter_2.configuration import FrequencyTransformation
+    from spleeter_2.config.schema import FrequencyTransformation
     from spleeter_2.models.frequency import frequency_transformation
 
     print(f"\nFrequency transformations, {BATCH} crops of {FRAMES} frames")
@@ -284,7 +286,7 @@ def time_losses() -> None:
     """Print what each loss takes with its gradient."""
     import tensorflow as tf
 
-    from spleeter_2.losses import ERRORS, OverMixturePenalty, SpectrogramLoss
+    from spleeter_2.training.losses import ERRORS, OverMixturePenalty, SpectrogramLoss
 
     losses = {error: SpectrogramLoss(error) for error in ERRORS}
     losses["mse, two sources"] = SpectrogramLoss("mse", two_source=True)

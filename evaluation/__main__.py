@@ -7,8 +7,7 @@ from typing import List, Optional
 
 import typer
 
-from spleeter_2.__main__ import ModelOption, MwfOption, VerboseOption
-from spleeter_2.program import run
+from spleeter_2.console import ModelOption, MwfOption, VerboseOption, run
 
 from .options import (
     BaselineOption,
@@ -52,7 +51,7 @@ def run_command(
     verbose: bool = VerboseOption,
 ) -> None:
     """Separate and score; a second run does only what is missing."""
-    from .run import Settings, evaluate
+    from .runner import Settings, evaluate
 
     evaluate(
         Settings(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import pictures
+from . import plots as pictures
 from .compare import compare
 from .excerpts import choose_excerpts
 from .results import METRICS, Run, write_whole
@@ -17,7 +17,7 @@ from .scores import FRAMEWISE
 from .tables import UNITS, markdown, median, total_over_mixture, values
 
 if TYPE_CHECKING:
-    from .ablation import Plan, Variant
+    from .ablation_plan import Plan, Variant
 
 OVER = "over, all bins"
 

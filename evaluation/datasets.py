@@ -20,9 +20,8 @@ from types import ModuleType
 
 import numpy as np
 
-from spleeter_2.audio import AudioReader
+from spleeter_2.audio.reader import SUFFIXES, AudioReader
 from spleeter_2.errors import SeparationError
-from spleeter_2.songs import SUFFIXES
 
 from .scores import regroup
 

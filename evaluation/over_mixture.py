@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spleeter_2.configuration import Stft
-from spleeter_2.spectrogram import Transform
+from spleeter_2.audio.stft import Transform
 
 BANDS = (0.0, 250.0, 500.0, 1000.0, 2000.0, 4000.0, 8000.0, 11000.0, 16000.0)  # Hz, lower edges
 LEVELS = (-np.inf, -90.0, -70.0, -50.0, -30.0)  # dB, lower edges; see ``measure``
@@ -85,7 +84,7 @@ def measure(mixture: np.ndarray, estimate: np.ndarray, sample_rate: int) -> Over
     """
     if mixture.shape != estimate.shape:
         raise ValueError(f"shapes differ: {mixture.shape} and {estimate.shape}")
-    transform = Transform(Stft())
+    transform = Transform()
     frequencies = np.arange(transform.length // 2 + 1) * sample_rate / transform.length
     bands = np.searchsorted(BANDS, frequencies, side="right") - 1  # [F]
     shape = (len(BANDS), len(LEVELS))

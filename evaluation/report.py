@@ -17,10 +17,10 @@ import numpy as np
 import soundfile
 import soxr
 
-from spleeter_2.audio import nearest_rate
+from spleeter_2.audio.codecs import nearest_rate
 from spleeter_2.errors import SeparationError
 
-from . import pictures
+from . import plots as pictures
 from .compare import Comparison, compare, difference_rows, remarks, side_by_side
 from .datasets import Song
 from .excerpts import Excerpt, choose_excerpts

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from spleeter_2.audio import Draft
 from spleeter_2.errors import SeparationError
+from spleeter_2.files import Draft
 
 from .over_mixture import OverMixture
 from .scores import FRAMEWISE, SourceScores

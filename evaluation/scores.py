@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from spleeter_2.errors import SeparationError
-from spleeter_2.metrics import sdr, si_sdr
 
+from .metrics import sdr, si_sdr
 from .over_mixture import OverMixture, measure
 
 FRAMEWISE = ("SDR", "SIR", "ISR", "SAR")

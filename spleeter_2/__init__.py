@@ -16,7 +16,7 @@ __all__ = ["SeparationError", "Separator", "__version__"]
 
 def __getattr__(name: str):
     if name == "Separator":
-        from .separator import Separator
+        from .separation.separator import Separator
 
         return Separator
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

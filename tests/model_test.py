@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from spleeter_2 import weights
-from spleeter_2.configuration import Configuration, parse_configuration
+from spleeter_2.config.loading import parse_configuration
+from spleeter_2.config.schema import Configuration
 from spleeter_2.models import at_rest, build_model
+from spleeter_2.models import checkpoint as weights
 
 SMALL = {
     "name": "small",

@@ -1,5 +1,6 @@
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +10,12 @@ import pytest
 import soundfile
 from conftest import files_below
 
-from spleeter_2 import audio
-from spleeter_2.audio import AudioReader, AudioWriter, nearest_rate
+from spleeter_2.audio.codecs import nearest_rate
+from spleeter_2.audio.ffmpeg import ffmpeg_command
+from spleeter_2.audio.reader import BLOCK, AudioReader
+from spleeter_2.audio.writer import AudioWriter
 from spleeter_2.errors import SeparationError
+from spleeter_2.files import Draft
 
 RATE = 44100
 
@@ -38,9 +42,9 @@ def read(path, **options):
 @pytest.fixture(params=["system", "imageio"])
 def either_ffmpeg(request, monkeypatch):
     """Once with the system's ffmpeg, once with the binary that pip brings."""
-    found = audio.shutil.which("ffmpeg")
+    found = shutil.which("ffmpeg")
     if request.param == "imageio":
-        monkeypatch.setattr(audio.shutil, "which", lambda name: None)
+        monkeypatch.setattr(shutil, "which", lambda name: None)
     elif found is None:
         pytest.skip("there is no ffmpeg on the path: apt-get install ffmpeg")
 
@@ -99,7 +103,7 @@ def test_what_is_beyond_full_scale_is_counted_not_rescaled(tmp_path):
 def test_blocks_come_a_block_at_a_time(tmp_path):
     write(tmp_path / "x.wav", tone(300_000))
     with AudioReader(tmp_path / "x.wav") as reader:
-        assert max(len(block) for block in reader.blocks()) <= audio.BLOCK
+        assert max(len(block) for block in reader.blocks()) <= BLOCK
         assert reader.seconds == pytest.approx(300_000 / RATE, abs=0.01)
 
 
@@ -176,7 +180,7 @@ def test_a_name_that_is_not_utf8(tmp_path):
 def test_a_video_without_sound(tmp_path):
     path = tmp_path / "x.mkv"
     command = "-f lavfi -i testsrc=d=0.2:s=64x64 -c:v mpeg4".split()
-    subprocess.run([audio.ffmpeg_command(), "-v", "error", *command, path], check=True)
+    subprocess.run([ffmpeg_command(), "-v", "error", *command, path], check=True)
     with pytest.raises(SeparationError, match="has no audio stream"):
         AudioReader(path)
 
@@ -273,10 +277,10 @@ def test_the_next_run_sweeps_what_a_kill_left(tmp_path):
 
 
 def test_no_ffmpeg_at_all(monkeypatch):
-    monkeypatch.setattr(audio.shutil, "which", lambda name: None)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     with pytest.raises(SeparationError, match="install it"):
-        audio.ffmpeg_command()
+        ffmpeg_command()
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):
@@ -304,10 +308,10 @@ def test_folders_that_two_make_at_once(tmp_path, monkeypatch):
         make(folder)
 
     monkeypatch.setattr(Path, "mkdir", late)
-    with audio.Draft(tmp_path / "a" / "b" / "mine") as draft:
+    with Draft(tmp_path / "a" / "b" / "mine") as draft:
         draft.publish()
     assert files_below(tmp_path) == ["a/b/mine"]
-    with audio.Draft(tmp_path / "c" / "mine"):
+    with Draft(tmp_path / "c" / "mine"):
         pass
     assert (tmp_path / "c").is_dir()  # it is the other's
 
@@ -316,7 +320,7 @@ def test_a_writer_that_cannot_start_leaves_nothing(tmp_path, monkeypatch):
     def nothing(*_, **__):
         raise OSError("no more processes")
 
-    monkeypatch.setattr(audio.subprocess, "Popen", nothing)
+    monkeypatch.setattr(subprocess, "Popen", nothing)
     with pytest.raises(OSError, match="no more"):
         AudioWriter(tmp_path / "a" / "x.wav", RATE, 2)
     assert list(tmp_path.iterdir()) == []
@@ -327,7 +331,7 @@ def test_a_full_disk(tmp_path, codec):
     """A limit on the size of files stands for a disk that is full."""
     program = (
         "import sys, numpy as np\n"
-        "from spleeter_2.audio import AudioWriter\n"
+        "from spleeter_2.audio.writer import AudioWriter\n"
         "noise = np.random.default_rng(0).uniform(-1, 1, (44100, 2)).astype('f4')\n"
         "with AudioWriter(sys.argv[1], 44100, 2, sys.argv[2]) as writer:\n"
         "    for _ in range(60): writer.write(noise)\n"

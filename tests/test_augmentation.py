@@ -6,19 +6,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spleeter_2.augmentation import (
-    USUAL,
-    Augmentation,
+from spleeter_2.config.loading import parse
+from spleeter_2.config.training import USUAL, Augmentation
+from spleeter_2.data.augmentation import (
+    augment,
     change_gain,
     change_gain_db,
     change_speed,
     clip,
     equalise,
     flip_sign,
+    nb_samples_needed,
     peaking_filter,
     swap_channels,
 )
-from spleeter_2.configuration import parse
 from spleeter_2.errors import SeparationError
 
 RATE = 44100
@@ -80,7 +81,7 @@ def test_the_peaking_filter_has_its_gain_at_its_centre_and_none_far_away():
 
 
 def test_speed_changes_pitch_and_tempo_together():
-    time = np.arange(Augmentation(speed=0.5).nb_samples_in(RATE)) / RATE
+    time = np.arange(nb_samples_needed(Augmentation(speed=0.5), RATE)) / RATE
     sine = np.sin(2 * np.pi * 1000 * time, dtype=np.float32)
     stems = np.stack([np.stack([sine, 2 * sine], axis=1), np.stack([sine, sine], axis=1)])
     faster = change_speed(stems, Drawn(1.0), 0.5, RATE)  # the upper bound: 1.5
@@ -97,7 +98,7 @@ def test_speed_changes_pitch_and_tempo_together():
 def test_the_defaults_do_nothing():
     stems = noise(2, 1000, 2)
     np.testing.assert_array_equal(
-        Augmentation().apply(stems, np.random.default_rng(0), 1000, RATE), stems
+        augment(stems, Augmentation(), np.random.default_rng(0), 1000, RATE), stems
     )
     assert Augmentation().remix == 0
 
@@ -112,11 +113,11 @@ def test_the_defaults_do_nothing():
 def test_the_same_state_gives_the_same_stems_and_the_input_is_kept(
     seed, instruments, channels, nb_samples
 ):
-    stems = noise(instruments, EVERYTHING.nb_samples_in(nb_samples), channels, seed=seed)
+    stems = noise(instruments, nb_samples_needed(EVERYTHING, nb_samples), channels, seed=seed)
     before = stems.copy()
-    first = EVERYTHING.apply(stems, np.random.default_rng(seed), nb_samples, RATE)
-    again = EVERYTHING.apply(stems, np.random.default_rng(seed), nb_samples, RATE)
-    other = EVERYTHING.apply(stems, np.random.default_rng(seed + 1), nb_samples, RATE)
+    first = augment(stems, EVERYTHING, np.random.default_rng(seed), nb_samples, RATE)
+    again = augment(stems, EVERYTHING, np.random.default_rng(seed), nb_samples, RATE)
+    other = augment(stems, EVERYTHING, np.random.default_rng(seed + 1), nb_samples, RATE)
     assert first.shape == (instruments, nb_samples, channels) and first.dtype == np.float32
     assert np.isfinite(first).all()
     np.testing.assert_array_equal(first, again)
@@ -128,7 +129,7 @@ def test_the_same_state_gives_the_same_stems_and_the_input_is_kept(
 @pytest.mark.parametrize("draw", [0.0, 0.5, 1.0])
 def test_speed_never_lacks_samples(speed, draw):
     for nb_samples in (1, 17, 4096, 44101):
-        stems = noise(1, Augmentation(speed=speed).nb_samples_in(nb_samples), 2)
+        stems = noise(1, nb_samples_needed(Augmentation(speed=speed), nb_samples), 2)
         if speed:
             assert change_speed(stems, Drawn(draw), speed, nb_samples).shape == (1, nb_samples, 2)
         else:
@@ -139,7 +140,7 @@ def test_the_usual_draws_lie_in_their_bounds_and_spread():
     ones = np.ones((2, 1, 2), np.float32) * [1, 2]
     gains, flips, swaps = [], [], []
     for seed in range(2000):
-        out = USUAL.apply(ones.astype(np.float32), np.random.default_rng(seed), 1, RATE)
+        out = augment(ones.astype(np.float32), USUAL, np.random.default_rng(seed), 1, RATE)
         gains.extend(np.abs(out).min(axis=(1, 2)))
         flips.extend(out[:, 0, 0] < 0)
         swaps.extend(np.abs(out[:, 0, 0]) > np.abs(out[:, 0, 1]))
@@ -153,8 +154,8 @@ def test_a_mono_stem_has_nothing_to_swap():
 
 
 def test_silence_stays_silence():
-    silent = np.zeros((2, EVERYTHING.nb_samples_in(1000), 2), np.float32)
-    assert not EVERYTHING.apply(silent, np.random.default_rng(1), 1000, RATE).any()
+    silent = np.zeros((2, nb_samples_needed(EVERYTHING, 1000), 2), np.float32)
+    assert not augment(silent, EVERYTHING, np.random.default_rng(1), 1000, RATE).any()
 
 
 def test_the_equaliser_stays_within_its_decibels():

@@ -41,7 +41,7 @@ def test_separate_a_song(spleeter, song, tmp_path):
 def test_help_version_and_models_import_no_tensorflow():
     program = (
         "import sys\n"
-        "from spleeter_2.__main__ import entrypoint\n"
+        "from spleeter_2.cli.main import entrypoint\n"
         "sys.argv = ['spleeter', *sys.argv[1:]]\n"
         "try: entrypoint()\n"
         "finally: print('tensorflow' in sys.modules)\n"
@@ -78,7 +78,8 @@ def test_any_format(spleeter, mixture, tmp_path, rate, channels):
 
 @pytest.mark.parametrize("codec", ["flac", "mp3", "ogg", "m4a", "wma"])
 def test_codecs_keep_the_length_and_the_title(spleeter, song, tmp_path, codec):
-    from spleeter_2.audio import AudioReader, AudioWriter
+    from spleeter_2.audio.reader import AudioReader
+    from spleeter_2.audio.writer import AudioWriter
 
     with (
         AudioReader(song) as reader,

@@ -5,16 +5,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from spleeter_2.configuration import (
-    Configuration,
+from spleeter_2.config.loading import (
     embedded_names,
     has_weights,
     is_ours,
     load_configuration,
     read_configuration,
 )
+from spleeter_2.config.schema import Configuration
+from spleeter_2.config.training import training_of
 from spleeter_2.errors import SeparationError
-from spleeter_2.training_options import training_of
 
 BASE = {"spleeter_2": 1, "base": "spleeter_2:grouped"}
 

@@ -15,21 +15,22 @@ from conftest import RATE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spleeter_2.audio import AudioWriter
-from spleeter_2.augmentation import USUAL, Augmentation
-from spleeter_2.dataset import (
-    Examples,
+from spleeter_2.audio.writer import AudioWriter
+from spleeter_2.config.training import USUAL, Augmentation
+from spleeter_2.data.cache import STALE, StemCache
+from spleeter_2.data.examples import Examples, fixed_windows
+from spleeter_2.data.songs import (
+    STREAMS,
+    DecodedSong,
+    Song,
     Songs,
-    StemCache,
-    as_tf_dataset,
+    StemFile,
     find_songs,
-    fixed_windows,
     musdb18_validation,
     split,
 )
 from spleeter_2.errors import SeparationError
-from spleeter_2.stem_cache import STALE
-from spleeter_2.stems import STREAMS, DecodedSong, Song, StemFile
+from spleeter_2.training.batches import as_tf_dataset
 
 TWO = ("vocals", "accompaniment")
 FOUR = ("vocals", "drums", "bass", "other")
@@ -433,7 +434,7 @@ def test_decoded_once_and_again_when_the_source_changes(folder, cache, monkeypat
     before = {path.name: path.stat().st_mtime_ns for path in cache.folder.iterdir()}
     assert len(before) == 4
     with monkeypatch.context() as patch:
-        patch.setattr("spleeter_2.stem_cache.AudioReader", None)  # nothing may be decoded
+        patch.setattr("spleeter_2.data.cache.AudioReader", None)  # nothing may be decoded
         again = cache.decode(songs)
     write(folder / "b" / "vocals.wav", np.full((RATE, 2), 0.25), subtype="PCM_16")
     changed = cache.decode(songs)
@@ -556,7 +557,7 @@ def test_a_write_that_fails(folder, cache):
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
 def test_a_full_disk(folder, cache, monkeypatch):
-    from spleeter_2 import stem_cache
+    from spleeter_2.data import cache as stem_cache
 
     monkeypatch.setattr(
         stem_cache, "open", lambda *_, **__: open("/dev/full", "wb", buffering=0), raising=False

@@ -25,11 +25,11 @@ def test_what_is_in_the_wheel(wheel):
     folders = {name.split("/")[0] for name in names if ".dist-info" not in name}
     assert folders == {"spleeter_2", "weight_converter", "evaluation"}
     for model in ("grouped", "mask"):
-        assert f"spleeter_2/resources/{model}.json" in names
-        assert f"spleeter_2/resources/{model}.md" in names
+        assert f"spleeter_2/config/presets/{model}.json" in names
+        assert f"spleeter_2/config/presets/{model}.md" in names
         for suffix in ("", ".index", ".data-00000-of-00001"):
-            assert f"spleeter_2/resources/weights/{model}/checkpoint{suffix}" in names
-    assert "spleeter_2/resources/LICENSE-deezer.txt" in names
+            assert f"spleeter_2/config/presets/weights/{model}/checkpoint{suffix}" in names
+    assert "spleeter_2/config/presets/LICENSE-deezer.txt" in names
     assert wheel.stat().st_size < 100e6
 
 

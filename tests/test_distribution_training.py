@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from test_training import Tones, states, trainer
 
-from spleeter_2.dataset import as_tf_dataset
-from spleeter_2.distribution import Distribution, _place
 from spleeter_2.errors import SeparationError
+from spleeter_2.training.batches import as_tf_dataset
+from spleeter_2.training.distribution import Distribution, _place
 
 # Adam multiplies the rounding of a gradient near its epsilon: a higher rate would show that
 OPTIONS = {"batch_size": 4, "learning_rate": 3e-4, "average": 0.9, "schedule": "cosine"}

@@ -15,10 +15,10 @@ import pytest
 from evaluation_data import excerpt, two, write_folder
 
 from evaluation.__main__ import entrypoint
-from evaluation.ablation import configured, read_plan
+from evaluation.ablation_plan import configured, read_plan
 from evaluation.results import find_runs
 from evaluation.tables import median, values
-from spleeter_2.configuration import load_configuration
+from spleeter_2.config.loading import load_configuration
 
 PLAN = {
     "spleeter_2": 1,

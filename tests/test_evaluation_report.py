@@ -9,7 +9,7 @@ import pytest
 from browser import CHROMIUM, Browser
 from evaluation_data import NAMES, RATE
 
-from evaluation import pictures
+from evaluation import plots as pictures
 from evaluation.over_mixture import measure
 from evaluation.report import write_report
 from evaluation.results import find_runs

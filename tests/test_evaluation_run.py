@@ -21,14 +21,14 @@ from golden import golden
 from evaluation import tables, workers
 from evaluation.__main__ import entrypoint
 from evaluation.datasets import Song
-from evaluation.estimators import Method, ideal_ratio_mask, open_estimator
+from evaluation.methods import Method, ideal_ratio_mask, open_estimator
+from evaluation.metrics import sdr
 from evaluation.results import find_runs, read_run, read_scores
-from evaluation.run import Settings, Task, default_jobs, save_audio
+from evaluation.runner import Settings, Task, default_jobs, save_audio
 from evaluation.scores import FRAMEWISE, SET_UPS
 from evaluation.workers import Failure, run_tasks
 from spleeter_2.errors import SeparationError
-from spleeter_2.metrics import sdr
-from spleeter_2.upstream import DEFAULT_ADAPTER
+from spleeter_2.separation.upstream import DEFAULT_ADAPTER
 
 TWO, FOUR = SET_UPS[2], SET_UPS[4]
 # root may write and read everything, unless this right is taken
@@ -466,7 +466,7 @@ def test_as_many_processes_as_memory_allows(monkeypatch):
     task = Task(None, ((Method("irm", FOUR), None),), 600.0, False)
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     for memory, jobs in ((1, 1), (60, 2), (1000, 8)):
-        monkeypatch.setattr("evaluation.run._memory", lambda memory=memory: memory)
+        monkeypatch.setattr("evaluation.runner._memory", lambda memory=memory: memory)
         assert default_jobs(600.0, [task]) == jobs
 
 

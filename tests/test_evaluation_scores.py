@@ -2,10 +2,10 @@ import museval
 import numpy as np
 import pytest
 
+from evaluation.metrics import si_sdr
 from evaluation.over_mixture import BANDS, LEVELS, OverMixture, measure
 from evaluation.scores import FRAMEWISE, bss_eval, regroup, round_to_16_bits, score
 from spleeter_2.errors import SeparationError
-from spleeter_2.metrics import si_sdr
 
 RATE = 44100
 

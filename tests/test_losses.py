@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from spleeter_2.losses import OverMixturePenalty, SpectrogramLoss, SumOfLosses
+from spleeter_2.training.losses import OverMixturePenalty, SpectrogramLoss, SumOfLosses
 
 LOSSES = [
     SpectrogramLoss("mse"),

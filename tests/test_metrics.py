@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from spleeter_2.metrics import sdr
+from evaluation.metrics import sdr
 
 
 def test_a_tenth_of_the_amplitude_is_20_db():

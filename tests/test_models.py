@@ -5,19 +5,13 @@ import pytest
 import tensorflow as tf
 from model_test import UNET, noise, run_model_test, small
 
-from spleeter_2 import weights
-from spleeter_2.configuration import Configuration, FrequencyTransformation, Head
+from spleeter_2.config.schema import Configuration, FrequencyTransformation, Head
 from spleeter_2.errors import SeparationError
-from spleeter_2.models import (
-    at_rest,
-    build_model,
-    residual,
-    targets_needed,
-    without_neutral_parts,
-)
+from spleeter_2.models import at_rest, build_model, residual, targets_needed, without_neutral_parts
+from spleeter_2.models import checkpoint as weights
 from spleeter_2.models.frequency import BandConv1D
 from spleeter_2.models.layers import BatchNormalization, from_phases, to_phases
-from spleeter_2.models.phases import DilatedConv2D, UpConv2DToPhases
+from spleeter_2.models.polyphase import DilatedConv2D, UpConv2DToPhases
 from spleeter_2.models.unet import LevelledMagnitude
 
 
@@ -149,11 +143,10 @@ def test_the_estimate_follows_the_level_of_the_mixture():
 
 
 def test_level_is_the_rms_of_the_waveform():
-    from spleeter_2.configuration import Stft
-    from spleeter_2.spectrogram import Transform
+    from spleeter_2.audio.stft import Transform
 
     waveform = 0.05 * np.random.default_rng(0).normal(size=(65536, 2)).astype(np.float32)
-    mixture = Transform(Stft(1024, 256)).forward(waveform)[np.newaxis]
+    mixture = Transform(1024, 256).forward(waveform)[np.newaxis]
     layer = LevelledMagnitude(513, 513, 1024, level=0.2, max_gain=40)
     magnitude = np.abs(mixture)
     assert layer.gain(magnitude).numpy().item() == pytest.approx(4.0, rel=0.02)

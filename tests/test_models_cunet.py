@@ -7,11 +7,11 @@ import pytest
 import tensorflow as tf
 from model_test import CUNET, noise, run_model_test, small
 
-from spleeter_2.configuration import embedded_names, load_configuration
+from spleeter_2.config.loading import embedded_names, load_configuration
 from spleeter_2.errors import SeparationError
 from spleeter_2.models import build_model
 from spleeter_2.models.layers import DenseConvNorm
-from spleeter_2.separator import Separator
+from spleeter_2.separation.separator import Separator
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,11 @@ import pytest
 import tensorflow as tf
 from model_test import CUNET, UNET, noise, run_model_test, small
 
-from spleeter_2.configuration import FrequencyTransformation
+from spleeter_2.config.schema import FrequencyTransformation
 from spleeter_2.errors import SeparationError
 from spleeter_2.models import build_model
+from spleeter_2.models.checkpoint import named_variables
 from spleeter_2.models.frequency import BandConv1D, frequency_transformation
-from spleeter_2.weights import named_variables
 
 SHARED = [
     {"type": "fc", "bn_factor": 4, "min_bn_units": 2},

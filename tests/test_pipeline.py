@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from spleeter_2.pipeline import stage
+from spleeter_2.separation.background import stage
 
 
 def test_order_and_one_ahead():

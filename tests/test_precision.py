@@ -9,8 +9,8 @@ from model_test import CUNET, UNET, noise, small
 from test_training import trainer
 
 from spleeter_2.models import build_model
-from spleeter_2.precision import layers_in
-from spleeter_2.weights import named_variables
+from spleeter_2.models.checkpoint import named_variables
+from spleeter_2.training.mixed_precision import layers_in
 
 GROUPED = {"type": "grouped", "level": 2, "bands": 2, "kernel_size": 3, "width": 4}
 

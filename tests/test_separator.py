@@ -7,9 +7,9 @@ import soundfile
 import soxr
 from conftest import RATE, files_below
 
+from evaluation.metrics import sdr
 from spleeter_2 import SeparationError, Separator
-from spleeter_2.configuration import has_weights, load_configuration
-from spleeter_2.metrics import sdr
+from spleeter_2.config.loading import has_weights, load_configuration
 
 # Whole-track SDR in dB of spleeter_2:grouped on stempeg's excerpt, vocals and accompaniment
 PINNED = (5.769, 12.948)

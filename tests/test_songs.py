@@ -3,7 +3,7 @@ import os
 import pytest
 
 from spleeter_2.errors import SeparationError
-from spleeter_2.songs import plan
+from spleeter_2.separation.paths import plan
 
 STEMS = ("vocals", "accompaniment")
 TEMPLATE = "{filename}/{instrument}.{codec}"

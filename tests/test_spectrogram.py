@@ -4,15 +4,16 @@ import scipy.signal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spleeter_2.configuration import Segment, Stft
-from spleeter_2.spectrogram import Transform, Windows, overlap_add
+from spleeter_2.audio.stft import Transform
+from spleeter_2.config.schema import Segment, Stft
+from spleeter_2.separation.windows import Windows, overlap_add
 
 SMALL = Stft(64, 16)
 
 
 def through(waveform, stft, windows, cuts=()):
     """A waveform through STFT, inverse STFT and overlap-add of an identity."""
-    transform = Transform(stft)
+    transform = Transform(stft.frame_length, stft.frame_step)
 
     def identity(stream):
         for window in stream:
@@ -55,7 +56,7 @@ def test_identity_at_the_shipped_size(nb_samples, overlap):
 
 def test_forward_is_the_centred_hann_stft():
     waveform = np.random.default_rng(0).normal(size=(1000, 2)).astype(np.float32)
-    spectrogram = Transform(SMALL).forward(waveform)
+    spectrogram = Transform(SMALL.frame_length, SMALL.frame_step).forward(waveform)
     padded = np.pad(waveform, ((32, 32), (0, 0)), mode="reflect").T
     _, _, expected = scipy.signal.stft(
         padded, window="hann", nperseg=64, noverlap=48, boundary=None, padded=False

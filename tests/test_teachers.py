@@ -8,11 +8,12 @@ import pytest
 from model_test import SMALL, noise
 from test_training import UNET, trainer
 
-from spleeter_2 import weights
-from spleeter_2.configuration import Stft, load_configuration, parse_configuration
+from spleeter_2.config.loading import load_configuration, parse_configuration
+from spleeter_2.config.schema import Stft
 from spleeter_2.errors import SeparationError
 from spleeter_2.models import build_model
-from spleeter_2.teachers import Teachers
+from spleeter_2.models import checkpoint as weights
+from spleeter_2.training.distillation import Teachers
 
 SEED = np.array([0, 5], np.int64)  # of a roll by 5 frames; others roll by others
 
@@ -92,7 +93,7 @@ def test_a_student_learns_from_its_teacher(tmp_path):
 
 def distance(run):
     """Mean squared difference between student and teacher on the validation windows."""
-    from spleeter_2.training import spectrograms
+    from spleeter_2.training.validation import spectrograms
 
     total = 0.0
     band, nb_bins = run.configuration.model.nb_bins, run.configuration.stft.nb_bins

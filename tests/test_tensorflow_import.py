@@ -5,7 +5,7 @@ import pytest
 
 PROGRAM = """
 import gc, sys
-from spleeter_2.tensorflow_import import import_tensorflow
+from spleeter_2.runtime.tensorflow_import import import_tensorflow
 sole_user = sys.argv[1] == "True"
 tensorflow = import_tensorflow(sole_user)
 assert tensorflow.__version__ and gc.isenabled()

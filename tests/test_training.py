@@ -17,12 +17,14 @@ import tensorflow as tf
 from conftest import RATE
 from model_test import SMALL
 
-from spleeter_2 import Separator, trainee, weights
-from spleeter_2.configuration import parse_configuration
+from spleeter_2 import Separator
+from spleeter_2.config.loading import parse_configuration
+from spleeter_2.config.training import Training
 from spleeter_2.errors import SeparationError
-from spleeter_2.trainee import Adam, Schedule
-from spleeter_2.training import Trainer, start_from
-from spleeter_2.training_options import Training
+from spleeter_2.models import checkpoint as weights
+from spleeter_2.training import model as trainee
+from spleeter_2.training.optimizer import Adam, Schedule
+from spleeter_2.training.trainer import Trainer, start_from
 
 NB_SAMPLES = 31 * 32
 KEPT = {
@@ -379,7 +381,7 @@ def test_killed_while_it_writes(tmp_path):
     script = (
         "import os, signal, sys; sys.path.insert(0, sys.argv[2])\n"
         "from pathlib import Path\n"
-        "import test_training, spleeter_2.training as t\n"
+        "import test_training, spleeter_2.training.run_folder as t\n"
         "write = t._write_json\n"
         "def killed(path, data):\n"
         "    if path.name == 'progress.json' and data['step'] == 8:\n"

@@ -8,7 +8,7 @@ import soundfile
 from conftest import RATE, files_below
 
 from spleeter_2.errors import SeparationError
-from spleeter_2.upstream import UpstreamSeparator
+from spleeter_2.separation.upstream import UpstreamSeparator
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_an_upstream_json_and_one_stem(spleeter, song, tmp_path, model_path):
 
 
 def test_dropped_audio_is_announced(spleeter, song, tmp_path, model_path, monkeypatch):
-    monkeypatch.setattr("spleeter_2.upstream.DEFAULT_DURATION", 1.0)
+    monkeypatch.setattr("spleeter_2.separation.upstream.DEFAULT_DURATION", 1.0)
     status, messages = spleeter("separate", "-p", "spleeter:2stems", "-o", tmp_path, song)
     assert status == 0 and "stops after 1 s of 2 s; give --duration" in messages
 
@@ -178,7 +178,7 @@ def test_an_unknown_adapter(spleeter, song, tmp_path, model_path):
 def test_without_ffprobe(spleeter, song, tmp_path, monkeypatch):
     which = __import__("shutil").which
     monkeypatch.setattr(
-        "spleeter_2.upstream.shutil.which", lambda name: None if name == "ffprobe" else which(name)
+        "spleeter_2.separation.upstream.shutil.which", lambda name: None if name == "ffprobe" else which(name)
     )
     status, messages = spleeter("separate", "-p", "spleeter:2stems", "-o", tmp_path / "out", song)
     assert status == 1 and "needs ffprobe: install it (apt-get install ffmpeg)" in messages

@@ -15,8 +15,9 @@ import soundfile
 from conftest import files_below
 from golden import golden
 
-from spleeter_2 import Separator, weights
-from spleeter_2.configuration import load_configuration
+from spleeter_2 import Separator
+from spleeter_2.config.loading import load_configuration
+from spleeter_2.models import checkpoint as weights
 
 CHECKPOINT = "gpocm_lasaft_a.ckpt"
 WRITTEN = [

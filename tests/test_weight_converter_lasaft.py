@@ -8,14 +8,14 @@ import pytest
 import tensorflow as tf
 from golden import golden
 
-from spleeter_2 import weights
-from spleeter_2.configuration import WINDOW, parse_configuration
+from spleeter_2.audio.stft import Transform
+from spleeter_2.config.loading import WINDOW, parse_configuration
 from spleeter_2.errors import SeparationError
 from spleeter_2.models import build_model
-from spleeter_2.separator import Separator
-from spleeter_2.spectrogram import Transform
+from spleeter_2.models import checkpoint as weights
+from spleeter_2.separation.separator import Separator
 from weight_converter import lasaft
-from weight_converter.conversion import rearrange, source_shape
+from weight_converter.mapping import rearrange, source_shape
 from weight_converter.torch_checkpoint import read_checkpoint
 
 FAMILIES = [
@@ -70,7 +70,9 @@ def compare(checkpoint: str, inputs, outputs):
     if "spec_out_mixed" in outputs:
         mixed = [planes[number, item] for item, number in enumerate(outputs["mixed_cond_ids"])]
         assert_close(mixed, np.moveaxis(outputs["spec_out_mixed"], 1, -1), "spec_out_mixed")
-    transform = Transform(configuration.stft, plan.values[WINDOW])
+    transform = Transform(
+        configuration.stft.frame_length, configuration.stft.frame_step, plan.values[WINDOW]
+    )
     (waveform,) = inputs["wave_in"]
     mixture = transform.forward(waveform)
     estimates = model(mixture[np.newaxis], training=False)

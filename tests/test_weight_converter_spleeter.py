@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from spleeter_2 import Separator, weights
-from spleeter_2.configuration import load_configuration
+from spleeter_2 import Separator
+from spleeter_2.audio.stft import Transform
+from spleeter_2.config.loading import load_configuration
 from spleeter_2.models import build_model
-from spleeter_2.spectrogram import Transform
+from spleeter_2.models import checkpoint as weights
 from weight_converter.spleeter import read_spleeter
 
 
@@ -31,7 +32,9 @@ def test_parity_with_upstreams_graph(deezer_2stems, mixture, tmp_path, instrumen
     path = tmp_path / "plain.json"
     path.write_text(json.dumps({"spleeter_2": 1, **plain, "model": {"level": None}}))
     configuration = load_configuration(str(path))
-    spectrogram = Transform(configuration.stft).forward(mixture)[np.newaxis, :128]
+    spectrogram = Transform(configuration.stft.frame_length, configuration.stft.frame_step).forward(
+        mixture
+    )[np.newaxis, :128]
     magnitude = np.abs(spectrogram[:, :, :1024])
     # before our model is made: upstream's graph mode would spoil it
     expected = upstream_masks(deezer_2stems, magnitude)[f"{instrument}_spectrogram"]

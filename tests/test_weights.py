@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from spleeter_2 import weights
-from spleeter_2.configuration import load_configuration
+from spleeter_2.config.loading import load_configuration
 from spleeter_2.errors import SeparationError
 from spleeter_2.folders import new_folder
 from spleeter_2.models import build_model
+from spleeter_2.models import checkpoint as weights
 
 ARRAYS = {
     "a/kernel": np.arange(6, dtype=np.float32).reshape(2, 3),

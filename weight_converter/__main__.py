@@ -17,13 +17,13 @@ from typing import Optional
 
 import typer
 
+from spleeter_2.console import run
 from spleeter_2.errors import SeparationError
 from spleeter_2.folders import new_folder, writing
-from spleeter_2.program import run
-from spleeter_2.tensorflow_import import import_tensorflow
+from spleeter_2.runtime.tensorflow_import import import_tensorflow
 
-from .conversion import HEADER, Conversion
 from .lasaft import read_lasaft
+from .mapping import HEADER, Conversion
 from .output import check_output, check_report, write_json, write_model
 
 application = typer.Typer(add_completion=False)
@@ -86,7 +86,7 @@ def convert(
     conversion = _planned(project, source, hyper_parameters, expected, model, seed)
     import_tensorflow(sole_user=True)
     if half:
-        from spleeter_2.weights import halved
+        from spleeter_2.models.checkpoint import halved
 
         conversion = replace(conversion, values=halved(conversion.values))
     typer.echo(_described(conversion))

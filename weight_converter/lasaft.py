@@ -18,10 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from spleeter_2.configuration import FORMAT, WINDOW, Configuration, CUNet, parse_configuration
+from spleeter_2.config.loading import FORMAT, WINDOW, parse_configuration
+from spleeter_2.config.schema import Configuration, CUNet
 from spleeter_2.errors import SeparationError
 
-from .conversion import Conversion, Row, as_table, rearrange, shown, source_shape
+from .mapping import Conversion, Row, as_table, rearrange, shown, source_shape
 from .torch_checkpoint import Placeholder, read_checkpoint
 
 INSTRUMENTS = ("vocals", "drums", "bass", "other")  # the reference's conditions 0 to 3

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from spleeter_2.errors import SeparationError
 
-from .conversion import Conversion
+from .mapping import Conversion
 
 OURS = re.compile(r"checkpoint(\.index|\.data-\d+-of-\d+)?|(config|report)\.json|model_card\.md")
 
@@ -71,7 +71,7 @@ def check_report(report: Path, output: Path | None, source: Path) -> None:
 
 def write_model(folder: Path, conversion: Conversion) -> None:
     """Write what ``-p`` needs into a folder that is there."""
-    from spleeter_2 import weights
+    from spleeter_2.models import checkpoint as weights
 
     weights.write_checkpoint(conversion.values, folder)
     configuration = {**conversion.configuration, "weights": "."}

@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from spleeter_2 import weights
-from spleeter_2.configuration import parse_configuration, read_configuration
+from spleeter_2.config.loading import parse_configuration, read_configuration
 from spleeter_2.errors import SeparationError
 from spleeter_2.models import build_model
+from spleeter_2.models import checkpoint as weights
 
-from .conversion import Conversion, Row, shown
+from .mapping import Conversion, Row, shown
 
 INSTRUMENTS = ("vocals", "accompaniment")  # Spleeter's 2stems, in the order of its networks
 

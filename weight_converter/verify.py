@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from spleeter_2 import weights
-from spleeter_2.configuration import WINDOW, load_configuration
+from spleeter_2.audio.stft import Transform
+from spleeter_2.config.loading import WINDOW, load_configuration
 from spleeter_2.errors import SeparationError
 from spleeter_2.models import at_rest, build_model
-from spleeter_2.separator import Separator
-from spleeter_2.spectrogram import Transform
+from spleeter_2.models import checkpoint as weights
+from spleeter_2.separation.separator import Separator
 
 TOLERANCE = 1e-4  # of the output's maximum
 NB_SAMPLES = 10000  # of the noise
@@ -93,7 +93,9 @@ def differences(folder: Path, expected: Mapping[str, np.ndarray]) -> list[Differ
     arrays = weights.read_checkpoint(folder)
     weights.assign(model, arrays, folder)
     network = at_rest(model)  # as it separates
-    transform = Transform(configuration.stft, arrays.get(WINDOW))
+    transform = Transform(
+        configuration.stft.frame_length, configuration.stft.frame_step, arrays.get(WINDOW)
+    )
     try:
         outputs = [
             *_spectrograms(model, expected),

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from ..configuration import Configuration
-from ..errors import SeparationError
+from spleeter_2.config.schema import Configuration
+from spleeter_2.errors import SeparationError
+
 from .cunet import build_cunet
-from .rest import at_rest
+from .inference import at_rest
 from .unet import build_unet
 
 BUILDERS = {"unet": build_unet, "cunet": build_cunet}

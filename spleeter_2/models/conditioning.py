@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from ..configuration import Conditioning
+from spleeter_2.config.schema import Conditioning
+
 from .layers import Activate, Norm, plain, shape_of
 
 layers = tf.keras.layers

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from ..configuration import Configuration, CUNet
+from spleeter_2.config.schema import Configuration, CUNet
+
 from .conditioning import Conditions, Modulate, modulations
 from .frequency import Habits, frequency_transformation
 from .layers import ConvNorm, DenseConvNorm, UpsampleNorm, plain, scaled, shape_of

@@ -30,7 +30,8 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
-from ..configuration import FrequencyTransformation
+from spleeter_2.config.schema import FrequencyTransformation
+
 from .layers import ACTIVATIONS, Activate, BatchNormalization, Norm, plain, shape_of
 
 layers = tf.keras.layers

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from ..configuration import Head
+from spleeter_2.config.schema import Head
+
 from .layers import LEAK, from_phases, low_bins, pad_bins, plain, scaled, to_phases
-from .phases import DilatedConv2D
+from .polyphase import DilatedConv2D
 
 
 class _Band(tf.keras.layers.Layer):

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from ..configuration import Configuration, UNet
+from spleeter_2.config.schema import Configuration, UNet
+
 from .frequency import frequency_transformation
 from .heads import head
 from .layers import LEAK, BatchNormalization, low_bins, pad_bins, plain
-from .phases import UpConv2DToPhases
+from .polyphase import UpConv2DToPhases
 
 layers = tf.keras.layers
 

@@ -1,0 +1,215 @@
+"""What can be scored: models, and the anchors ``mixture`` and ``irm``."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from spleeter_2.audio.reader import BLOCK
+from spleeter_2.audio.stft import Transform
+from spleeter_2.config.loading import CHECKPOINT, is_ours, load_configuration
+from spleeter_2.config.schema import Segment, Stft
+from spleeter_2.errors import SeparationError
+from spleeter_2.separation.windows import Windows, overlap_add
+
+from .datasets import Song
+from .scores import SET_UPS, check_regroup, regroup
+
+ANCHORS = ("mixture", "irm")
+
+# a song -> estimates of its sources, float32 [S, C] each
+Estimator = Callable[[Song], dict[str, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A model, or an anchor, with its options; ``sources`` are those of the set-up."""
+
+    descriptor: str
+    sources: tuple[str, ...]
+    mwf: bool = False
+    overlap: float | None = None
+    device: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Short, and fit for a folder: ``spleeter_2:grouped`` -> ``spleeter_2-grouped``."""
+        tail = self.descriptor
+        if ":" not in tail and tail not in ANCHORS:
+            path = Path(tail).resolve()
+            tail = path.stem if path.suffix == ".json" else path.name
+        return re.sub(r"[^\w.+-]+", "-", tail) + ("-mwf" if self.mwf else "")
+
+    def configuration(self) -> dict:
+        """The model's configuration, ready for JSON; an anchor has none."""
+        if self.descriptor in ANCHORS:
+            return {}
+        if not is_ours(self.descriptor):
+            from spleeter_2.separation.upstream import upstream_configuration
+
+            return upstream_configuration(self.descriptor)
+        configuration = load_configuration(self.descriptor)
+        # where the weights stand is told by their digest, which goes with them
+        content = dataclasses.asdict(dataclasses.replace(configuration, weights=None))
+        return json.loads(json.dumps(content))
+
+    def identity(self) -> dict:
+        """What makes its estimates what they are: options, configuration, weights."""
+        told = json.dumps(self.configuration(), sort_keys=True)
+        identity = {
+            "descriptor": self.descriptor,
+            "sources": list(self.sources),
+            "mwf": self.mwf,
+            "overlap": self.overlap,
+            "configuration": hashlib.sha256(told.encode()).hexdigest(),
+        }
+        if self.descriptor not in ANCHORS and is_ours(self.descriptor):
+            identity["weights"] = _digest(load_configuration(self.descriptor).weights)
+        return identity
+
+
+def instruments_of(descriptor: str) -> tuple[str, ...]:
+    """The instruments of a model; of an anchor, those of any set-up.
+
+    Raises:
+        SeparationError: there is no such model.
+    """
+    if descriptor in ANCHORS:
+        return SET_UPS[4]
+    if is_ours(descriptor):
+        return load_configuration(descriptor).instruments
+    from spleeter_2.separation.upstream import upstream_configuration
+
+    return tuple(upstream_configuration(descriptor)["instrument_list"])
+
+
+def choose_sources(model: str, others: list[str], nb_sources: int | None) -> tuple[str, ...]:
+    """The set-up in which all methods of a run are scored.
+
+    Args:
+        model: decides: two sources if it gives vocals and one more instrument, else four.
+        nb_sources: 2 or 4 to ask for one; two sources of a four-source model are its vocals and
+            the sum of the rest.
+
+    Raises:
+        SeparationError: a method that does not give the set-up's sources.
+    """
+    if nb_sources is None:
+        nb_sources = 2 if len(instruments_of(model)) <= 2 else 4
+    if nb_sources not in SET_UPS:
+        raise SeparationError(f"--sources must be 2 or 4, not {nb_sources}")
+    for descriptor in (model, *others):
+        try:
+            check_regroup(instruments_of(descriptor), SET_UPS[nb_sources])
+        except SeparationError as error:
+            raise SeparationError(
+                f"{descriptor} cannot be scored here: {error}; see --sources, or run it apart"
+            ) from error
+    return SET_UPS[nb_sources]
+
+
+def open_estimator(method: Method) -> Estimator:
+    """Build what estimates; it loads its weights at the first song.
+
+    Raises:
+        SeparationError: the model or its weights are not there, or its options do not fit.
+    """
+    if method.descriptor == "mixture":
+        return lambda song: dict.fromkeys(song.references, song.mixture)
+    if method.descriptor == "irm":
+        return ideal_ratio_mask
+    return _ours(method) if is_ours(method.descriptor) else _upstream(method)
+
+
+def ideal_ratio_mask(song: Song) -> dict[str, np.ndarray]:
+    """The mixture weighed by each source's share of the power, bin by bin: what a mask could do
+    that knew the sources. STFT of 4096 samples every 1024, window by window."""
+    transform = Transform()
+    windows = Windows.of(Stft(), Segment())
+    signals = np.concatenate([song.mixture, *song.references.values()], axis=1)
+
+    def estimate(parts):
+        for part in parts:  # [L, C * (1 + sources)]
+            spectrogram = transform.forward(part)  # [T, F, C * (1 + sources)]
+            mixture, *sources = np.split(spectrogram, len(song.references) + 1, axis=2)
+            powers = [np.abs(source) ** 2 for source in sources]
+            total = np.maximum(sum(powers), np.finfo(np.float32).tiny)
+            masked = [mixture * (power / total) for power in powers]
+            yield np.stack([transform.inverse(part, windows.length) for part in masked])
+
+    blocks = (signals[i : i + BLOCK] for i in range(0, len(signals), BLOCK))
+    stems = np.concatenate(list(overlap_add(blocks, windows, estimate)), axis=1)
+    return dict(zip(song.references, stems, strict=True))
+
+
+def prepare(method: Method) -> None:
+    """Refuse what cannot work before any process starts, and fetch what is missing.
+
+    Raises:
+        SeparationError: the model or its weights are not there, or its options do not fit.
+    """
+    open_estimator(method)
+    if method.descriptor not in ANCHORS and not is_ours(method.descriptor):
+        from spleeter_2.runtime.tensorflow_import import import_tensorflow
+        from spleeter_2.separation.upstream import check_weights, upstream_configuration
+
+        import_tensorflow()
+        check_weights(method.descriptor, upstream_configuration(method.descriptor)["model_dir"])
+
+
+def _ours(method: Method) -> Estimator:
+    from spleeter_2.separation.separator import Separator
+
+    separator = Separator(
+        method.descriptor, overlap=method.overlap, mwf=method.mwf, device=method.device
+    )
+    return lambda song: regroup(separator.separate(song.mixture, song.sample_rate), method.sources)
+
+
+def _upstream(method: Method) -> Estimator:
+    """Upstream's own code on the whole waveform."""
+    from spleeter_2.separation.upstream import require_ffprobe, upstream_configuration
+
+    parameters = upstream_configuration(method.descriptor)
+    for option, given in (("--overlap", method.overlap), ("--device", method.device)):
+        if given is not None:
+            raise SeparationError(f"{option} is not for {method.descriptor}, one of upstream's")
+    require_ffprobe(method.descriptor)
+    separator = None
+
+    def estimate(song: Song) -> dict[str, np.ndarray]:
+        nonlocal separator
+        if song.sample_rate != parameters["sample_rate"]:
+            raise SeparationError(
+                f"{method.descriptor} works at {parameters['sample_rate']} Hz only, "
+                f"not at the track's {song.sample_rate} Hz"
+            )
+        if separator is None:
+            from spleeter_2.runtime.tensorflow_import import import_tensorflow
+
+            import_tensorflow()
+            from spleeter.separator import Separator
+            from spleeter.utils.logging import configure_logger
+
+            configure_logger(False)
+            separator = Separator(method.descriptor, MWF=method.mwf, multiprocess=False)
+        return regroup(separator.separate(song.mixture), method.sources)
+
+    return estimate
+
+
+def _digest(weights: Path | None) -> str | None:
+    """SHA-256 of a checkpoint's files."""
+    if weights is None:
+        return None
+    digest = hashlib.sha256()
+    for path in sorted(weights.glob(f"{CHECKPOINT}*")):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Audio in and out through ffmpeg, resampling and the STFT."""

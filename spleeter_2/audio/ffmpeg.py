@@ -1,0 +1,108 @@
+"""The ffmpeg process: which one to run, its messages, its end.
+
+The system's ffmpeg is preferred; without one, the binary inside the package imageio-ffmpeg
+serves. ffprobe is not needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+import threading
+
+import ffmpeg
+
+from spleeter_2.errors import SeparationError
+
+STANDARD = "-"  # standard input or output in the place of a path
+# ffmpeg exits with 0 after some failed writes, so its words are read as well
+FAILED = re.compile(r"No space left|File too large|Broken pipe|Disk quota|Input/output error|I/O")
+
+
+def ffmpeg_command() -> str:
+    """Path of the ffmpeg to run.
+
+    Raises:
+        SeparationError: neither the system nor imageio-ffmpeg has one.
+    """
+    system = shutil.which("ffmpeg")
+    if system:
+        return system
+    try:
+        import imageio_ffmpeg
+
+        return imageio_ffmpeg.get_ffmpeg_exe()
+    except (ImportError, RuntimeError) as error:
+        raise SeparationError(
+            "there is no ffmpeg: install it (apt-get install ffmpeg) or the Python package "
+            "imageio-ffmpeg"
+        ) from error
+
+
+class Ffmpeg:
+    """A running ffmpeg whose messages are collected while it works."""
+
+    def __init__(self, stream, **pipes) -> None:
+        stream = stream.global_args("-hide_banner", "-nostats", "-loglevel", "info")
+        self.process = subprocess.Popen(
+            ffmpeg.compile(stream, cmd=ffmpeg_command(), overwrite_output=True),
+            stderr=subprocess.PIPE,
+            # Ctrl-C is for us: we tidy up, and ffmpeg ends with its pipe
+            start_new_session=True,
+            **pipes,
+        )
+        self.messages: list[str] = []
+        self._described = threading.Event()
+        self._collector = threading.Thread(target=self._collect, daemon=True)
+        self._collector.start()
+
+    def _collect(self) -> None:
+        for line in self.process.stderr:
+            if len(self.messages) < 1000:  # a broken file may complain without end
+                self.messages.append(line.decode("utf-8", "replace").rstrip())
+            else:
+                self.messages[-1] = line.decode("utf-8", "replace").rstrip()
+            if line.startswith(b"Output #"):
+                self._described.set()
+        self._described.set()
+
+    def description(self) -> list[str]:
+        """What it says of its input: all that comes before its output."""
+        self._described.wait(timeout=5)
+        return self.messages
+
+    def wait(self) -> int:
+        """Exit status, all messages collected."""
+        status = self.process.wait()
+        self._collector.join()
+        return status
+
+    def kill(self) -> None:
+        """End it, whatever it does, and release its pipes."""
+        self.process.kill()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        self.wait()
+        self.process.stderr.close()
+
+    @property
+    def last_message(self) -> str:
+        """ffmpeg's own last word."""
+        lines = [line.strip() for line in self.messages if line.strip()]
+        lines = [line for line in lines if line != "Conversion failed!"] or lines
+        return lines[-1] if lines else f"ffmpeg exited with status {self.process.returncode}"
+
+
+def file_url(path: str | os.PathLike) -> str:
+    """A path as ffmpeg wants it: never taken for an option or for another protocol."""
+    path = os.path.abspath(path)
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        raise SeparationError(f"the name {path!a} is not valid UTF-8: rename it first") from error
+    return f"file:{path}"

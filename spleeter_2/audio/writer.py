@@ -1,0 +1,113 @@
+"""Encode audio files through ffmpeg; a file appears when it is whole."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+import ffmpeg
+import numpy as np
+
+from spleeter_2.errors import SeparationError
+from spleeter_2.files import Draft
+
+from .codecs import BITS, encoder_options
+from .ffmpeg import FAILED, STANDARD, Ffmpeg, file_url
+
+
+class AudioWriter:
+    """Encode a file under a temporary name and rename it when it is whole.
+
+    Args:
+        path: where it will stand (an existing file is replaced), or "-" for standard output.
+        sample_rate: in Hz, of the samples; the file has ``nearest_rate`` of the codec.
+        nb_channels: 1 or 2.
+        codec: one of ``CODECS``.
+        bits: "16", "24" or "32f", for codecs in ``BITS``.
+        bitrate: such as "128k", for the others.
+        tags: carried over where the container can.
+
+    Attributes:
+        nb_clipped: samples beyond full scale so far, which 16 and 24 bits cut off.
+
+    Raises:
+        SeparationError: the folder cannot be written to, or ffmpeg fails.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        sample_rate: int,
+        nb_channels: int,
+        codec: str = "wav",
+        bits: str = "16",
+        bitrate: str = "128k",
+        tags: dict[str, str] | None = None,
+    ) -> None:
+        self.name = "standard output" if path == STANDARD else os.fspath(path)
+        self.nb_clipped = 0
+        self._encoding = f"--sample_rate {sample_rate}"
+        if codec not in BITS:
+            self._encoding += f" with --bitrate {bitrate}"
+        self._counts = codec in BITS and bits != "32f"
+        self._draft = None if path == STANDARD else Draft(path)
+        source = ffmpeg.input("pipe:0", f="f32le", ar=str(sample_rate), ac=str(nb_channels))
+        options = encoder_options(codec, bits, bitrate, sample_rate)
+        for index, (key, value) in enumerate((tags or {}).items()):
+            options[f"metadata:g:{index}"] = f"{key}={value}"
+        try:
+            self._ffmpeg = Ffmpeg(
+                source.output(file_url(self._draft.path) if self._draft else "pipe:1", **options),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL if self._draft else None,
+            )
+        except BaseException:
+            if self._draft is not None:
+                self._draft.discard()
+            raise
+
+    def write(self, block: np.ndarray) -> None:
+        """Encode float32 ``[n, C]``."""
+        if self._counts:
+            self.nb_clipped += int(np.count_nonzero(np.abs(block) > 1.0))
+        try:
+            self._ffmpeg.process.stdin.write(np.ascontiguousarray(block, "<f4"))
+        except OSError as error:
+            self._ffmpeg.wait()
+            raise self._failure() from error
+
+    def finish(self) -> None:
+        """Complete the file, still under its temporary name."""
+        try:
+            self._ffmpeg.process.stdin.close()
+        except OSError as error:
+            self._ffmpeg.wait()
+            raise self._failure() from error
+        if self._ffmpeg.wait() or any(FAILED.search(line) for line in self._ffmpeg.messages):
+            raise self._failure()
+
+    def publish(self) -> None:
+        """Give the finished file its name."""
+        if self._draft is not None:
+            self._draft.publish()
+
+    def close(self) -> None:
+        """End ffmpeg; whatever was not published is removed."""
+        self._ffmpeg.kill()
+        if self._draft is not None:
+            self._draft.discard()
+
+    def _failure(self) -> SeparationError:
+        messages = [line for line in self._ffmpeg.messages if FAILED.search(line)]
+        reason = self._ffmpeg.last_message
+        if messages:  # "Error closing file ...: No space left on device"
+            reason = messages[-1].strip().rpartition(": ")[2]
+        elif "while opening encoder" in reason:
+            reason = f"{self._encoding} is not what this format takes: choose another"
+        return SeparationError(f"cannot write {self.name}: {reason}")
+
+    def __enter__(self) -> AudioWriter:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()

@@ -1,0 +1,59 @@
+"""``spleeter evaluate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import List, Optional
+
+from evaluation.options import (
+    BaselineOption,
+    DataOption,
+    JobsOption,
+    ResultsOption,
+    SaveAudioOption,
+    SourcesOption,
+    SubsetOption,
+    TracksOption,
+)
+from spleeter_2.console import AdapterOption, ModelOption, MwfOption, VerboseOption
+from spleeter_2.errors import SeparationError
+
+
+def evaluate(
+    mus_dir: Path = DataOption,
+    model: str = ModelOption,
+    output_path: Path = ResultsOption,
+    adapter: Optional[str] = AdapterOption,
+    mwf: bool = MwfOption,
+    subset: str = SubsetOption,
+    tracks: List[str] = TracksOption,
+    sources: Optional[int] = SourcesOption,
+    baseline: str = BaselineOption,
+    jobs: Optional[int] = JobsOption,
+    save_audio: bool = SaveAudioOption,
+    verbose: bool = VerboseOption,
+) -> None:
+    """Score a model on MUSDB18, or on songs of your own."""
+    from evaluation.runner import Settings
+    from evaluation.runner import evaluate as score
+    from spleeter_2.separation.upstream import DEFAULT_ADAPTER
+
+    if adapter not in (None, DEFAULT_ADAPTER):
+        raise SeparationError(
+            f"'spleeter evaluate' reads the data set itself, without --adapter {adapter}"
+        )
+    score(
+        Settings(
+            model=model,
+            data=mus_dir,
+            output=output_path,
+            subset=subset,
+            tracks=tuple(tracks),
+            nb_sources=sources,
+            baselines=baseline,
+            jobs=jobs,
+            save_audio=save_audio,
+            mwf=mwf,
+            verbose=verbose,
+        )
+    )

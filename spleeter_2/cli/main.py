@@ -1,0 +1,53 @@
+"""The program ``spleeter``: its commands and its version.
+
+TensorFlow is imported when a network is needed, not before.
+"""
+
+from __future__ import annotations
+
+import typer
+
+from spleeter_2 import __version__
+from spleeter_2.console import run
+
+from .evaluate import evaluate
+from .models import models
+from .separate import separate
+from .train import train
+
+application = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    help="Separate songs into stems, with the networks of spleeter-2 or of Spleeter.",
+)
+application.command(no_args_is_help=True)(separate)
+application.command(no_args_is_help=True)(train)
+application.command(no_args_is_help=True)(evaluate)
+application.command()(models)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        packages = ", ".join(f"{name} {version(name)}" for name in ("spleeter", "tensorflow"))
+        typer.echo(f"spleeter-2 {__version__} ({packages})")
+        raise typer.Exit()
+
+
+@application.callback()
+def options(
+    version: bool = typer.Option(
+        None, "--version", callback=_version, is_eager=True, help="Print the versions and exit."
+    ),
+) -> None:
+    """Separate songs into stems."""
+
+
+def entrypoint() -> None:
+    """Run the program; end it with a status that tells how it went."""
+    run(application, "spleeter")
+
+
+if __name__ == "__main__":
+    entrypoint()

@@ -1,0 +1,111 @@
+"""``spleeter separate``."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from enum import Enum
+from typing import List, Optional
+
+import typer
+
+from spleeter_2.console import AdapterOption, ModelOption, MwfOption, VerboseOption
+
+
+class Codec(str, Enum):
+    """Containers of the stems."""
+
+    wav = "wav"
+    mp3 = "mp3"
+    ogg = "ogg"
+    m4a = "m4a"
+    wma = "wma"
+    flac = "flac"
+
+
+class Bits(str, Enum):
+    """Sample formats of WAV and FLAC."""
+
+    b16 = "16"
+    b24 = "24"
+    b32f = "32f"
+
+
+OutputOption = typer.Option(
+    os.path.join(tempfile.gettempdir(), "separated_audio"),
+    "--output_path",
+    "-o",
+    help="Folder for the stems; - writes one stem to standard output.",
+)
+
+
+def separate(
+    files: List[str] = typer.Argument(
+        ..., help="Songs: files, folders, glob patterns, or - for standard input."
+    ),
+    model: str = ModelOption,
+    output_path: str = OutputOption,
+    filename_format: str = typer.Option(
+        "{filename}/{instrument}.{codec}",
+        "--filename_format",
+        "-f",
+        help="Path of a stem in the output folder, of {filename}, {foldername}, {instrument} "
+        "and {codec}.",
+    ),
+    codec: Codec = typer.Option(
+        Codec.wav, "--codec", "-c", show_default=False, help="Container. [default: wav]"
+    ),
+    bitrate: str = typer.Option("128k", "--bitrate", "-b", help="Of mp3, ogg, m4a and wma."),
+    duration: Optional[float] = typer.Option(
+        None,
+        "--duration",
+        "-d",
+        help="Seconds to separate at most. [default: all; 600 for upstream's models]",
+    ),
+    offset: float = typer.Option(0.0, "--offset", "-s", help="Seconds to skip at the start."),
+    adapter: Optional[str] = AdapterOption,
+    mwf: bool = MwfOption,
+    stems: Optional[str] = typer.Option(
+        None, "--stems", help="Stems to write, such as vocals or vocals,drums. [default: all]"
+    ),
+    bits: Bits = typer.Option(
+        Bits.b16, "--bits", show_default=False, help="Sample format of wav, flac. [default: 16]"
+    ),
+    sample_rate: Optional[int] = typer.Option(
+        None, "--sample_rate", help="Of the stems, in Hz. [default: the song's]"
+    ),
+    overlap: Optional[float] = typer.Option(
+        None, "--overlap", help="Share of each window computed twice, 0 to 0.5."
+    ),
+    device: Optional[str] = typer.Option(None, "--device", help="cpu, gpu or gpu:N."),
+    skip_existing: bool = typer.Option(
+        False,
+        "--skip-existing",
+        show_default=False,
+        help="Leave out songs whose stems are all there.",
+    ),
+    verbose: bool = VerboseOption,
+) -> None:
+    """Separate songs into stems."""
+    from spleeter_2.separation.batch import Settings, separate_songs
+
+    settings = Settings(
+        model=model,
+        output_path=output_path,
+        filename_format=filename_format,
+        codec=codec.value,
+        bitrate=bitrate,
+        duration=duration,
+        offset=offset,
+        adapter=adapter,
+        mwf=mwf,
+        stems=[name.strip() for name in stems.split(",")] if stems is not None else None,
+        bits=bits.value,
+        sample_rate=sample_rate,
+        overlap=overlap,
+        device=device,
+        skip_existing=skip_existing,
+        verbose=verbose,
+    )
+    if not separate_songs(list(files), settings):
+        raise typer.Exit(1)

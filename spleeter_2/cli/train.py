@@ -1,0 +1,58 @@
+"""``spleeter train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Optional
+
+import typer
+
+from spleeter_2.console import AdapterOption, ModelOption, VerboseOption
+from spleeter_2.errors import SeparationError
+
+
+def train(
+    model: str = ModelOption,
+    data: Path = typer.Option(
+        ...,
+        "--data",
+        "-d",
+        help="Folder of songs with stems, MUSDB18, MUSDB18-HQ, or a CSV file as Spleeter wants it.",
+    ),
+    output_path: Optional[Path] = typer.Option(
+        None,
+        "--output_path",
+        "-o",
+        help="Folder of the run; one that is there is gone on with. [default: runs/NAME]",
+    ),
+    cache: Optional[Path] = typer.Option(
+        None,
+        "--cache",
+        help="Folder for the decoded stems. [default: spleeter-2/stems in the user's cache]",
+    ),
+    adapter: Optional[str] = AdapterOption,
+    verbose: bool = VerboseOption,
+) -> None:
+    """Train a model, or go on with training it."""
+    from spleeter_2.config.loading import is_ours
+
+    if not is_ours(model):
+        for name, value in (("--output_path", output_path), ("--cache", cache)):
+            if value is not None:
+                raise SeparationError(f"{name} is for the models of spleeter-2, not {model}")
+        if not data.is_dir():
+            raise SeparationError(f"there is no folder {data}")
+        from spleeter_2.separation.upstream import run_upstream
+
+        run_upstream(
+            "train", params_filename=model, data=str(data), adapter=adapter, verbose=verbose
+        )
+        return
+    if adapter is not None:
+        raise SeparationError(f"--adapter serves upstream's models; {model} reads by itself")
+    from spleeter_2.runtime.tensorflow_import import import_tensorflow
+
+    import_tensorflow()  # without its start-up messages
+    from spleeter_2.training.trainer import train as train_ours
+
+    train_ours(model, data, output_path, cache)

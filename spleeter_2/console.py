@@ -1,0 +1,104 @@
+"""What all programs here share: options, and how a command ends.
+
+An error is one sentence and an exit status; a traceback is printed with --verbose only.
+
+Exit status: 0 done, 1 something failed (a sentence says what), 2 wrong usage, 130 or 143
+interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+from typing import NoReturn
+
+import typer
+from click.exceptions import Abort, ClickException
+
+from .errors import SeparationError
+
+DEFAULT_MODEL = "spleeter_2:grouped"
+
+ModelOption = typer.Option(
+    DEFAULT_MODEL,
+    "--params_filename",
+    "-p",
+    metavar="MODEL",
+    help="spleeter_2:NAME (see 'models'), spleeter:NAME, a JSON configuration, or a folder "
+    "with config.json.",
+)
+
+AdapterOption = typer.Option(
+    None,
+    "--adapter",
+    "-a",
+    help="Audio adapter of upstream's models. [default: Spleeter's ffmpeg adapter]",
+)
+
+MwfOption = typer.Option(
+    False, "--mwf", show_default=False, help="Refine by multichannel Wiener filtering."
+)
+
+VerboseOption = typer.Option(
+    False, "--verbose", show_default=False, help="Show tracebacks and TensorFlow's messages."
+)
+
+
+class _Interrupted(BaseException):
+    """A signal asks to stop; unlike KeyboardInterrupt, click lets it pass."""
+
+
+def _interrupt(number: int, _frame: object) -> None:
+    raise _Interrupted(128 + number)
+
+
+def _called() -> str:
+    """What was typed to start us, for the help."""
+    path = Path(sys.argv[0])
+    return f"python -m {path.parent.name}" if path.name == "__main__.py" else path.name
+
+
+def run(application: typer.Typer, name: str) -> NoReturn:
+    """Run an application on the command line's arguments and end the program.
+
+    Args:
+        application: whose commands return nothing or a status.
+        name: the program's, before its messages.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    verbose = "--verbose" in sys.argv
+    try:
+        # not click's standalone mode: it would turn Ctrl-C into status 1
+        status = application(prog_name=_called(), standalone_mode=False)
+        sys.stdout.flush()
+    except ClickException as error:
+        error.show()
+        status = error.exit_code
+    except SeparationError as error:
+        if verbose:
+            traceback.print_exc()
+        print(f"{name}: error: {error}", file=sys.stderr)
+        status = 1
+    except _Interrupted as interrupted:
+        print(f"{name}: interrupted, nothing is left half written", file=sys.stderr)
+        (status,) = interrupted.args
+    except BrokenPipeError:
+        # whoever read our output has gone: Python must not write there once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
+    except Abort:
+        status = 1
+    except Exception as error:
+        if verbose:
+            traceback.print_exc()
+        print(
+            f"{name}: error: this should not happen ({type(error).__name__}: {error}); "
+            "--verbose shows where, please report it",
+            file=sys.stderr,
+        )
+        status = 1
+    sys.exit(status if isinstance(status, int) else 0)

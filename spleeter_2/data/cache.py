@@ -1,0 +1,286 @@
+"""Stems decoded once, to be read at any place at the speed of a disk.
+
+Each stem stands as int16 at the model's sample rate and channels: 10.6 MB per minute of stereo at
+44.1 kHz, so 170 MB for a song of four minutes with four stems. The files are in
+``$XDG_CACHE_HOME/spleeter-2/stems`` (``~/.cache/...``), and may be deleted whenever nothing trains.
+A file's name is a hash of its source (path, size, time of change) and of the settings, so a stem
+that changes is decoded anew. Files appear whole or not at all, and may be mapped into memory: the
+samples come first, then the facts about them as JSON, then the length of these in 8 bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, BinaryIO, Optional, Union
+
+import numpy as np
+
+from spleeter_2.audio.reader import AudioReader
+from spleeter_2.audio.resampling import resample, with_channels
+from spleeter_2.errors import SeparationError
+
+from .songs import FULL_SCALE, LEFT_OUT, DecodedSong, Note, Song, Songs, Stem, StemFile, refuse_none
+
+VERSION = 1  # of the files
+STALE = 3600.0  # seconds after which a half-written file has no writer any more
+
+
+class _CacheFault(SeparationError):
+    """The cache cannot be written: no song can be used."""
+
+
+class _Stopped(Exception):
+    """Another thread failed, or the user interrupted."""
+
+
+class StemCache:
+    """Stems decoded once (the module's docstring says where and how).
+
+    Several processes may use one folder: a file is written under a name of its own and renamed
+    when it is whole, so two that decode the same stem do work twice and no harm.
+
+    Args:
+        folder: made when needed; None: ``default_folder()``.
+        sample_rate: in Hz. nb_channels: 1 or 2; both are the model's.
+    """
+
+    def __init__(
+        self, folder: Optional[Path] = None, sample_rate: int = 44100, nb_channels: int = 2
+    ) -> None:
+        self.folder = Path(os.path.abspath(folder)) if folder else default_folder()
+        self.sample_rate = sample_rate
+        self.nb_channels = nb_channels
+
+    def decode(
+        self,
+        songs: Songs,
+        jobs: Optional[int] = None,
+        progress: Optional[Callable[[int, int], None]] = None,
+    ) -> Songs:
+        """Songs of ``find_songs`` with their stems in the cache.
+
+        Args:
+            jobs: stems to decode at a time; None: as many as there are processors.
+            progress: told the stems that are done and their number.
+
+        Raises:
+            SeparationError: the folder cannot be written, the disk is full, or no song is left.
+        """
+        self._prepare()
+        files = list(
+            dict.fromkeys(file for song in songs for stem in song.stems.values() for file in stem)
+        )
+        decoded: dict[StemFile, Union[Stem, str]] = {}
+        stop = threading.Event()
+        with ThreadPoolExecutor(jobs or os.cpu_count()) as pool:
+            work = {pool.submit(self._stem_or_reason, file, stop): file for file in files}
+            try:
+                for done, future in enumerate(as_completed(work), start=1):
+                    decoded[work[future]] = future.result()
+                    if progress is not None:
+                        progress(done, len(files))
+            except BaseException:
+                stop.set()
+                raise
+        kept, notes = [], list(songs.notes)
+        for song in songs:
+            result = _assemble(song, decoded)
+            if isinstance(result, str):
+                notes.append(Note(song.name, LEFT_OUT, result))
+            else:
+                kept.append(result)
+                notes.extend(_notes(result))
+        result = replace(songs, songs=tuple(kept), notes=tuple(notes))
+        refuse_none(result, "nothing was found")
+        return result
+
+    def stem(self, file: StemFile, stop: Optional[threading.Event] = None) -> Stem:
+        """A stem from the cache, decoded if it is not there.
+
+        Raises:
+            SeparationError: the source cannot be read, or the cache cannot be written.
+        """
+        path = self.folder / f"{self._name(file)}.stem"
+        stem = _open(path)
+        if stem is None:
+            try:
+                self._write(path, file, stop or threading.Event())
+            except OSError as error:
+                raise self._fault(error) from error
+            stem = _open(path)
+            if stem is None:
+                raise _CacheFault(
+                    f"a stem that was just written to the cache {self.folder} is damaged or gone: "
+                    "run again, or choose another cache folder"
+                )
+        return stem
+
+    def _stem_or_reason(self, file: StemFile, stop: threading.Event) -> Union[Stem, str]:
+        try:
+            if stop.is_set():
+                raise _Stopped
+            return self.stem(file, stop)
+        except _CacheFault:
+            raise
+        except SeparationError as error:
+            return str(error)
+
+    def _name(self, file: StemFile) -> str:
+        """Hash of the file's identity and of the settings."""
+        path = os.path.realpath(file.path)
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            raise SeparationError(f"cannot read {file.path}: {error.strerror}") from error
+        identity = [path, file.stream, status.st_size, status.st_mtime_ns]
+        settings = [VERSION, self.sample_rate, self.nb_channels]
+        return hashlib.sha256(json.dumps(identity + settings).encode()).hexdigest()[:40]
+
+    def _prepare(self) -> None:
+        """See that the folder can be written to; sweep what killed processes left."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            probe = self.folder / f".{secrets.token_hex(8)}.part"
+            probe.touch(exist_ok=False)
+            now = probe.stat().st_mtime  # the file system's clock, which may be another machine's
+            probe.unlink()
+            for path in self.folder.glob(".*.part"):
+                # others may be writing, on other machines too, and do so all the time
+                with contextlib.suppress(OSError):
+                    if now - path.stat().st_mtime > STALE:
+                        path.unlink()
+        except OSError as error:
+            raise self._fault(error) from error
+
+    def _fault(self, error: OSError) -> _CacheFault:
+        return _CacheFault(
+            f"cannot write to the cache {self.folder}: {error.strerror or error}; free some space "
+            "or choose another cache folder (XDG_CACHE_HOME)"
+        )
+
+    def _write(self, path: Path, file: StemFile, stop: threading.Event) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.stem}-{secrets.token_hex(4)}.part")
+        try:
+            with open(temporary, "xb", buffering=0) as target:
+                facts = self._decode(file, target, 1.0, stop)
+                if facts["scale"] > 1.0:  # it exceeds full scale: again, in a scale that holds it
+                    target.seek(0)
+                    target.truncate()
+                    facts = self._decode(file, target, facts["scale"], stop)
+                text = json.dumps({"source": str(file.path), **facts}).encode()
+                _write_all(target, text + struct.pack("<Q", len(text)))
+                os.fsync(target.fileno())
+            os.replace(temporary, path)
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+
+    def _decode(
+        self, file: StemFile, target: BinaryIO, scale: float, stop: threading.Event
+    ) -> dict[str, Any]:
+        """Write the samples as int16 ``[S, C]``; returns the fields of ``Stem``, with the scale
+        that it should have."""
+        low = high = 0.0
+        nb_samples = 0
+        with AudioReader(file.path, stream=file.stream) as reader:
+            blocks = (with_channels(block, self.nb_channels) for block in reader.blocks())
+            for block in resample(blocks, reader.sample_rate, self.sample_rate):
+                if stop.is_set():
+                    raise _Stopped
+                if not len(block):
+                    continue
+                nb_samples += len(block)
+                low, high = min(low, float(block.min())), max(high, float(block.max()))
+                samples = np.rint(block * (FULL_SCALE / scale))
+                samples = np.clip(samples, -FULL_SCALE, FULL_SCALE - 1)
+                _write_all(target, samples.astype("<i2").tobytes())
+        return {
+            "nb_samples": nb_samples,
+            "nb_channels": self.nb_channels,
+            "sample_rate": self.sample_rate,
+            "scale": max(-low, high * FULL_SCALE / (FULL_SCALE - 1), 1.0),
+            "peak": max(-low, high),
+            "source_rate": reader.sample_rate,
+            "source_channels": reader.nb_channels,
+            "notes": reader.notes,
+        }
+
+
+def default_folder() -> Path:
+    """``$XDG_CACHE_HOME/spleeter-2/stems``, or below ``~/.cache``."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    # the specification has relative paths ignored
+    folder = Path(base) if os.path.isabs(base) else Path.home() / ".cache"
+    return folder / "spleeter-2" / "stems"
+
+
+def _write_all(target: BinaryIO, data: bytes) -> None:
+    """Write to an unbuffered file, which may take a part only (the disk is nearly full)."""
+    view = memoryview(data)
+    while len(view):
+        view = view[target.write(view) :]
+
+
+def _open(path: Path) -> Optional[Stem]:
+    """The stem of a cache file: samples, facts in JSON, and the length of these in 8 bytes.
+
+    None where there is no such file, or it is damaged.
+    """
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(-8, os.SEEK_END) + 8
+            (length,) = struct.unpack("<Q", file.read(8))
+            file.seek(-8 - length, os.SEEK_END)
+            facts = json.loads(file.read(length))
+        del facts["source"]
+        stem = Stem(path=path, **{**facts, "notes": tuple(facts["notes"])})
+        samples = 2 * stem.nb_samples * stem.nb_channels
+    except (OSError, ValueError, TypeError, KeyError, struct.error):
+        return None
+    return stem if size == samples + length + 8 else None
+
+
+def _assemble(song: Song, decoded: dict[StemFile, Union[Stem, str]]) -> Union[DecodedSong, str]:
+    """The decoded song, or why it cannot be used."""
+    stems = {name: tuple(decoded[file] for file in files) for name, files in song.stems.items()}
+    every = [stem for parts in stems.values() for stem in parts]
+    for stem in every:
+        if isinstance(stem, str):
+            return stem
+    result = DecodedSong(song.name, min(stem.nb_samples for stem in every), stems)
+    if not result.nb_samples:
+        return "a stem holds no samples"
+    if all(result.is_silent(name) for name in stems):
+        return "all its stems are silent"
+    return result
+
+
+def _notes(song: DecodedSong) -> Iterator[Note]:
+    """What was done to a song's stems."""
+    for instrument, stems in song.stems.items():
+        for stem in stems:
+            if stem.source_rate != stem.sample_rate:
+                what = f"resampled to {stem.sample_rate} Hz"
+                yield Note(song.name, what, f"{instrument}: {stem.source_rate} Hz")
+            if stem.source_channels < stem.nb_channels:
+                yield Note(song.name, "mono, doubled to stereo", instrument)
+            for text in stem.notes:
+                yield Note(song.name, "warning", text)
+        if song.is_silent(instrument):
+            yield Note(song.name, "silent", instrument)
+    stems = [stem for parts in song.stems.values() for stem in parts]
+    surplus = max(stem.nb_samples for stem in stems) - song.nb_samples
+    if surplus:
+        seconds = surplus / stems[0].sample_rate
+        yield Note(song.name, "cut to the shortest stem", f"by up to {seconds:.3f} s")

@@ -1,0 +1,376 @@
+"""Stream a song through a model."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from spleeter_2.audio.reader import BLOCK, AudioReader, first_impossible
+from spleeter_2.audio.resampling import resample, with_channels
+from spleeter_2.audio.stft import Transform
+from spleeter_2.audio.writer import AudioWriter
+from spleeter_2.config.loading import PREFIX, has_weights, load_configuration
+from spleeter_2.config.schema import Configuration
+from spleeter_2.errors import SeparationError, concerning_the_model
+from spleeter_2.runtime.tensorflow_import import import_tensorflow
+
+from .background import stage
+from .paths import plan
+from .windows import Windows, overlap_add
+
+Progress = Callable[[float], None]  # told the seconds of audio that are done
+
+
+@dataclass(frozen=True)
+class Separated:
+    """What came of a song. ``nb_clipped``: samples beyond full scale that were cut off."""
+
+    outputs: dict[str, str]
+    seconds: float
+    nb_clipped: dict[str, int]
+    notes: list[str]
+
+
+class Separator:
+    """Separates waveforms and files with one model, loaded once, at its first use.
+
+    Args:
+        descriptor: ``spleeter_2:NAME``, a JSON file, or a folder with ``config.json``.
+        stems: instruments to compute (default: all of the model's).
+        overlap: share of each window that is computed twice, 0 to 0.5 (default: the model's).
+        mwf: refine the estimates by multichannel Wiener filtering.
+        device: "cpu", "gpu" or "gpu:N" (default: TensorFlow chooses).
+        sole_user: see ``import_tensorflow``.
+
+    Raises:
+        SeparationError: a configuration, an instrument or weights that do not exist.
+    """
+
+    def __init__(
+        self,
+        descriptor: str = "spleeter_2:grouped",
+        stems: Sequence[str] | None = None,
+        overlap: float | None = None,
+        mwf: bool = False,
+        device: str | None = None,
+        sole_user: bool = False,
+    ) -> None:
+        self.configuration = load_configuration(descriptor)
+        self.stems = chosen(self.configuration.name, self.configuration.instruments, stems)
+        if overlap is not None and not 0 <= overlap <= 0.5:
+            raise SeparationError(f"the overlap must lie between 0 and 0.5, not {overlap}")
+        if not has_weights(self.configuration.weights):
+            raise SeparationError(_without_weights(descriptor, self.configuration))
+        self._windows = Windows.of(self.configuration.stft, self.configuration.segment, overlap)
+        self._mwf = mwf
+        self._device = device
+        self._sole_user = sole_user
+        self._function = None
+        self._targets: tuple[str, ...] = ()
+
+    @concerning_the_model()
+    def load(self) -> None:
+        """Import TensorFlow, build the network and read its weights, unless that is done.
+
+        Raises:
+            ModelError: weights that are damaged or do not fit; a device that is missing.
+        """
+        if self._function is not None:
+            return
+        tf = import_tensorflow(self._sole_user)
+        from spleeter_2 import models
+        from spleeter_2.runtime import network as networks
+
+        device = _device(tf, self._device)
+        # the Wiener filter weighs every instrument against the others
+        wanted = None if self._mwf else self.stems
+        with tf.device(device):
+            trained = networks.load_network(self.configuration, wanted)
+        self._transform = Transform(
+            self.configuration.stft.frame_length, self.configuration.stft.frame_step, trained.window
+        )
+        self._targets = trained.targets
+        self._residual = models.residual
+        shape = (1, self.configuration.segment.nb_frames, *trained.input_shape)
+
+        @tf.function(input_signature=[tf.TensorSpec(shape, tf.complex64)], autograph=False)
+        def function(mixture):
+            with tf.device(device):
+                return trained.network(mixture)
+
+        self._function = function
+
+    def separate(
+        self,
+        waveform: np.ndarray,
+        sample_rate: int | None = None,
+        progress: Progress | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Separate a waveform of any length.
+
+        Args:
+            waveform: float ``[S, C]`` or ``[S]``, C 1 or 2, full scale 1.0.
+            sample_rate: in Hz (default: the model's).
+            progress: called with the seconds of audio done so far.
+
+        Returns:
+            ``{instrument: float32 [S, C]}``, at the waveform's sample rate.
+
+        Raises:
+            SeparationError: a waveform of another shape, empty, or with NaN or infinity.
+        """
+        waveform = _checked(waveform)
+        rate = sample_rate or self.configuration.sample_rate
+        blocks = (waveform[i : i + BLOCK] for i in range(0, len(waveform), BLOCK))
+        stems = {name: np.empty_like(waveform) for name in self.stems}
+        done = 0
+        for estimates in self.stream(blocks, rate):
+            for name, estimate in estimates.items():
+                stems[name][done : done + len(estimate)] = estimate
+            done += len(estimate)
+            if progress:
+                progress(done / rate)
+        return stems
+
+    def separate_to_file(
+        self,
+        source: str | os.PathLike,
+        destination: str | os.PathLike,
+        offset: float = 0.0,
+        duration: float | None = None,
+        codec: str = "wav",
+        bitrate: str = "128k",
+        filename_format: str = "{filename}/{instrument}.{codec}",
+        bits: str = "16",
+        sample_rate: int | None = None,
+        progress: Progress | None = None,
+    ) -> Separated:
+        """Separate a file into files, as Spleeter's method of this name does.
+
+        Args:
+            offset, duration: seconds to skip, and to read at most (default: the whole file).
+            sample_rate: of the stems, in Hz (default: the file's).
+
+        Raises:
+            SeparationError: one sentence; no stem is left half written.
+        """
+        (song,) = plan([source], destination, filename_format, codec, self.stems)
+        with AudioReader(source, sample_rate, offset, duration) as reader:
+            return self.write_stems(reader, song.outputs, codec, bitrate, bits, progress)
+
+    def write_stems(
+        self,
+        reader: AudioReader,
+        outputs: dict[str, str],
+        codec: str = "wav",
+        bitrate: str = "128k",
+        bits: str = "16",
+        progress: Progress | None = None,
+    ) -> Separated:
+        """Separate what a reader decodes; the files appear when all of them are whole."""
+        self.load()
+        done = 0
+        with contextlib.ExitStack() as stack:
+            writers = {}
+            for name, path in outputs.items():
+                writer = AudioWriter(
+                    path, reader.sample_rate, reader.nb_channels, codec, bits, bitrate, reader.tags
+                )
+                writers[name] = stack.enter_context(writer)
+            for estimates in self.stream(reader.blocks(), reader.sample_rate):
+                for name, writer in writers.items():
+                    writer.write(estimates[name])
+                done += len(estimates[name])
+                if progress:
+                    progress(done / reader.sample_rate)
+            for writer in writers.values():
+                writer.finish()
+            for writer in writers.values():
+                writer.publish()
+        clipped = {name: writer.nb_clipped for name, writer in writers.items()}
+        return Separated(outputs, done / reader.sample_rate, clipped, reader.notes)
+
+    def stream(
+        self, blocks: Iterable[np.ndarray], sample_rate: int
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """Separate a stream of blocks; memory does not depend on its length.
+
+        The residual is taken at the stream's own sample rate and full band, so the stems sum to
+        the mixture whatever the model's band is.
+
+        Args:
+            blocks: float32 ``[n, C]`` each, C 1 or 2.
+            sample_rate: of the blocks, in Hz.
+
+        Yields:
+            ``{instrument: float32 [n, C]}``; as many samples in all as came in.
+        """
+        self.load()
+        mixture = _Queue()
+        model_rate = self.configuration.sample_rate
+        channels = self.configuration.nb_channels
+        fitting = (with_channels(block, channels) for block in mixture.fill(blocks))
+        estimates = overlap_add(
+            resample(fitting, sample_rate, model_rate), self._windows, self._estimate
+        )
+        nb_targets = len(self._targets)
+        flat = (np.concatenate(list(estimate), axis=1) for estimate in estimates)  # [n, I * C]
+        for block in resample(flat, model_rate, sample_rate):
+            # resampling there and back may end a sample early or late
+            part = mixture.take(len(block))
+            yield self._instruments(part, np.split(block[: len(part)], nb_targets, axis=1))
+        if len(rest := mixture.take(None)):
+            silence = np.zeros((len(rest), channels), np.float32)
+            yield self._instruments(rest, [silence] * nb_targets)
+
+    def _instruments(
+        self, mixture: np.ndarray, estimates: list[np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        """Targets and residual ``[n, C]`` from the mixture and the model's estimates."""
+        if mixture.shape[1] != self.configuration.nb_channels:
+            estimates = [with_channels(estimate, mixture.shape[1]) for estimate in estimates]
+        stems = dict(zip(self._targets, estimates, strict=True))
+        if self.configuration.residual in self.stems:
+            stems[self.configuration.residual] = self._residual(mixture, stems)
+        return {name: stems[name] for name in self.stems}
+
+    def _estimate(self, windows: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        """Windows float32 ``[L, C]`` -> the targets' waveforms ``[I, L, C]``.
+
+        Decoding and STFT of the next window, the network on this one, and inverse STFT and
+        encoding of the last one go on at the same time.
+        """
+        length = self._windows.length
+        mixtures = stage(self._mixture, windows)
+        for estimates in stage(self._network, mixtures):
+            yield np.stack(
+                [self._transform.inverse(estimates[name], length) for name in self._targets]
+            )
+
+    def _mixture(self, window: np.ndarray) -> np.ndarray:
+        """Window float32 ``[L, C]`` -> complex64 ``[T, F, C]``, as TensorFlow wants it."""
+        return np.ascontiguousarray(self._transform.forward(window))
+
+    def _network(self, mixture: np.ndarray) -> dict[str, np.ndarray]:
+        """Mixture complex64 ``[T, F, C]`` -> the targets' estimates, alike."""
+        estimates = self._function(mixture[np.newaxis])
+        spectrograms = {name: estimates[name].numpy()[0] for name in self._targets}
+        return self._wiener(mixture, spectrograms) if self._mwf else spectrograms
+
+    def _wiener(
+        self, mixture: np.ndarray, estimates: dict[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        """Multichannel Wiener filter (Nugraha et al., 2016) over all instruments of a window."""
+        import norbert
+
+        sources = list(estimates.values())
+        if self.configuration.residual:
+            sources.append(self._residual(mixture, estimates))
+        magnitudes = np.abs(np.stack(sources, axis=-1))  # [T, F, C, J]
+        filtered = norbert.wiener(magnitudes, mixture.astype(np.complex128))
+        return {
+            name: filtered[..., index].astype(np.complex64) for index, name in enumerate(estimates)
+        }
+
+    def close(self) -> None:
+        """Forget the network."""
+        self._function = None
+
+    def __enter__(self) -> Separator:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+
+class _Queue:
+    """Samples that came in and wait for their estimates."""
+
+    def __init__(self) -> None:
+        self._blocks: deque[np.ndarray] = deque()
+
+    def fill(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Pass blocks on and keep them."""
+        for block in blocks:
+            self._blocks.append(block)
+            yield block
+
+    def take(self, nb_samples: int | None) -> np.ndarray:
+        """The oldest ``nb_samples`` (None: all), or as many as there are."""
+        taken: list[np.ndarray] = []
+        while self._blocks and (nb_samples is None or nb_samples > 0):
+            block = self._blocks.popleft()
+            if nb_samples is not None:
+                if len(block) > nb_samples:
+                    self._blocks.appendleft(block[nb_samples:])
+                    block = block[:nb_samples]
+                nb_samples -= len(block)
+            taken.append(block)
+        return np.concatenate(taken) if taken else np.zeros((0, 1), np.float32)
+
+
+def chosen(model: str, instruments: Sequence[str], stems: Sequence[str] | None) -> tuple[str, ...]:
+    """The instruments of a model that are asked for (None: all), in the model's order.
+
+    Raises:
+        SeparationError: one that the model does not have, or an empty list.
+    """
+    if stems is None:
+        return tuple(instruments)
+    unknown = [name for name in stems if name not in instruments]
+    if unknown or not stems:
+        raise SeparationError(
+            f"{model} separates {', '.join(instruments)}; "
+            f"it does not know {', '.join(unknown) or 'an empty list'}"
+        )
+    return tuple(name for name in instruments if name in stems)
+
+
+def _without_weights(descriptor: str, configuration: Configuration) -> str:
+    if configuration.weights is None:
+        return f"{descriptor} has no weights: train it, or convert a checkpoint into it"
+    where = "" if descriptor.startswith(PREFIX) else f" in {configuration.weights}"
+    return (
+        f"the weights of {descriptor} are missing{where}: "
+        "install spleeter-2 again, or train or convert the model again"
+    )
+
+
+def _checked(waveform: np.ndarray) -> np.ndarray:
+    """Float32 ``[S, C]`` of a user's array."""
+    waveform = np.asarray(waveform)
+    if waveform.ndim == 1:
+        waveform = waveform[:, np.newaxis]
+    if waveform.ndim != 2 or waveform.shape[1] not in (1, 2) or not len(waveform):
+        raise SeparationError(
+            "a waveform must have the shape [samples, channels] with 1 or 2 channels and at "
+            f"least one sample, not {list(waveform.shape)}"
+        )
+    if not np.issubdtype(waveform.dtype, np.floating):
+        raise SeparationError(
+            f"a waveform must be floating point with full scale 1.0, not {waveform.dtype}"
+        )
+    if (bad := first_impossible(waveform)) is not None:
+        raise SeparationError(f"the waveform holds {bad[1]} at sample {bad[0]}")
+    return waveform.astype(np.float32, copy=False)
+
+
+def _device(tf, name: str | None) -> str | None:
+    """TensorFlow's name of a device; None leaves the choice to TensorFlow."""
+    if name is None:
+        return None
+    kind, _, number = name.lower().partition(":")
+    if kind not in ("cpu", "gpu") or (number and not number.isdecimal()):
+        raise SeparationError(f"the device must be cpu, gpu or gpu:N, not {name!r}")
+    present = tf.config.list_logical_devices(kind.upper())
+    index = int(number or 0)
+    if index >= len(present):
+        raise SeparationError(
+            f"there is no {name} here: TensorFlow sees {len(present)} {kind.upper()} device(s)"
+        )
+    return present[index].name

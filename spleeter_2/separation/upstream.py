@@ -1,0 +1,276 @@
+"""Upstream Spleeter behind our front door: its installed code computes, we check around it.
+
+Upstream exits with 0 on every error and, when a download was interrupted, separates with
+untrained weights; here both are refused. What it computes is left alone, sample for sample.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+from pathlib import Path
+
+from spleeter_2.audio.ffmpeg import FAILED, STANDARD
+from spleeter_2.audio.reader import AudioReader
+from spleeter_2.errors import SeparationError, concerning_the_model
+from spleeter_2.files import Draft
+from spleeter_2.runtime.tensorflow_import import import_tensorflow
+
+from .separator import Separated, chosen
+
+DEFAULT_ADAPTER = "spleeter.audio.ffmpeg.FFMPEGProcessAudioAdapter"
+DEFAULT_DURATION = 600.0  # seconds; upstream drops the rest
+# what a configuration of upstream must have, for us and for its own start
+KEYS = {
+    "instrument_list": list,
+    "model_dir": str,
+    "sample_rate": int,
+    "frame_length": int,
+    "model": dict,
+}
+
+
+class UpstreamSeparator:
+    """Separates files with ``spleeter:NAME`` or with a JSON configuration of upstream.
+
+    Raises:
+        SeparationError: an unknown model or instrument.
+    """
+
+    def __init__(
+        self,
+        descriptor: str,
+        stems: list[str] | None = None,
+        adapter: str | None = None,
+        mwf: bool = False,
+        verbose: bool = False,
+    ) -> None:
+        self.parameters = upstream_configuration(descriptor)
+        self.stems = chosen(descriptor, self.parameters["instrument_list"], stems)
+        self._descriptor = descriptor
+        self._adapter_name = DEFAULT_ADAPTER if adapter is None else adapter
+        self._mwf = mwf
+        self._verbose = verbose
+        self._separator = None
+
+    @concerning_the_model()
+    def load(self) -> None:
+        """Import upstream, make sure that its weights are there, and build its separator.
+
+        Raises:
+            ModelError: ffprobe, the weights or the adapter cannot be had.
+        """
+        if self._separator is not None:
+            return
+        require_ffprobe(self._descriptor)
+        import_tensorflow()
+        from spleeter import SpleeterError
+        from spleeter.audio.adapter import AudioAdapter
+        from spleeter.separator import Separator
+        from spleeter.utils.logging import configure_logger
+
+        configure_logger(self._verbose)
+        if not self._verbose:
+            logging.getLogger("spleeter").setLevel(logging.WARNING)
+        check_weights(self._descriptor, self.parameters["model_dir"])
+        try:
+            self._adapter = AudioAdapter.get(self._adapter_name)
+        except (SpleeterError, ImportError, AttributeError, ValueError) as error:
+            raise SeparationError(
+                f"there is no audio adapter {self._adapter_name}: {error}"
+            ) from error
+        self._separator = Separator(self._descriptor, MWF=self._mwf, multiprocess=False)
+
+    def separate_to_file(
+        self,
+        source: str,
+        outputs: dict[str, str],
+        offset: float,
+        duration: float | None,
+        codec: str,
+        bitrate: str,
+    ) -> Separated:
+        """Let upstream load, separate and save one file; the stems appear when all are whole."""
+        if source == STANDARD or STANDARD in outputs.values():
+            raise SeparationError(f"{self._descriptor} cannot use standard input or output")
+        length = DEFAULT_DURATION if duration is None else duration
+        notes: list[str] = []
+        if self._adapter_name == DEFAULT_ADAPTER:  # others may read what is no file
+            notes = self._check(source, offset, length, announce=duration is None)
+        self.load()
+        try:
+            waveform, _ = self._adapter.load(
+                source, offset=offset, duration=length, sample_rate=self.parameters["sample_rate"]
+            )
+            estimates = self._separator.separate(waveform, source)
+        except Exception as error:  # foreign code: whatever it raises, this song has failed
+            raise SeparationError(f"{source}: {_told(error)}") from error
+        self._save(estimates, outputs, codec, bitrate)
+        seconds = len(waveform) / self.parameters["sample_rate"]
+        return Separated(outputs, seconds, {}, notes)
+
+    def _check(self, source: str, offset: float, length: float, announce: bool) -> list[str]:
+        """Decode what upstream will load, since it would fail in the middle of its graph."""
+        with AudioReader(source, None, offset, length) as reader:
+            for _ in reader.blocks():
+                pass
+        notes = list(reader.notes)
+        if announce and reader.declared and reader.declared > offset + length:
+            notes.append(
+                f"{source}: {self._descriptor} stops after {length:g} s of "
+                f"{reader.declared - offset:.0f} s; give --duration for more"
+            )
+        return notes
+
+    def _save(self, estimates, outputs: dict[str, str], codec: str, bitrate: str) -> None:
+        from spleeter.audio import Codec
+
+        with contextlib.ExitStack() as stack:
+            drafts = []
+            for name, path in outputs.items():
+                # upstream's ffmpeg tells the container by the suffix, which a draft keeps
+                draft = stack.enter_context(Draft(path))
+                try:
+                    self._adapter.save(
+                        draft.path,
+                        estimates[name],
+                        self.parameters["sample_rate"],
+                        Codec(codec),
+                        bitrate,
+                    )
+                except Exception as error:  # foreign code
+                    raise SeparationError(f"cannot write {path}: {_told(error)}") from error
+                if self._adapter_name == DEFAULT_ADAPTER:  # others may write anything
+                    self._check_written(draft, path, len(estimates[name]))
+                elif not draft.path.is_file() or not draft.path.stat().st_size:
+                    raise SeparationError(f"cannot write {path}: the audio adapter wrote nothing")
+                drafts.append(draft)
+            for draft in drafts:
+                draft.publish()
+
+    def _check_written(self, draft: Draft, path: str, nb_samples: int) -> None:
+        """Decode a stem: upstream does not ask its ffmpeg how it went, on a full disk say."""
+        nb_written = 0
+        with contextlib.suppress(SeparationError), AudioReader(draft.path) as reader:
+            nb_written = sum(map(len, reader.blocks()))
+        # a lossy codec may lose a frame
+        if nb_written < nb_samples - 4096 or not nb_written:
+            rate = self.parameters["sample_rate"]
+            raise SeparationError(
+                f"cannot write {path}: upstream's ffmpeg wrote {nb_written / rate:.1f} s of "
+                f"{nb_samples / rate:.1f} s; the disk may be full"
+            )
+
+
+def upstream_configuration(descriptor: str) -> dict:
+    """Upstream's own reading of a descriptor.
+
+    Raises:
+        SeparationError: an unknown name, or a file that is no configuration of Spleeter.
+    """
+    from importlib import resources
+
+    from spleeter import SpleeterError
+    from spleeter.utils.configuration import load_configuration
+
+    try:
+        parameters = load_configuration(descriptor)
+    except (SpleeterError, OSError, ValueError) as error:
+        known = ""
+        if descriptor.startswith("spleeter:"):
+            names = sorted(
+                path.name.removesuffix(".json")
+                for path in resources.files("spleeter.resources").iterdir()
+                if path.name.endswith("stems.json") or path.name.endswith("kHz.json")
+            )
+            known = "; known models: " + ", ".join(f"spleeter:{name}" for name in names)
+        raise SeparationError(f"there is no configuration {descriptor}{known}") from error
+    for key, kind in KEYS.items():
+        if not isinstance(parameters, dict) or key not in parameters:
+            raise SeparationError(f"{descriptor} is not a Spleeter configuration: it lacks {key}")
+        if not isinstance(parameters[key], kind):
+            raise SeparationError(
+                f"{descriptor} is not a Spleeter configuration: {key} must be of type "
+                f"{kind.__name__}, not {parameters[key]!r}"
+            )
+    instruments = parameters["instrument_list"]
+    if not instruments or not all(isinstance(name, str) and name for name in instruments):
+        raise SeparationError(f"{descriptor}: instrument_list must name instruments")
+    return parameters
+
+
+def require_ffprobe(descriptor: str) -> None:
+    """Upstream, unlike us, needs ffmpeg and ffprobe on the path.
+
+    Raises:
+        SeparationError: one of them is missing.
+    """
+    for binary in ("ffmpeg", "ffprobe"):
+        if shutil.which(binary) is None:
+            raise SeparationError(
+                f"{descriptor} is computed by Spleeter's own code, which needs {binary}: install "
+                "it (apt-get install ffmpeg), or use a spleeter_2: model"
+            )
+
+
+def check_weights(descriptor: str, model_directory: str) -> None:
+    """Make sure that upstream finds whole weights, and let it download them if it has none.
+
+    Raises:
+        SeparationError: the download failed, or what is there is not a whole checkpoint.
+    """
+    import tensorflow as tf
+    from spleeter.model.provider import ModelProvider
+
+    from spleeter_2.models.checkpoint import read_tensors
+
+    provider = ModelProvider.default()
+    folder = Path(model_directory)
+    if not folder.is_absolute():
+        folder = Path(provider.DEFAULT_MODEL_PATH) / model_directory
+    advice = f"put the model's files into {folder}, or name their parent folder in MODEL_PATH"
+    if not folder.exists():
+        try:
+            provider.get(model_directory)
+        except BaseException as error:
+            # an empty folder would make upstream separate with untrained weights next time
+            shutil.rmtree(folder, ignore_errors=True)
+            if not isinstance(error, Exception):
+                raise
+            raise SeparationError(
+                f"the weights of {descriptor} could not be downloaded ({error}): {advice}"
+            ) from error
+    path = tf.train.latest_checkpoint(folder)
+    if path is None:
+        raise SeparationError(f"there are no weights of {descriptor} in {folder}: {advice}")
+    read_tensors(path)
+
+
+def run_upstream(command: str, adapter: str | None, **options) -> None:
+    """Run upstream's own ``train`` or ``evaluate``, by default with its ffmpeg adapter.
+
+    Raises:
+        SeparationError: what upstream says in place of a result.
+    """
+    upstream_configuration(options["params_filename"])
+    require_ffprobe(options["params_filename"])
+    import_tensorflow()
+    import spleeter.__main__ as program
+    import typer
+
+    try:
+        adapter = DEFAULT_ADAPTER if adapter is None else adapter
+        getattr(program, command)(adapter=adapter, **options)
+    except typer.Exit:
+        raise
+    except Exception as error:  # foreign code: whatever it raises, the command has failed
+        raise SeparationError(f"upstream's {command} failed: {_told(error)}") from error
+
+
+def _told(error: Exception) -> str:
+    """What an exception of foreign code says, in one line."""
+    # upstream puts all that ffmpeg says into one line, as Python writes bytes
+    lines = str(error).replace("\\n", "\n").strip().splitlines()
+    lines = [line for line in lines if FAILED.search(line)] or lines
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
