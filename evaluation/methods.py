@@ -17,7 +17,7 @@ from spleeter_2.audio.stft import Transform
 from spleeter_2.config.loading import CHECKPOINT, is_ours, load_configuration
 from spleeter_2.config.schema import Segment, Stft
 from spleeter_2.errors import SeparationError
-from spleeter_2.separation.windows import Windows, overlap_add
+from spleeter_2.separation.windows import OverlapAdd, Windows
 
 from .datasets import Song
 from .scores import SET_UPS, check_regroup, regroup
@@ -135,17 +135,19 @@ def ideal_ratio_mask(song: Song) -> dict[str, np.ndarray]:
     windows = Windows.of(Stft(), Segment())
     signals = np.concatenate([song.mixture, *song.references.values()], axis=1)
 
-    def estimate(parts):
-        for part in parts:  # [L, C * (1 + sources)]
-            spectrogram = transform.forward(part)  # [T, F, C * (1 + sources)]
-            mixture, *sources = np.split(spectrogram, len(song.references) + 1, axis=2)
-            powers = [np.abs(source) ** 2 for source in sources]
-            total = np.maximum(sum(powers), np.finfo(np.float32).tiny)
-            masked = [mixture * (power / total) for power in powers]
-            yield np.stack([transform.inverse(part, windows.length) for part in masked])
+    def masked(window: np.ndarray) -> np.ndarray:
+        """Window ``[L, C * (1 + sources)]`` -> estimates ``[sources, L, C]``."""
+        spectrogram = transform.forward(window)  # [T, F, C * (1 + sources)]
+        mixture, *sources = np.split(spectrogram, len(song.references) + 1, axis=2)
+        powers = [np.abs(source) ** 2 for source in sources]
+        total = np.maximum(sum(powers), np.finfo(np.float32).tiny)
+        estimates = [mixture * (power / total) for power in powers]
+        return np.stack([transform.inverse(part, windows.length) for part in estimates])
 
+    overlap_add = OverlapAdd(windows)
     blocks = (signals[i : i + BLOCK] for i in range(0, len(signals), BLOCK))
-    stems = np.concatenate(list(overlap_add(blocks, windows, estimate)), axis=1)
+    parts = [overlap_add.add(masked(window), left) for window, left in windows.cut(blocks)]
+    stems = np.concatenate(parts, axis=1)  # [sources, S, C]
     return dict(zip(song.references, stems, strict=True))
 
 

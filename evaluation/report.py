@@ -17,7 +17,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from spleeter_2.audio.codecs import nearest_rate
+from spleeter_2.audio.codecs import Encoding
 from spleeter_2.errors import SeparationError
 
 from . import plots as pictures
@@ -197,7 +197,7 @@ def _facts(run: Run) -> list[list[str]]:
 
 def _player(song: Song, waveform: np.ndarray) -> str:
     """An audio element that holds the waveform ``[S, C]`` as MP3."""
-    rate = nearest_rate("mp3", song.sample_rate)
+    rate = Encoding("mp3").nearest_rate(song.sample_rate)
     if rate != song.sample_rate:
         waveform = soxr.resample(waveform, song.sample_rate, rate)
     buffer = io.BytesIO()

@@ -27,8 +27,8 @@ import numpy as np
 import scipy.signal
 import soundfile
 
+from spleeter_2.audio.mixing import with_channels
 from spleeter_2.audio.reader import AudioReader
-from spleeter_2.audio.resampling import with_channels
 
 RATE = 44100
 LEVEL = 0.12  # RMS of what has no level of its own

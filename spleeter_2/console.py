@@ -1,13 +1,13 @@
-"""What all programs here share: options, and how a command ends.
+"""Shared by all commands: options, messages, and how a command ends.
 
-An error is one sentence and an exit status; a traceback is printed with --verbose only.
-
-Exit status: 0 done, 1 something failed (a sentence says what), 2 wrong usage, 130 or 143
-interrupted.
+An error is one sentence on standard error and an exit status; a traceback is printed with
+``--verbose`` only. Exit status: 0 success, 1 an error, 2 wrong usage, 130 or 143 interrupted.
 """
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import signal
 import sys
@@ -47,8 +47,28 @@ VerboseOption = typer.Option(
 )
 
 
+class _StderrHandler(logging.Handler):
+    """Prints records on standard error; one that cannot be printed is dropped."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if sys.stderr is not None:  # else print would take standard output, where a stem may go
+            with contextlib.suppress(OSError):  # a log on a full disk fails no song
+                print(self.format(record), file=sys.stderr, flush=True)
+
+
+def configure_logging() -> None:
+    """Print the messages of our loggers on standard error."""
+    for name, form in (("spleeter_2", "spleeter: %(message)s"), ("evaluation", "%(message)s")):
+        handler = _StderrHandler()
+        handler.setFormatter(logging.Formatter(form))
+        logger = logging.getLogger(name)
+        logger.handlers = [handler]
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+
+
 class _Interrupted(BaseException):
-    """A signal asks to stop; unlike KeyboardInterrupt, click lets it pass."""
+    """SIGINT or SIGTERM; unlike KeyboardInterrupt, click does not catch it."""
 
 
 def _interrupt(number: int, _frame: object) -> None:
@@ -56,7 +76,7 @@ def _interrupt(number: int, _frame: object) -> None:
 
 
 def _called() -> str:
-    """What was typed to start us, for the help."""
+    """The command as it was typed, for the help."""
     path = Path(sys.argv[0])
     return f"python -m {path.parent.name}" if path.name == "__main__.py" else path.name
 
@@ -65,11 +85,12 @@ def run(application: typer.Typer, name: str) -> NoReturn:
     """Run an application on the command line's arguments and end the program.
 
     Args:
-        application: whose commands return nothing or a status.
-        name: the program's, before its messages.
+        application: its commands return None or an exit status.
+        name: of the program, printed before an error.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
+    configure_logging()
     verbose = "--verbose" in sys.argv
     try:
         # not click's standalone mode: it would turn Ctrl-C into status 1
@@ -87,7 +108,7 @@ def run(application: typer.Typer, name: str) -> NoReturn:
         print(f"{name}: interrupted, nothing is left half written", file=sys.stderr)
         (status,) = interrupted.args
     except BrokenPipeError:
-        # whoever read our output has gone: Python must not write there once more at its end
+        # the reader of our output has closed it: avoid a second error when Python flushes at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
     except Abort:

@@ -9,8 +9,9 @@ import tensorflow as tf
 
 from spleeter_2.config.loading import parse_configuration
 from spleeter_2.config.schema import Configuration
-from spleeter_2.models import at_rest, build_model
+from spleeter_2.models import build_model
 from spleeter_2.models import checkpoint as weights
+from spleeter_2.models.inference import inference_function
 
 SMALL = {
     "name": "small",
@@ -79,9 +80,9 @@ def run_model_test(configuration: Configuration, folder: Path) -> tf.keras.Model
         one(both, training=False)[target], expected, rtol=0, atol=1e-5 * scale
     )
     estimates = again(both, training=False)
-    resting = at_rest(again)  # after which it does not learn any more
-    same(resting(both[:1]), estimates)
-    same(tf.function(resting)(both[:1]), estimates)
+    fixed = inference_function(again)  # after which it does not learn any more
+    same(fixed(both[:1]), estimates)
+    same(tf.function(fixed)(both[:1]), estimates)
     return model
 
 

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 from conftest import files_below
 
-from spleeter_2.audio.codecs import nearest_rate
+from spleeter_2.audio.codecs import Encoding
 from spleeter_2.audio.ffmpeg import ffmpeg_command
 from spleeter_2.audio.reader import BLOCK, AudioReader
 from spleeter_2.audio.writer import AudioWriter
@@ -25,8 +25,8 @@ def tone(nb_samples: int, rate: int = RATE, channels: int = 2) -> np.ndarray:
     return np.repeat(0.5 * np.sin(2 * np.pi * 440 * time)[:, None], channels, 1).astype("f4")
 
 
-def write(path, waveform, rate=RATE, **options) -> AudioWriter:
-    with AudioWriter(path, rate, waveform.shape[1], **options) as writer:
+def write(path, waveform, rate=RATE, tags=None, **encoding) -> AudioWriter:
+    with AudioWriter(path, rate, waveform.shape[1], Encoding(**encoding), tags) as writer:
         for block in np.array_split(waveform, 3):
             writer.write(block)
         writer.finish()
@@ -57,7 +57,7 @@ def test_round_trip(tmp_path, either_ffmpeg, codec, rate, channels):
     tags = {"title": 'Das "Lied"', "artist": "Ä = B; C"}
     write(path, waveform, rate, codec=codec, tags=tags)
     reader, again = read(path)
-    assert reader.sample_rate == nearest_rate(codec, rate)
+    assert reader.sample_rate == Encoding(codec).nearest_rate(rate)
     assert reader.nb_channels == channels
     assert reader.tags == tags
     assert os.listdir(tmp_path) == [path.name]
@@ -331,9 +331,10 @@ def test_a_full_disk(tmp_path, codec):
     """A limit on the size of files stands for a disk that is full."""
     program = (
         "import sys, numpy as np\n"
+        "from spleeter_2.audio.codecs import Encoding\n"
         "from spleeter_2.audio.writer import AudioWriter\n"
         "noise = np.random.default_rng(0).uniform(-1, 1, (44100, 2)).astype('f4')\n"
-        "with AudioWriter(sys.argv[1], 44100, 2, sys.argv[2]) as writer:\n"
+        "with AudioWriter(sys.argv[1], 44100, 2, Encoding(sys.argv[2])) as writer:\n"
         "    for _ in range(60): writer.write(noise)\n"
         "    writer.finish(); writer.publish()\n"
     )

@@ -78,13 +78,18 @@ def test_any_format(spleeter, mixture, tmp_path, rate, channels):
 
 @pytest.mark.parametrize("codec", ["flac", "mp3", "ogg", "m4a", "wma"])
 def test_codecs_keep_the_length_and_the_title(spleeter, song, tmp_path, codec):
+    from spleeter_2.audio.codecs import Encoding
     from spleeter_2.audio.reader import AudioReader
     from spleeter_2.audio.writer import AudioWriter
 
     with (
         AudioReader(song) as reader,
         AudioWriter(
-            tmp_path / "tagged.flac", RATE, 2, "flac", tags={"title": "Lied", "artist": "Wir"}
+            tmp_path / "tagged.flac",
+            RATE,
+            2,
+            Encoding("flac"),
+            tags={"title": "Lied", "artist": "Wir"},
         ) as writer,
     ):
         for block in reader.blocks():

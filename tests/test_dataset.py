@@ -15,6 +15,7 @@ from conftest import RATE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spleeter_2.audio.codecs import Encoding
 from spleeter_2.audio.writer import AudioWriter
 from spleeter_2.config.training import USUAL, Augmentation
 from spleeter_2.data.cache import STALE, StemCache
@@ -54,7 +55,7 @@ def write(path: Path, waveform, rate=RATE, **options) -> Path:
 def encode(path: Path, waveform, rate=RATE) -> Path:
     """Write a lossy file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with AudioWriter(path, rate, waveform.shape[1], codec=path.suffix[1:]) as writer:
+    with AudioWriter(path, rate, waveform.shape[1], Encoding(path.suffix[1:])) as writer:
         writer.write(waveform)
         writer.finish()
         writer.publish()

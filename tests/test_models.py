@@ -5,11 +5,13 @@ import pytest
 import tensorflow as tf
 from model_test import UNET, noise, run_model_test, small
 
+from spleeter_2.audio.mixing import residual
 from spleeter_2.config.schema import Configuration, FrequencyTransformation, Head
 from spleeter_2.errors import SeparationError
-from spleeter_2.models import at_rest, build_model, residual, targets_needed, without_neutral_parts
+from spleeter_2.models import build_model, targets_needed
 from spleeter_2.models import checkpoint as weights
 from spleeter_2.models.frequency import BandConv1D
+from spleeter_2.models.inference import inference_function, without_neutral_parts
 from spleeter_2.models.layers import BatchNormalization, from_phases, to_phases
 from spleeter_2.models.polyphase import DilatedConv2D, UpConv2DToPhases
 from spleeter_2.models.unet import LevelledMagnitude
@@ -285,7 +287,7 @@ def test_a_model_at_rest_computes_the_same():
     model = build_model(unet(head=Head("regression"), shift_average=True))
     mixture = noise(unet(), 1)
     before = model(mixture, training=False)["vocals"].numpy()
-    assert np.allclose(at_rest(model)(mixture)["vocals"], before, atol=1e-4)
+    assert np.allclose(inference_function(model)(mixture)["vocals"], before, atol=1e-4)
 
 
 def test_residual_is_what_is_left():

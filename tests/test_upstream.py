@@ -178,7 +178,8 @@ def test_an_unknown_adapter(spleeter, song, tmp_path, model_path):
 def test_without_ffprobe(spleeter, song, tmp_path, monkeypatch):
     which = __import__("shutil").which
     monkeypatch.setattr(
-        "spleeter_2.separation.upstream.shutil.which", lambda name: None if name == "ffprobe" else which(name)
+        "spleeter_2.separation.upstream.shutil.which",
+        lambda name: None if name == "ffprobe" else which(name),
     )
     status, messages = spleeter("separate", "-p", "spleeter:2stems", "-o", tmp_path / "out", song)
     assert status == 1 and "needs ffprobe: install it (apt-get install ffmpeg)" in messages

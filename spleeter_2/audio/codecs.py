@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
+
+from spleeter_2.errors import SeparationError
+
 # codec -> container, encoder of ffmpeg, sample rates in Hz that it can hold (None: any)
 MPEG_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 CODECS = {
@@ -21,27 +26,63 @@ BITS = {
 }
 
 
-def nearest_rate(codec: str, sample_rate: int) -> int:
-    """The sample rate in Hz at which a codec can hold audio of ``sample_rate``: the next higher
-    one, or its highest."""
-    rates = CODECS[codec][2]
-    if rates is None or sample_rate in rates:
-        return sample_rate
-    return min((rate for rate in rates if rate > sample_rate), default=max(rates))
+@dataclass(frozen=True)
+class Encoding:
+    """Format of the stems.
 
+    Args:
+        codec: one of ``CODECS``.
+        bits: "16", "24" or "32f", for the codecs in ``BITS``.
+        bitrate: such as "128k", for the others.
 
-def encoder_options(codec: str, bits: str, bitrate: str, sample_rate: int) -> dict[str, str]:
-    """ffmpeg's output options."""
-    container, encoder, _ = CODECS[codec]
-    options = {"f": container, "ar": str(nearest_rate(codec, sample_rate))}
-    if encoder:
-        options["c:a"] = encoder
-    if codec in BITS:
-        options.update(BITS[codec][bits])
-    elif codec == "ogg" and sample_rate not in (44100, 48000):
-        options["q:a"] = "6"  # libvorbis refuses most bit rates at other sample rates
-    else:
-        options["b:a"] = bitrate
-    if codec == "wav":
-        options["rf64"] = "auto"  # above 4 GB
-    return options
+    Raises:
+        SeparationError: an unknown codec, bits that it cannot hold, or a bitrate that is none.
+    """
+
+    codec: str = "wav"
+    bits: str = "16"
+    bitrate: str = "128k"
+
+    def __post_init__(self) -> None:
+        if self.codec not in CODECS:
+            raise SeparationError(f"the codec must be one of {', '.join(CODECS)}, not {self.codec}")
+        if self.bits != "16" and self.bits not in BITS.get(self.codec, {}):
+            raise SeparationError(f"{self.codec} cannot hold --bits {self.bits}")
+        if not re.fullmatch(r"[1-9]\d*[kK]?", self.bitrate):
+            raise SeparationError(f"--bitrate must be a number such as 192k, not {self.bitrate}")
+
+    @property
+    def is_lossless(self) -> bool:
+        """True if the codec stores samples of ``bits``, False if it compresses to ``bitrate``."""
+        return self.codec in BITS
+
+    @property
+    def sample_rates(self) -> tuple[int, ...] | None:
+        """Sample rates in Hz that the codec can hold, or None for any."""
+        return CODECS[self.codec][2]
+
+    def nearest_rate(self, sample_rate: int) -> int:
+        """The sample rate in Hz at which the codec holds audio of ``sample_rate``.
+
+        The next higher one that it can hold, or its highest.
+        """
+        rates = self.sample_rates
+        if rates is None or sample_rate in rates:
+            return sample_rate
+        return min((rate for rate in rates if rate > sample_rate), default=max(rates))
+
+    def ffmpeg_options(self, sample_rate: int) -> dict[str, str]:
+        """ffmpeg's output options for samples of ``sample_rate`` in Hz."""
+        container, encoder, _ = CODECS[self.codec]
+        options = {"f": container, "ar": str(self.nearest_rate(sample_rate))}
+        if encoder:
+            options["c:a"] = encoder
+        if self.is_lossless:
+            options.update(BITS[self.codec][self.bits])
+        elif self.codec == "ogg" and sample_rate not in (44100, 48000):
+            options["q:a"] = "6"  # libvorbis refuses most bit rates at other sample rates
+        else:
+            options["b:a"] = self.bitrate
+        if self.codec == "wav":
+            options["rf64"] = "auto"  # above 4 GB
+        return options

@@ -1,4 +1,4 @@
-"""Channel and sample rate conversion of a stream of blocks."""
+"""Sample rate conversion of a stream of blocks."""
 
 from __future__ import annotations
 
@@ -6,15 +6,6 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 import soxr
-
-
-def with_channels(block: np.ndarray, channels: int) -> np.ndarray:
-    """Block ``[n, 1 or 2]`` -> ``[n, channels]``: mono is doubled, stereo is averaged."""
-    if block.shape[1] == channels:
-        return block
-    if channels == 1:
-        return block.mean(axis=1, keepdims=True)
-    return np.repeat(block, channels, axis=1)
 
 
 def resample(blocks: Iterable[np.ndarray], source: int, target: int) -> Iterator[np.ndarray]:

@@ -11,7 +11,7 @@ import numpy as np
 from spleeter_2.errors import SeparationError
 from spleeter_2.files import Draft
 
-from .codecs import BITS, encoder_options
+from .codecs import Encoding
 from .ffmpeg import FAILED, STANDARD, Ffmpeg, file_url
 
 
@@ -20,11 +20,9 @@ class AudioWriter:
 
     Args:
         path: where it will stand (an existing file is replaced), or "-" for standard output.
-        sample_rate: in Hz, of the samples; the file has ``nearest_rate`` of the codec.
+        sample_rate: in Hz, of the samples; the file has ``encoding.nearest_rate``.
         nb_channels: 1 or 2.
-        codec: one of ``CODECS``.
-        bits: "16", "24" or "32f", for codecs in ``BITS``.
-        bitrate: such as "128k", for the others.
+        encoding: codec, and bits or bit rate.
         tags: carried over where the container can.
 
     Attributes:
@@ -39,20 +37,18 @@ class AudioWriter:
         path: str | os.PathLike,
         sample_rate: int,
         nb_channels: int,
-        codec: str = "wav",
-        bits: str = "16",
-        bitrate: str = "128k",
+        encoding: Encoding = Encoding(),
         tags: dict[str, str] | None = None,
     ) -> None:
         self.name = "standard output" if path == STANDARD else os.fspath(path)
         self.nb_clipped = 0
-        self._encoding = f"--sample_rate {sample_rate}"
-        if codec not in BITS:
-            self._encoding += f" with --bitrate {bitrate}"
-        self._counts = codec in BITS and bits != "32f"
+        self._options = f"--sample_rate {sample_rate}"
+        if not encoding.is_lossless:
+            self._options += f" with --bitrate {encoding.bitrate}"
+        self._clips = encoding.is_lossless and encoding.bits != "32f"
         self._draft = None if path == STANDARD else Draft(path)
         source = ffmpeg.input("pipe:0", f="f32le", ar=str(sample_rate), ac=str(nb_channels))
-        options = encoder_options(codec, bits, bitrate, sample_rate)
+        options = encoding.ffmpeg_options(sample_rate)
         for index, (key, value) in enumerate((tags or {}).items()):
             options[f"metadata:g:{index}"] = f"{key}={value}"
         try:
@@ -68,7 +64,7 @@ class AudioWriter:
 
     def write(self, block: np.ndarray) -> None:
         """Encode float32 ``[n, C]``."""
-        if self._counts:
+        if self._clips:
             self.nb_clipped += int(np.count_nonzero(np.abs(block) > 1.0))
         try:
             self._ffmpeg.process.stdin.write(np.ascontiguousarray(block, "<f4"))
@@ -103,7 +99,7 @@ class AudioWriter:
         if messages:  # "Error closing file ...: No space left on device"
             reason = messages[-1].strip().rpartition(": ")[2]
         elif "while opening encoder" in reason:
-            reason = f"{self._encoding} is not what this format takes: choose another"
+            reason = f"{self._options} is not what this format takes: choose another"
         return SeparationError(f"cannot write {self.name}: {reason}")
 
     def __enter__(self) -> AudioWriter:

@@ -87,20 +87,19 @@ def separate(
     verbose: bool = VerboseOption,
 ) -> None:
     """Separate songs into stems."""
+    from spleeter_2.audio.codecs import Encoding
     from spleeter_2.separation.batch import Settings, separate_songs
 
     settings = Settings(
         model=model,
         output_path=output_path,
         filename_format=filename_format,
-        codec=codec.value,
-        bitrate=bitrate,
+        encoding=Encoding(codec.value, bits.value, bitrate),
         duration=duration,
         offset=offset,
         adapter=adapter,
         mwf=mwf,
         stems=[name.strip() for name in stems.split(",")] if stems is not None else None,
-        bits=bits.value,
         sample_rate=sample_rate,
         overlap=overlap,
         device=device,

@@ -25,8 +25,9 @@ from typing import Any, BinaryIO, Optional, Union
 
 import numpy as np
 
+from spleeter_2.audio.mixing import with_channels
 from spleeter_2.audio.reader import AudioReader
-from spleeter_2.audio.resampling import resample, with_channels
+from spleeter_2.audio.resampling import resample
 from spleeter_2.errors import SeparationError
 
 from .songs import FULL_SCALE, LEFT_OUT, DecodedSong, Note, Song, Songs, Stem, StemFile, refuse_none

@@ -5,23 +5,19 @@ Every model maps complex64 ``[B, T, F, C]`` to a dictionary ``{target: complex64
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
-from typing import Any
+from collections.abc import Iterable
 
-import numpy as np
 import tensorflow as tf
 
 from spleeter_2.config.schema import Configuration
 from spleeter_2.errors import SeparationError
 
 from .cunet import build_cunet
-from .inference import at_rest
 from .unet import build_unet
 
 BUILDERS = {"unet": build_unet, "cunet": build_cunet}
 
-__all__ = ["at_rest", "build_model", "residual", "targets_needed", "without_neutral_parts"]
+__all__ = ["build_model", "targets_needed"]
 
 
 def build_model(
@@ -50,47 +46,6 @@ def build_model(
     return BUILDERS[configuration.model.type](configuration, targets, nb_bins)
 
 
-def without_neutral_parts(
-    configuration: Configuration, arrays: Mapping[str, np.ndarray]
-) -> Configuration:
-    """The configuration less what is still at its neutral start, for inference.
-
-    A frequency transformation whose last kernel is zero adds nothing, a regression whose last
-    kernel is zero is the masked mixture: the estimates are the same, only sooner. Only a last
-    kernel that is there, has the right shape and is zero says so: whatever else stays in, and
-    ``weights.assign`` judges whether it fits.
-
-    Args:
-        arrays: the weights by name.
-    """
-    model = configuration.model
-    if model.type != "unet":
-        return configuration
-
-    def neutral(part: str, shape: tuple[int, ...]) -> bool:
-        names = [f"{target}_{part}_project" for target in configuration.targets]
-        return all(
-            f"{name}/kernel" in arrays
-            and arrays[f"{name}/kernel"].shape == shape
-            and not arrays[f"{name}/kernel"].any()
-            and not arrays[f"{name}/bias"].any()
-            for name in names
-        )
-
-    frequency = tuple(
-        block
-        for block in model.frequency
-        if block.linear
-        or not neutral(
-            f"frequency_{block.level}", block.last_kernel(model.filters[block.level - 1])
-        )
-    )
-    regression = (1, 1, model.head.width, 16 * configuration.nb_channels)
-    plain = model.head.type == "regression" and neutral("regression", regression)
-    head = replace(model.head, type="mask") if plain else model.head
-    return replace(configuration, model=replace(model, frequency=frequency, head=head))
-
-
 def targets_needed(
     configuration: Configuration, instruments: Iterable[str] | None = None
 ) -> tuple[str, ...]:
@@ -105,10 +60,3 @@ def targets_needed(
     if configuration.residual in wanted:
         return configuration.targets
     return tuple(target for target in configuration.targets if target in wanted)
-
-
-def residual(mixture: Any, estimates: Mapping[str, Any]) -> Any:
-    """Mixture minus all estimates: waveforms or spectrograms, NumPy or TensorFlow."""
-    for estimate in estimates.values():
-        mixture = mixture - estimate
-    return mixture

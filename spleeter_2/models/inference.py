@@ -1,12 +1,18 @@
-"""Models at rest: made for separating, not for learning."""
+"""Inference-only versions of trained models."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 
+import numpy as np
 import tensorflow as tf
 
+from spleeter_2.config.loading import WINDOW
+from spleeter_2.config.schema import Configuration
+
+from . import build_model, checkpoint, targets_needed
 from .conditioning import PerBlock
 from .cunet import Parting
 from .frequency import Attention
@@ -15,12 +21,93 @@ from .layers import plain
 Network = Callable[[tf.Tensor], dict[str, tf.Tensor]]
 
 
-def at_rest(model: tf.keras.Model) -> Network:
-    """A model for inference: what does not depend on the music is computed now, not per window.
+@dataclass(frozen=True)
+class InferenceModel:
+    """A trained model, ready for inference.
 
-    Gates and attention depend on the weights and on the instruments that the model was built
-    for; some layers rearrange their kernels (``freeze``). Weights that are assigned later no
-    longer reach any of them.
+    Attributes:
+        function: complex64 ``[B, T, F, C]`` -> ``{target: complex64 [B, T, F, C]}``.
+        targets: the estimated targets.
+        input_shape: ``(F, C)``.
+        window: STFT window ``[frame_length]``, or None for the Hann window.
+    """
+
+    function: Network
+    targets: tuple[str, ...]
+    input_shape: tuple[int, int]
+    window: np.ndarray | None
+
+
+def load_for_inference(
+    configuration: Configuration, instruments: Iterable[str] | None = None
+) -> InferenceModel:
+    """Build the network of a configuration and fill it with its weights, for inference.
+
+    Args:
+        instruments: those to be estimated (default: all).
+
+    Raises:
+        SeparationError: no weights, or weights that do not fit; an unknown instrument.
+    """
+    folder = configuration.weights
+    arrays = checkpoint.read_checkpoint(folder)
+    model = build_model(without_neutral_parts(configuration, arrays), instruments)
+    checkpoint.assign(model, arrays, folder)
+    return InferenceModel(
+        inference_function(model),
+        targets_needed(configuration, instruments),
+        tuple(model.input_shape[2:]),
+        arrays.get(WINDOW),
+    )
+
+
+def without_neutral_parts(
+    configuration: Configuration, arrays: Mapping[str, np.ndarray]
+) -> Configuration:
+    """The configuration without the parts that are still at their neutral start.
+
+    A frequency transformation whose last kernel is zero adds nothing, and a regression whose last
+    kernel is zero is the masked mixture: without them the estimates are the same and take less
+    time. A part whose last kernel is missing or has another shape stays, so that
+    ``checkpoint.assign`` reports it.
+
+    Args:
+        arrays: the weights by name.
+    """
+    model = configuration.model
+    if model.type != "unet":
+        return configuration
+
+    def neutral(part: str, shape: tuple[int, ...]) -> bool:
+        names = [f"{target}_{part}_project" for target in configuration.targets]
+        return all(
+            f"{name}/kernel" in arrays
+            and arrays[f"{name}/kernel"].shape == shape
+            and not arrays[f"{name}/kernel"].any()
+            and not arrays[f"{name}/bias"].any()
+            for name in names
+        )
+
+    frequency = tuple(
+        block
+        for block in model.frequency
+        if block.linear
+        or not neutral(
+            f"frequency_{block.level}", block.last_kernel(model.filters[block.level - 1])
+        )
+    )
+    regression = (1, 1, model.head.width, 16 * configuration.nb_channels)
+    plain = model.head.type == "regression" and neutral("regression", regression)
+    head = replace(model.head, type="mask") if plain else model.head
+    return replace(configuration, model=replace(model, frequency=frequency, head=head))
+
+
+def inference_function(model: tf.keras.Model) -> Network:
+    """An inference-only version of a model.
+
+    Gates and attention depend on the weights and the instruments, not on the music: they are
+    computed once, now. Some layers rearrange their kernels (``freeze``). Weights assigned to the
+    model afterwards have no effect.
 
     Args:
         model: what ``build_model`` returned, with its weights.
@@ -39,8 +126,8 @@ def at_rest(model: tf.keras.Model) -> Network:
     ]
     if not fixed:
         return functools.partial(model, training=False)
-    nothing = tf.zeros((1, 1, *model.input_shape[2:]), model.input.dtype)  # as good as any music
-    values = tf.keras.Model(model.input, fixed)(nothing, training=False)
+    silence = tf.zeros((1, 1, *model.input_shape[2:]), model.input.dtype)
+    values = tf.keras.Model(model.input, fixed)(silence, training=False)
     values = dict(zip(map(id, fixed), values, strict=True))
     for layer in model.layers:
         if isinstance(layer, Parting):

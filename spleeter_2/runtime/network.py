@@ -1,52 +1,81 @@
-"""Trained networks: a configuration with its weights -> a function for inference."""
+"""A trained network behind one small interface, whatever computes it: today TensorFlow."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
-from spleeter_2 import models
-from spleeter_2.config.loading import WINDOW
 from spleeter_2.config.schema import Configuration
-from spleeter_2.models import checkpoint as weights
-from spleeter_2.models.inference import Network
+from spleeter_2.errors import SeparationError
+
+from .tensorflow_import import import_tensorflow
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A network at rest.
+class Network:
+    """A trained network, ready for inference.
 
     Attributes:
-        network: complex64 ``[B, T, F, C]`` -> ``{target: complex64 [B, T, F, C]}``.
-        targets: what it estimates.
-        input_shape: of a spectrogram, ``(F, C)``.
-        window: of the STFT ``[frame_length]``, where it has one of its own.
+        estimate: mixture complex64 ``[T, F, C]`` -> ``{target: complex64 [T, F, C]}``, with T of
+            the configuration's segment.
+        targets: the estimated targets.
+        window: STFT window ``[frame_length]``, or None for the Hann window.
     """
 
-    network: Network
+    estimate: Callable[[np.ndarray], dict[str, np.ndarray]]
     targets: tuple[str, ...]
-    input_shape: tuple[int, int]
     window: np.ndarray | None
 
 
-def load_network(configuration: Configuration, instruments: Iterable[str] | None = None) -> Trained:
-    """Build a network, fill it with its weights and put it at rest.
+def load_network(
+    configuration: Configuration,
+    instruments: Iterable[str] | None = None,
+    device: str | None = None,
+    sole_user: bool = False,
+) -> Network:
+    """Import TensorFlow, build the network and read its weights.
 
     Args:
-        instruments: what will be asked of it (default: all).
+        instruments: those to be estimated (default: all).
+        device: "cpu", "gpu" or "gpu:N" (default: TensorFlow chooses).
+        sole_user: see ``import_tensorflow``.
 
     Raises:
-        SeparationError: no weights, or weights that do not fit; an unknown instrument.
+        SeparationError: weights that are damaged or do not fit; a device that is missing.
     """
-    folder = configuration.weights
-    arrays = weights.read_checkpoint(folder)
-    model = models.build_model(models.without_neutral_parts(configuration, arrays), instruments)
-    weights.assign(model, arrays, folder)
-    return Trained(
-        models.at_rest(model),
-        models.targets_needed(configuration, instruments),
-        tuple(model.input_shape[2:]),
-        arrays.get(WINDOW),
-    )
+    tf = import_tensorflow(sole_user)
+    from spleeter_2.models.inference import load_for_inference
+
+    device = _device(tf, device)
+    with tf.device(device):
+        model = load_for_inference(configuration, instruments)
+    shape = (1, configuration.segment.nb_frames, *model.input_shape)
+
+    @tf.function(input_signature=[tf.TensorSpec(shape, tf.complex64)], autograph=False)
+    def function(mixture):
+        with tf.device(device):
+            return model.function(mixture)
+
+    def estimate(mixture: np.ndarray) -> dict[str, np.ndarray]:
+        estimates = function(np.ascontiguousarray(mixture)[np.newaxis])
+        return {name: estimates[name].numpy()[0] for name in model.targets}
+
+    return Network(estimate, model.targets, model.window)
+
+
+def _device(tf, name: str | None) -> str | None:
+    """TensorFlow's name of a device, or None, which leaves the choice to TensorFlow."""
+    if name is None:
+        return None
+    kind, _, number = name.lower().partition(":")
+    if kind not in ("cpu", "gpu") or (number and not number.isdecimal()):
+        raise SeparationError(f"the device must be cpu, gpu or gpu:N, not {name!r}")
+    present = tf.config.list_logical_devices(kind.upper())
+    index = int(number or 0)
+    if index >= len(present):
+        raise SeparationError(
+            f"there is no {name} here: TensorFlow sees {len(present)} {kind.upper()} device(s)"
+        )
+    return present[index].name

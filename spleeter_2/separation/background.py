@@ -1,32 +1,34 @@
-"""Let the stages of a stream work at the same time."""
+"""Iterate in a background thread."""
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 _END = object()
 
 
-def stage(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """``map(function, items)`` in a thread of its own, one result in front of the consumer.
+def in_background(items: Iterable[Item]) -> Iterator[Item]:
+    """Iterate in a thread of its own, one item ahead of the consumer.
 
-    An exception reaches the consumer in its turn. When the consumer stops early the thread ends
-    with the item in work, and the consumer waits for that: a network that still computes while
-    the interpreter shuts down would crash it.
+    An exception of the iterable is raised in the consumer, after the items before it. When the
+    consumer stops early, it waits up to 5 s until the thread has finished the item in work: a
+    TensorFlow thread that still computes while the interpreter shuts down crashes it.
+
+    Args:
+        items: iterated, and closed where it is a generator, in the background thread only.
     """
     ready: queue.Queue = queue.Queue(maxsize=1)
     stopped = threading.Event()
 
-    def put(result: object, error: BaseException | None = None) -> None:
+    def put(item: object, error: BaseException | None = None) -> None:
         while not stopped.is_set():
             try:
-                return ready.put((result, error), timeout=0.05)
+                return ready.put((item, error), timeout=0.05)
             except queue.Full:
                 continue
 
@@ -35,7 +37,7 @@ def stage(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator
             for item in items:
                 if stopped.is_set():
                     return
-                put(function(item))
+                put(item)
             put(_END)
         except BaseException as error:
             put(None, error)
@@ -47,13 +49,13 @@ def stage(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator
     thread.start()
     try:
         while True:
-            result, error = ready.get()
+            item, error = ready.get()
             if error is not None:
                 raise error
-            if result is _END:
+            if item is _END:
                 return
-            yield result
+            yield item
     finally:
         stopped.set()
-        # a source that waits for standard input may never come back, and does no harm
+        # bounded: a read from standard input may block forever, and the daemon thread is harmless
         thread.join(timeout=5)

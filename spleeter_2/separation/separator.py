@@ -5,30 +5,39 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from spleeter_2.audio.codecs import Encoding
+from spleeter_2.audio.mixing import residual, with_channels
 from spleeter_2.audio.reader import BLOCK, AudioReader, first_impossible
-from spleeter_2.audio.resampling import resample, with_channels
+from spleeter_2.audio.resampling import resample
 from spleeter_2.audio.stft import Transform
 from spleeter_2.audio.writer import AudioWriter
 from spleeter_2.config.loading import PREFIX, has_weights, load_configuration
 from spleeter_2.config.schema import Configuration
 from spleeter_2.errors import SeparationError, concerning_the_model
-from spleeter_2.runtime.tensorflow_import import import_tensorflow
+from spleeter_2.runtime.network import Network, load_network
 
-from .background import stage
+from .background import in_background
 from .paths import plan
-from .windows import Windows, overlap_add
+from .windows import OverlapAdd, Windows
 
-Progress = Callable[[float], None]  # told the seconds of audio that are done
+Progress = Callable[[float], None]  # called with the seconds of audio done so far
 
 
 @dataclass(frozen=True)
 class Separated:
-    """What came of a song. ``nb_clipped``: samples beyond full scale that were cut off."""
+    """Result of separating one song.
+
+    Attributes:
+        outputs: path of each stem by instrument.
+        seconds: duration of the song.
+        nb_clipped: samples beyond full scale that were clipped, by instrument.
+        notes: sentences for the user.
+    """
 
     outputs: dict[str, str]
     seconds: float
@@ -70,40 +79,23 @@ class Separator:
         self._mwf = mwf
         self._device = device
         self._sole_user = sole_user
-        self._function = None
-        self._targets: tuple[str, ...] = ()
+        self._network: Network | None = None
 
     @concerning_the_model()
     def load(self) -> None:
-        """Import TensorFlow, build the network and read its weights, unless that is done.
+        """Build the network and read its weights, unless that is done.
 
         Raises:
             ModelError: weights that are damaged or do not fit; a device that is missing.
         """
-        if self._function is not None:
+        if self._network is not None:
             return
-        tf = import_tensorflow(self._sole_user)
-        from spleeter_2 import models
-        from spleeter_2.runtime import network as networks
-
-        device = _device(tf, self._device)
         # the Wiener filter weighs every instrument against the others
         wanted = None if self._mwf else self.stems
-        with tf.device(device):
-            trained = networks.load_network(self.configuration, wanted)
-        self._transform = Transform(
-            self.configuration.stft.frame_length, self.configuration.stft.frame_step, trained.window
-        )
-        self._targets = trained.targets
-        self._residual = models.residual
-        shape = (1, self.configuration.segment.nb_frames, *trained.input_shape)
-
-        @tf.function(input_signature=[tf.TensorSpec(shape, tf.complex64)], autograph=False)
-        def function(mixture):
-            with tf.device(device):
-                return trained.network(mixture)
-
-        self._function = function
+        network = load_network(self.configuration, wanted, self._device, self._sole_user)
+        stft = self.configuration.stft
+        self._transform = Transform(stft.frame_length, stft.frame_step, network.window)
+        self._network = network
 
     def separate(
         self,
@@ -154,32 +146,40 @@ class Separator:
 
         Args:
             offset, duration: seconds to skip, and to read at most (default: the whole file).
+            codec, bits, bitrate: see ``Encoding``.
+            filename_format: path of a stem below ``destination``.
             sample_rate: of the stems, in Hz (default: the file's).
+            progress: called with the seconds of audio done so far.
 
         Raises:
-            SeparationError: one sentence; no stem is left half written.
+            SeparationError: a file that cannot be read or written, or a bad option. No stem is
+                left half written.
         """
+        encoding = Encoding(codec, bits, bitrate)
         (song,) = plan([source], destination, filename_format, codec, self.stems)
         with AudioReader(source, sample_rate, offset, duration) as reader:
-            return self.write_stems(reader, song.outputs, codec, bitrate, bits, progress)
+            return self.write_stems(reader, song.outputs, encoding, progress)
 
     def write_stems(
         self,
         reader: AudioReader,
-        outputs: dict[str, str],
-        codec: str = "wav",
-        bitrate: str = "128k",
-        bits: str = "16",
+        outputs: Mapping[str, str],
+        encoding: Encoding,
         progress: Progress | None = None,
     ) -> Separated:
-        """Separate what a reader decodes; the files appear when all of them are whole."""
+        """Separate what a reader decodes; the files appear when all of them are whole.
+
+        Args:
+            outputs: path of each stem by instrument.
+            progress: called with the seconds of audio done so far.
+        """
         self.load()
         done = 0
         with contextlib.ExitStack() as stack:
             writers = {}
             for name, path in outputs.items():
                 writer = AudioWriter(
-                    path, reader.sample_rate, reader.nb_channels, codec, bits, bitrate, reader.tags
+                    path, reader.sample_rate, reader.nb_channels, encoding, reader.tags
                 )
                 writers[name] = stack.enter_context(writer)
             for estimates in self.stream(reader.blocks(), reader.sample_rate):
@@ -193,15 +193,19 @@ class Separator:
             for writer in writers.values():
                 writer.publish()
         clipped = {name: writer.nb_clipped for name, writer in writers.items()}
-        return Separated(outputs, done / reader.sample_rate, clipped, reader.notes)
+        return Separated(dict(outputs), done / reader.sample_rate, clipped, reader.notes)
 
     def stream(
         self, blocks: Iterable[np.ndarray], sample_rate: int
     ) -> Iterator[dict[str, np.ndarray]]:
         """Separate a stream of blocks; memory does not depend on its length.
 
-        The residual is taken at the stream's own sample rate and full band, so the stems sum to
-        the mixture whatever the model's band is.
+        Three threads work at the same time, each one window ahead of the next: one reads,
+        resamples, cuts windows and transforms them; one runs the network; the caller's joins the
+        estimates, takes the residual, and encodes what is yielded.
+
+        The residual is taken at the stream's own sample rate and full band, so that the stems sum
+        to the mixture whatever the model's band is.
 
         Args:
             blocks: float32 ``[n, C]`` each, C 1 or 2.
@@ -211,21 +215,35 @@ class Separator:
             ``{instrument: float32 [n, C]}``; as many samples in all as came in.
         """
         self.load()
-        mixture = _Queue()
-        model_rate = self.configuration.sample_rate
-        channels = self.configuration.nb_channels
-        fitting = (with_channels(block, channels) for block in mixture.fill(blocks))
-        estimates = overlap_add(
-            resample(fitting, sample_rate, model_rate), self._windows, self._estimate
-        )
-        nb_targets = len(self._targets)
-        flat = (np.concatenate(list(estimate), axis=1) for estimate in estimates)  # [n, I * C]
-        for block in resample(flat, model_rate, sample_rate):
+        model_rate, nb_channels = self.configuration.sample_rate, self.configuration.nb_channels
+        # filled by the first thread, emptied by the caller's
+        mixture = _SampleQueue()
+
+        def spectrograms() -> Iterator[tuple[np.ndarray, int]]:  # first thread
+            samples = (with_channels(block, nb_channels) for block in mixture.fill(blocks))
+            samples = resample(samples, sample_rate, model_rate)
+            for window, nb_left in self._windows.cut(samples):  # [L, C]
+                yield self._transform.forward(window), nb_left  # [T, F, C]
+
+        def estimates() -> Iterator[tuple[dict[str, np.ndarray], int]]:  # second thread
+            for spectrogram, nb_left in in_background(spectrograms()):
+                yield self._estimate(spectrogram), nb_left  # {target: [T, F, C]}
+
+        def joined() -> Iterator[np.ndarray]:  # the caller's thread, as all that follows
+            overlap_add = OverlapAdd(self._windows)
+            length = self._windows.length
+            for estimate, nb_left in in_background(estimates()):
+                waveforms = [self._transform.inverse(e, length) for e in estimate.values()]
+                ready = overlap_add.add(np.stack(waveforms), nb_left)  # [I, n, C]
+                yield np.concatenate(list(ready), axis=1)  # [n, I * C]
+
+        nb_targets = len(self._network.targets)
+        for block in resample(joined(), model_rate, sample_rate):
             # resampling there and back may end a sample early or late
             part = mixture.take(len(block))
             yield self._instruments(part, np.split(block[: len(part)], nb_targets, axis=1))
         if len(rest := mixture.take(None)):
-            silence = np.zeros((len(rest), channels), np.float32)
+            silence = np.zeros((len(rest), nb_channels), np.float32)
             yield self._instruments(rest, [silence] * nb_targets)
 
     def _instruments(
@@ -234,33 +252,15 @@ class Separator:
         """Targets and residual ``[n, C]`` from the mixture and the model's estimates."""
         if mixture.shape[1] != self.configuration.nb_channels:
             estimates = [with_channels(estimate, mixture.shape[1]) for estimate in estimates]
-        stems = dict(zip(self._targets, estimates, strict=True))
+        stems = dict(zip(self._network.targets, estimates, strict=True))
         if self.configuration.residual in self.stems:
-            stems[self.configuration.residual] = self._residual(mixture, stems)
+            stems[self.configuration.residual] = residual(mixture, stems)
         return {name: stems[name] for name in self.stems}
 
-    def _estimate(self, windows: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-        """Windows float32 ``[L, C]`` -> the targets' waveforms ``[I, L, C]``.
-
-        Decoding and STFT of the next window, the network on this one, and inverse STFT and
-        encoding of the last one go on at the same time.
-        """
-        length = self._windows.length
-        mixtures = stage(self._mixture, windows)
-        for estimates in stage(self._network, mixtures):
-            yield np.stack(
-                [self._transform.inverse(estimates[name], length) for name in self._targets]
-            )
-
-    def _mixture(self, window: np.ndarray) -> np.ndarray:
-        """Window float32 ``[L, C]`` -> complex64 ``[T, F, C]``, as TensorFlow wants it."""
-        return np.ascontiguousarray(self._transform.forward(window))
-
-    def _network(self, mixture: np.ndarray) -> dict[str, np.ndarray]:
-        """Mixture complex64 ``[T, F, C]`` -> the targets' estimates, alike."""
-        estimates = self._function(mixture[np.newaxis])
-        spectrograms = {name: estimates[name].numpy()[0] for name in self._targets}
-        return self._wiener(mixture, spectrograms) if self._mwf else spectrograms
+    def _estimate(self, mixture: np.ndarray) -> dict[str, np.ndarray]:
+        """Mixture complex64 ``[T, F, C]`` -> the targets' estimates, of the same shape."""
+        estimates = self._network.estimate(mixture)
+        return self._wiener(mixture, estimates) if self._mwf else estimates
 
     def _wiener(
         self, mixture: np.ndarray, estimates: dict[str, np.ndarray]
@@ -270,7 +270,7 @@ class Separator:
 
         sources = list(estimates.values())
         if self.configuration.residual:
-            sources.append(self._residual(mixture, estimates))
+            sources.append(residual(mixture, estimates))
         magnitudes = np.abs(np.stack(sources, axis=-1))  # [T, F, C, J]
         filtered = norbert.wiener(magnitudes, mixture.astype(np.complex128))
         return {
@@ -278,8 +278,8 @@ class Separator:
         }
 
     def close(self) -> None:
-        """Forget the network."""
-        self._function = None
+        """Release the network."""
+        self._network = None
 
     def __enter__(self) -> Separator:
         return self
@@ -288,20 +288,23 @@ class Separator:
         self.close()
 
 
-class _Queue:
-    """Samples that came in and wait for their estimates."""
+class _SampleQueue:
+    """Samples that were read and whose estimates are not there yet.
+
+    One thread may fill it while another takes: both ends of a deque are thread-safe.
+    """
 
     def __init__(self) -> None:
         self._blocks: deque[np.ndarray] = deque()
 
     def fill(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """Pass blocks on and keep them."""
+        """Yield blocks, keeping each."""
         for block in blocks:
             self._blocks.append(block)
             yield block
 
     def take(self, nb_samples: int | None) -> np.ndarray:
-        """The oldest ``nb_samples`` (None: all), or as many as there are."""
+        """Remove the oldest ``nb_samples`` (None: all), or as many as there are."""
         taken: list[np.ndarray] = []
         while self._blocks and (nb_samples is None or nb_samples > 0):
             block = self._blocks.popleft()
@@ -358,19 +361,3 @@ def _checked(waveform: np.ndarray) -> np.ndarray:
     if (bad := first_impossible(waveform)) is not None:
         raise SeparationError(f"the waveform holds {bad[1]} at sample {bad[0]}")
     return waveform.astype(np.float32, copy=False)
-
-
-def _device(tf, name: str | None) -> str | None:
-    """TensorFlow's name of a device; None leaves the choice to TensorFlow."""
-    if name is None:
-        return None
-    kind, _, number = name.lower().partition(":")
-    if kind not in ("cpu", "gpu") or (number and not number.isdecimal()):
-        raise SeparationError(f"the device must be cpu, gpu or gpu:N, not {name!r}")
-    present = tf.config.list_logical_devices(kind.upper())
-    index = int(number or 0)
-    if index >= len(present):
-        raise SeparationError(
-            f"there is no {name} here: TensorFlow sees {len(present)} {kind.upper()} device(s)"
-        )
-    return present[index].name

@@ -11,6 +11,7 @@ import logging
 import shutil
 from pathlib import Path
 
+from spleeter_2.audio.codecs import Encoding
 from spleeter_2.audio.ffmpeg import FAILED, STANDARD
 from spleeter_2.audio.reader import AudioReader
 from spleeter_2.errors import SeparationError, concerning_the_model
@@ -88,8 +89,7 @@ class UpstreamSeparator:
         outputs: dict[str, str],
         offset: float,
         duration: float | None,
-        codec: str,
-        bitrate: str,
+        encoding: Encoding,
     ) -> Separated:
         """Let upstream load, separate and save one file; the stems appear when all are whole."""
         if source == STANDARD or STANDARD in outputs.values():
@@ -106,7 +106,7 @@ class UpstreamSeparator:
             estimates = self._separator.separate(waveform, source)
         except Exception as error:  # foreign code: whatever it raises, this song has failed
             raise SeparationError(f"{source}: {_told(error)}") from error
-        self._save(estimates, outputs, codec, bitrate)
+        self._save(estimates, outputs, encoding)
         seconds = len(waveform) / self.parameters["sample_rate"]
         return Separated(outputs, seconds, {}, notes)
 
@@ -123,7 +123,7 @@ class UpstreamSeparator:
             )
         return notes
 
-    def _save(self, estimates, outputs: dict[str, str], codec: str, bitrate: str) -> None:
+    def _save(self, estimates, outputs: dict[str, str], encoding: Encoding) -> None:
         from spleeter.audio import Codec
 
         with contextlib.ExitStack() as stack:
@@ -136,8 +136,8 @@ class UpstreamSeparator:
                         draft.path,
                         estimates[name],
                         self.parameters["sample_rate"],
-                        Codec(codec),
-                        bitrate,
+                        Codec(encoding.codec),
+                        encoding.bitrate,
                     )
                 except Exception as error:  # foreign code
                     raise SeparationError(f"cannot write {path}: {_told(error)}") from error

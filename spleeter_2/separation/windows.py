@@ -1,9 +1,8 @@
-"""Cut a stream of samples into windows, and join what a network makes of them by overlap-add."""
+"""Windows of a song for a network, and the overlap-add of what the network makes of them."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,10 +13,16 @@ from spleeter_2.config.schema import Segment, Stft
 
 @dataclass(frozen=True)
 class Windows:
-    """How a song is cut into windows for a network, in samples, and how they are joined.
+    """Windows of a song, in samples.
 
-    Window i keeps the samples from ``i * step`` to ``i * step + useful``; it sees ``trim`` more
-    on either side, real ones where the song has some and silence elsewhere.
+    Window i keeps the samples from ``i * step`` to ``i * step + useful``. It has ``trim`` more on
+    either side as context: the song's own where there are any, silence elsewhere.
+
+    Attributes:
+        length: samples of a window, the context included.
+        trim: samples of context on either side.
+        step: distance of two windows.
+        linear: cross-fade neighbours where they overlap, instead of their mean.
     """
 
     length: int
@@ -27,9 +32,12 @@ class Windows:
 
     @classmethod
     def of(cls, stft: Stft, segment: Segment, overlap: float | None = None) -> Windows:
-        """Windows of a configuration, with another overlap (0 to 0.5) on request.
+        """Windows of a configuration.
 
-        Linear joins fade over at least one STFT frame: a hard cut between two estimates clicks.
+        Args:
+            overlap: share of ``useful`` computed twice, 0 to 0.5 (default: the segment's). Linear
+                joins overlap by at least one STFT frame, since a hard cut between two estimates
+                clicks.
         """
         length = stft.frame_step * (segment.nb_frames - 1)
         useful = length - 2 * segment.trim
@@ -46,7 +54,7 @@ class Windows:
 
     @cached_property
     def weight(self) -> np.ndarray:
-        """Weight float32 ``[useful, 1]`` of a window's samples among their neighbours'."""
+        """Weight float32 ``[useful, 1]`` of a window's samples in the overlap-add."""
         weight = np.ones((self.useful, 1), np.float32)
         if self.linear:
             shared = self.useful - self.step
@@ -55,72 +63,67 @@ class Windows:
             weight[self.useful - shared :, 0] = np.minimum(weight[self.step :, 0], ramp[::-1])
         return weight
 
+    def cut(self, blocks: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, int]]:
+        """Cut a stream into windows, reading no further than each window needs.
 
-def overlap_add(
-    blocks: Iterable[np.ndarray],
-    windows: Windows,
-    estimate: Callable[[Iterator[np.ndarray]], Iterator[np.ndarray]],
-) -> Iterator[np.ndarray]:
-    """Run a stream of samples through a function that sees windows of it.
+        Args:
+            blocks: float32 ``[n, C]`` each, any n.
 
-    Every output sample is the weighted mean of the windows that keep it, so a function that
-    returns its input gives back the stream. Memory does not depend on the stream's length.
+        Yields:
+            A window float32 ``[length, C]``, and the number of samples left from the start of its
+            kept part on: exact for the last window, only known to exceed ``useful`` for others.
+        """
+        source = iter(blocks)
+        buffer: np.ndarray | None = None  # begins ``trim`` samples before the window's kept part
+        ended = False
+        while True:
+            while not ended and (buffer is None or len(buffer) <= self.length):
+                block = next(source, None)
+                if block is None:
+                    ended = True
+                elif buffer is None:
+                    buffer = np.concatenate([np.zeros((self.trim, block.shape[1]), "f4"), block])
+                else:
+                    buffer = np.concatenate([buffer, block])
+            if buffer is None or len(buffer) <= self.trim:
+                return
+            window = buffer[: self.length]
+            missing = self.length - len(window)
+            nb_left = len(buffer) - self.trim
+            yield np.pad(window, ((0, missing), (0, 0))), nb_left
+            if ended and nb_left <= self.useful:
+                return
+            buffer = buffer[self.step :]
 
-    Args:
-        blocks: float32 ``[n, C]`` each, any n.
-        windows: how to cut and join.
-        estimate: turns a stream of windows, float32 ``[length, C]``, into one of estimates
-            ``[I, length, C]`` of I instruments; it may read ahead.
 
-    Yields:
-        float32 ``[I, n, C]``; as many samples in all as came in.
+class OverlapAdd:
+    """Weighted overlap-add of the estimates of consecutive windows.
+
+    Every sample is the weighted mean of the windows that keep it: estimates that equal their
+    windows give back the song. Memory does not depend on the song's length.
     """
-    useful, step, trim = windows.useful, windows.step, windows.trim
-    weight = windows.weight
-    summed: np.ndarray | None = None  # [I, useful, C] from the current window's start on
-    weights = np.zeros((useful, 1), np.float32)
-    lefts: deque[int] = deque()
 
-    def cut() -> Iterator[np.ndarray]:
-        for window, left in _cut(blocks, windows):
-            lefts.append(left)
-            yield window
+    def __init__(self, windows: Windows) -> None:
+        self._windows = windows
+        self._sum: np.ndarray | None = None  # [I, useful, C] from the current window's start on
+        self._weights = np.zeros((windows.useful, 1), np.float32)
 
-    for estimates in estimate(cut()):
-        left = lefts.popleft()
-        kept = estimates[:, trim : trim + useful] * weight
-        summed = kept if summed is None else summed + kept
-        weights = weights + weight
-        ready = min(step, left) if left > useful else left
-        yield summed[:, :ready] / weights[:ready]
-        # what later windows add to moves to the front
-        summed = np.pad(summed[:, step:], ((0, 0), (0, step), (0, 0)))
-        weights = np.pad(weights[step:], ((0, step), (0, 0)))
+    def add(self, estimates: np.ndarray, nb_left: int) -> np.ndarray:
+        """Add the estimates of the next window.
 
+        Args:
+            estimates: float32 ``[I, length, C]`` of I instruments.
+            nb_left: as yielded by ``Windows.cut`` with the window.
 
-def _cut(blocks: Iterable[np.ndarray], windows: Windows) -> Iterator[tuple[np.ndarray, int]]:
-    """Windows ``[length, C]`` of a stream, each with the samples left from its start on.
-
-    That number is exact for the last window, and only known to exceed ``useful`` for others.
-    """
-    source = iter(blocks)
-    buffer: np.ndarray | None = None  # begins ``trim`` samples before the window's start
-    ended = False
-    while True:
-        while not ended and (buffer is None or len(buffer) <= windows.length):
-            block = next(source, None)
-            if block is None:
-                ended = True
-            elif buffer is None:
-                buffer = np.concatenate([np.zeros((windows.trim, block.shape[1]), "f4"), block])
-            else:
-                buffer = np.concatenate([buffer, block])
-        if buffer is None or len(buffer) <= windows.trim:
-            return
-        window = buffer[: windows.length]
-        missing = windows.length - len(window)
-        left = len(buffer) - windows.trim
-        yield np.pad(window, ((0, missing), (0, 0))), left
-        if ended and left <= windows.useful:
-            return
-        buffer = buffer[windows.step :]
+        Returns:
+            The samples that no later window changes, float32 ``[I, n, C]``.
+        """
+        windows = self._windows
+        kept = estimates[:, windows.trim : windows.trim + windows.useful] * windows.weight
+        total = kept if self._sum is None else self._sum + kept
+        weights = self._weights + windows.weight
+        ready = nb_left if nb_left <= windows.useful else min(windows.step, nb_left)
+        # later windows add to the samples from ``step`` on, which move to the front
+        self._sum = np.pad(total[:, windows.step :], ((0, 0), (0, windows.step), (0, 0)))
+        self._weights = np.pad(weights[windows.step :], ((0, windows.step), (0, 0)))
+        return total[:, :ready] / weights[:ready]

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from spleeter_2.audio.mixing import residual
 from spleeter_2.config.loading import has_weights, load_configuration
 from spleeter_2.config.schema import Configuration
 from spleeter_2.errors import SeparationError
-from spleeter_2.models import residual
-from spleeter_2.runtime.network import load_network
+from spleeter_2.models.inference import load_for_inference
 
 
 def _teacher(descriptor: str) -> Configuration:
@@ -55,7 +55,8 @@ class Teachers:
                     )
         self.targets = student.targets
         self.networks = [
-            load_network(configuration, student.targets).network for configuration in configurations
+            load_for_inference(configuration, student.targets).function
+            for configuration in configurations
         ]
         self.residuals = [configuration.residual for configuration in configurations]
         # above its band a model says nothing

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
+from spleeter_2.audio.mixing import residual
 from spleeter_2.audio.stft import Transform
 from spleeter_2.config.schema import Configuration
 from spleeter_2.data.examples import Windows
-from spleeter_2.models import residual
 
 from .model import Trainee
 

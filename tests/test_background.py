@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from spleeter_2.separation.background import stage
+from spleeter_2.separation.background import in_background
 
 
 def test_order_and_one_ahead():
@@ -13,7 +13,7 @@ def test_order_and_one_ahead():
         started.append(item)
         return item * item
 
-    results = stage(work, range(10))
+    results = in_background(map(work, range(10)))
     assert next(results) == 0
     time.sleep(0.2)
     assert len(started) <= 3  # one given, one waiting, one in hand
@@ -26,7 +26,7 @@ def test_an_exception_comes_in_its_turn():
             raise ValueError("two")
         return item
 
-    results = stage(work, range(5))
+    results = in_background(map(work, range(5)))
     assert [next(results), next(results)] == [0, 1]
     with pytest.raises(ValueError, match="two"):
         next(results)
@@ -42,7 +42,12 @@ def test_stopping_early_ends_all_threads_and_closes_the_source():
             closed.append(True)
 
     before = threading.active_count()
-    results = stage(lambda item: -item, stage(lambda item: item + 1, source()))
-    assert next(results) == -1
+
+    def plus_one():
+        for item in in_background(source()):
+            yield item + 1
+
+    results = in_background(plus_one())
+    assert next(results) == 1
     results.close()
     assert threading.active_count() == before and closed == [True]
