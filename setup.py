@@ -33,6 +33,7 @@ setup(
         "soxr>=0.3.7",
         "scipy>=1.10",
         "dacite>=1.8,<2",
+        "filelock>=3.8",
         "tqdm>=4.60",
         "matplotlib>=3.7",  # pictures of the reports
     ],

@@ -28,10 +28,11 @@ from spleeter_2.config.loading import (
 from spleeter_2.config.training import training_of
 from spleeter_2.data.songs import find_songs, split
 from spleeter_2.errors import SeparationError
+from spleeter_2.files import write_text
 
 from .ablation_plan import Plan, Variant, configured, read_plan
 from .datasets import find_tracks
-from .results import Run, write_whole
+from .results import Run
 from .runner import Settings, duration, hardware, say, score_missing, versions
 from .workers import Failure, run_tasks
 
@@ -95,7 +96,7 @@ def _write_configuration(variant: Variant, content: dict[str, Any]) -> None:
     text = json.dumps(content, indent=2) + "\n"
     path = variant.configuration
     if not path.is_file() or path.read_text("utf-8") != text:
-        write_whole(path, text)
+        write_text(path, text)
 
 
 def _is_trained(variant: Variant) -> bool:

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spleeter_2.files import atomic_file, write_json, write_text
+
 from . import plots as pictures
 from .compare import compare
 from .excerpts import choose_excerpts
-from .results import METRICS, Run, write_whole
+from .results import METRICS, Run
 from .scores import FRAMEWISE
 from .tables import UNITS, markdown, median, total_over_mixture, values
 
@@ -45,7 +47,7 @@ def write_results(plan: Plan, runs: Mapping[Variant, Run], facts: Mapping[str, A
             for name, changes in plan.runs.items()
         },
     }
-    write_whole(folder / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+    write_json(folder / "results.json", results)
     curves = {
         name: [outcome["history"] for outcome in found["seeds"].values()]
         for name, found in results["runs"].items()
@@ -53,7 +55,7 @@ def write_results(plan: Plan, runs: Mapping[Variant, Run], facts: Mapping[str, A
     _write_picture(folder / "val_loss.png", pictures.histories(curves))
     drawn = _write_panels(plan, runs, folder)
     page = folder / "ablation.md"
-    write_whole(page, as_markdown(results, drawn))
+    write_text(page, as_markdown(results, drawn))
     return page
 
 
@@ -162,6 +164,5 @@ def _write_panels(plan: Plan, runs: Mapping[Variant, Run], folder: Path) -> list
 
 
 def _write_picture(path: Path, image: bytes) -> None:
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_bytes(image)
-    temporary.replace(path)
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(image)

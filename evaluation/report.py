@@ -19,12 +19,13 @@ import soxr
 
 from spleeter_2.audio.codecs import Encoding
 from spleeter_2.errors import SeparationError
+from spleeter_2.files import write_text
 
 from . import plots as pictures
 from .compare import Comparison, compare, difference_rows, remarks, side_by_side
 from .datasets import Song
 from .excerpts import Excerpt, choose_excerpts
-from .results import Run, write_whole
+from .results import Run
 from .tables import MEANINGS, markdown, total_over_mixture
 from .tables import remarks as run_remarks
 
@@ -59,9 +60,9 @@ def write_report(runs: Sequence[Run], path: Path, nb_excerpts: int = 2) -> list[
         raise SeparationError(f"the report is a page: name it {path.with_suffix('.html').name}")
     comparison = compare(runs)
     chosen, missing = choose_excerpts(comparison, nb_excerpts)
-    write_whole(path, page(comparison, chosen, missing))
+    write_text(path, page(comparison, chosen, missing))
     plain = path.with_suffix(".md")
-    write_whole(plain, as_markdown(comparison))
+    write_text(plain, as_markdown(comparison))
     return [path, plain]
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from spleeter_2.errors import SeparationError
-from spleeter_2.files import Draft
+from spleeter_2.files import write_text
 
 from .over_mixture import OverMixture
 from .scores import FRAMEWISE, SourceScores
@@ -234,7 +234,7 @@ def write_scores(path: Path, scores: TrackScores) -> None:
     }
     store.validate()
     jsonschema.validate(store.scores, SCHEMA)
-    write_whole(path, store.json)
+    write_text(path, store.json)
 
 
 def read_scores(path: Path) -> TrackScores:
@@ -263,20 +263,6 @@ def read_scores(path: Path) -> TrackScores:
         raise SeparationError(
             f"{path} is damaged or not a file of scores: remove it and run again"
         ) from error
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file under a temporary name and rename it.
-
-    Raises:
-        SeparationError: the folder cannot be written to.
-    """
-    with Draft(path) as draft:
-        try:
-            draft.path.write_text(text, "utf-8")
-        except OSError as error:
-            raise SeparationError(f"cannot write {path}: {error.strerror or error}") from error
-        draft.publish()
 
 
 def _source(target: dict) -> SourceScores:

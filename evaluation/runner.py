@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import platform
 import shlex
@@ -17,7 +16,7 @@ import numpy as np
 import soundfile
 
 from spleeter_2.errors import SeparationError
-from spleeter_2.files import Draft
+from spleeter_2.files import atomic_file, write_json
 
 from .datasets import Song, Track, find_tracks, import_stempeg
 from .methods import Method, choose_sources, open_estimator, prepare
@@ -30,7 +29,6 @@ from .results import (
     read_run,
     read_scores,
     write_scores,
-    write_whole,
 )
 from .scores import round_to_16_bits, score
 from .tables import details, familiar
@@ -183,7 +181,7 @@ def _open_run(method: Method, tracks: Sequence[Track], settings: Settings) -> Ru
                 *before["tracks"],
                 *(t for t in asked if t not in before["tracks"]),
             ]
-    write_whole(folder / INFORMATION, _json(information))
+    write_json(folder / INFORMATION, information)
     return Run(folder, information)
 
 
@@ -303,12 +301,11 @@ def save_audio(folder: Path, estimates: dict[str, np.ndarray], sample_rate: int)
         fits = np.max(np.abs(waveform), initial=0) < 1
         # soundfile would scale floats by 32767, so that nobody could repeat the scores
         samples = (32768 * waveform).astype(np.int16) if fits else waveform
-        with Draft(folder / f"{name}.wav") as draft:
+        with atomic_file(folder / f"{name}.wav") as path:
             try:
-                soundfile.write(draft.path, samples, sample_rate, "PCM_16" if fits else "FLOAT")
-            except (OSError, soundfile.LibsndfileError) as error:
+                soundfile.write(path, samples, sample_rate, "PCM_16" if fits else "FLOAT")
+            except soundfile.LibsndfileError as error:
                 raise SeparationError(f"cannot write to {folder}: {error}") from error
-            draft.publish()
 
 
 def default_jobs(longest: float, tasks: Sequence[Task]) -> int:
@@ -377,10 +374,6 @@ def _memory() -> float:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     except (ValueError, OSError, AttributeError):
         return 8.0
-
-
-def _json(content: dict) -> str:
-    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
 def say(sentence: str) -> None:

@@ -288,13 +288,14 @@ def test_a_model_of_another_kind_is_left_alone(tmp_path):
 def test_two_at_a_time_are_one_too_many(tmp_path):
     trainer(tmp_path, epochs=1).fit(verbose=0)
     script = (
-        "import fcntl, sys\n"
-        "file = open(sys.argv[1], 'w')\n"
-        "fcntl.lockf(file, fcntl.LOCK_EX)\n"
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from spleeter_2.files import lock\n"
+        "held = lock(Path(sys.argv[1]), '')\n"
         "print('locked', flush=True)\n"
         "sys.stdin.read()\n"
     )
-    command = [sys.executable, "-c", script, str(tmp_path / ".lock")]
+    command = [sys.executable, "-c", script, str(tmp_path)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:
@@ -382,12 +383,12 @@ def test_killed_while_it_writes(tmp_path):
         "import os, signal, sys; sys.path.insert(0, sys.argv[2])\n"
         "from pathlib import Path\n"
         "import test_training, spleeter_2.training.run_folder as t\n"
-        "write = t._write_json\n"
+        "write = t.write_json\n"
         "def killed(path, data):\n"
         "    if path.name == 'progress.json' and data['step'] == 8:\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "    write(path, data)\n"
-        "t._write_json = killed\n"
+        "t.write_json = killed\n"
         "test_training.trainer(Path(sys.argv[1])).fit(verbose=0)\n"
     )
     command = [sys.executable, "-c", script, str(tmp_path), str(Path(__file__).parent)]

@@ -10,11 +10,9 @@ samples come first, then the facts about them as JSON, then the length of these 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
-import secrets
 import struct
 import threading
 from collections.abc import Callable, Iterator
@@ -29,11 +27,11 @@ from spleeter_2.audio.mixing import with_channels
 from spleeter_2.audio.reader import AudioReader
 from spleeter_2.audio.resampling import resample
 from spleeter_2.errors import SeparationError
+from spleeter_2.files import Draft
 
 from .songs import FULL_SCALE, LEFT_OUT, DecodedSong, Note, Song, Songs, Stem, StemFile, refuse_none
 
 VERSION = 1  # of the files
-STALE = 3600.0  # seconds after which a half-written file has no writer any more
 
 
 class _CacheFault(SeparationError):
@@ -148,18 +146,9 @@ class StemCache:
         return hashlib.sha256(json.dumps(identity + settings).encode()).hexdigest()[:40]
 
     def _prepare(self) -> None:
-        """See that the folder can be written to; sweep what killed processes left."""
+        """Raise a ``_CacheFault`` unless the folder can be written to."""
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            probe = self.folder / f".{secrets.token_hex(8)}.part"
-            probe.touch(exist_ok=False)
-            now = probe.stat().st_mtime  # the file system's clock, which may be another machine's
-            probe.unlink()
-            for path in self.folder.glob(".*.part"):
-                # others may be writing, on other machines too, and do so all the time
-                with contextlib.suppress(OSError):
-                    if now - path.stat().st_mtime > STALE:
-                        path.unlink()
+            Draft(self.folder / "probe").discard()
         except OSError as error:
             raise self._fault(error) from error
 
@@ -170,22 +159,17 @@ class StemCache:
         )
 
     def _write(self, path: Path, file: StemFile, stop: threading.Event) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.stem}-{secrets.token_hex(4)}.part")
-        try:
-            with open(temporary, "xb", buffering=0) as target:
+        with Draft(path) as draft:
+            with open(draft.path, "wb", buffering=0) as target:
                 facts = self._decode(file, target, 1.0, stop)
-                if facts["scale"] > 1.0:  # it exceeds full scale: again, in a scale that holds it
+                if facts["scale"] > 1.0:  # clipped: decode again, scaled down
                     target.seek(0)
                     target.truncate()
                     facts = self._decode(file, target, facts["scale"], stop)
                 text = json.dumps({"source": str(file.path), **facts}).encode()
                 _write_all(target, text + struct.pack("<Q", len(text)))
                 os.fsync(target.fileno())
-            os.replace(temporary, path)
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
+            draft.publish()
 
     def _decode(
         self, file: StemFile, target: BinaryIO, scale: float, stop: threading.Event

@@ -26,11 +26,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
-
 from spleeter_2 import __version__
 from spleeter_2.config.loading import (
     load_configuration,
