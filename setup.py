@@ -33,6 +33,7 @@ setup(
         "soxr>=0.3.7",
         "scipy>=1.10",
         "dacite>=1.8,<2",
+        "einops>=0.6,<1",
         "tqdm>=4.60",
         "matplotlib>=3.7",  # pictures of the reports
     ],

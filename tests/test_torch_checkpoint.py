@@ -240,6 +240,8 @@ VALUES = {  # opcodes: plain value, content of a placeholder
     "namespace": (build(new("argparse.Namespace"), {"lr": 0.5}), {"lr": 0.5}),
     "old namespace": (build(call("copy_reg._reconstructor", name("argparse.Namespace"),
         name("builtins.object"), None), {"lr": 0.5}), {"lr": 0.5}),
+    "omegaconf": (build(new("omegaconf.DictConfig"), {"_parent": None, "_content": {"lr": build(
+        new("omegaconf.AnyNode"), {"_metadata": None, "_val": 0.1})}}), {"lr": 0.1}),
     "class": (name(LOSS), Placeholder(LOSS)),
     "key": ({name(LOSS): 1}, {Placeholder(LOSS): 1}),
     "object": (build(new(LOSS), {"training": True}), Placeholder(LOSS), {"training": True}),

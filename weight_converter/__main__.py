@@ -22,7 +22,7 @@ from spleeter_2.folders import new_folder, writing
 from spleeter_2.program import run
 from spleeter_2.tensorflow_import import import_tensorflow
 
-from .conversion import HEADER, Conversion
+from .mapping import HEADER, Conversion
 from .lasaft import read_lasaft
 from .output import check_output, check_report, write_json, write_model
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from spleeter_2.errors import SeparationError
 
-from .conversion import Conversion
+from .mapping import Conversion
 
 OURS = re.compile(r"checkpoint(\.index|\.data-\d+-of-\d+)?|(config|report)\.json|model_card\.md")
 

@@ -19,7 +19,7 @@ from spleeter_2.configuration import parse_configuration, read_configuration
 from spleeter_2.errors import SeparationError
 from spleeter_2.models import build_model
 
-from .conversion import Conversion, Row, shown
+from .mapping import Conversion, Row, shown
 
 INSTRUMENTS = ("vocals", "accompaniment")  # Spleeter's 2stems, in the order of its networks
 

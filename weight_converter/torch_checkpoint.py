@@ -493,7 +493,7 @@ def _check_opcodes(stream: BinaryIO) -> None:
     for number, (opcode, arg, _) in enumerate(pickletools.genops(stream)):
         if opcode.name in ("EXT1", "EXT2", "EXT4", "NEXT_BUFFER", "READONLY_BUFFER"):
             # Extension codes stand for objects that the running program registered.
-            raise _absurd(f"its pickle uses the instruction {opcode.name}")
+            raise _absurd(f"its pickle uses the opcode {opcode.name}")
         if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
             index = len(memo) if arg is None else arg
             if index > _MAX_OPCODES:  # the unpickler's memo is an array
@@ -605,6 +605,10 @@ class _Converter:
         name, args = type(value).name, value.args
         if name in _TENSORS:
             return self._tensor(*args)
+        if name.startswith("omegaconf.") and isinstance(value.state, dict):
+            for key in ("_content", "_val"):  # of its containers and of its leaves
+                if key in value.state:
+                    return self._plain(value.state[key])
         try:
             if name in _DICTS:
                 contents = [*args[_DICTS[name] :], value.items]
