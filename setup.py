@@ -34,6 +34,7 @@ setup(
         "scipy>=1.10",
         "dacite>=1.8,<2",
         "filelock>=3.8",
+        "einops>=0.6,<1",
         "tqdm>=4.60",
         "matplotlib>=3.7",  # pictures of the reports
     ],

@@ -479,12 +479,13 @@ def test_a_cache_that_cannot_be_written(folder, tmp_path):
 CHILD = """
 import os, sys, time, resource
 from pathlib import Path
-import spleeter_2.dataset as dataset
+from spleeter_2.data.cache import StemCache
+from spleeter_2.data.songs import find_songs
 from spleeter_2.errors import SeparationError
 {setup}
-songs = dataset.find_songs(Path(sys.argv[1]), ("vocals", "accompaniment"))
+songs = find_songs(Path(sys.argv[1]), ("vocals", "accompaniment"))
 try:
-    dataset.StemCache(Path(sys.argv[2])).decode(songs, jobs=2)
+    StemCache(Path(sys.argv[2])).decode(songs, jobs=2)
 except SeparationError as error:
     sys.exit(f"sentence: {{error}}")
 print("done")
@@ -795,7 +796,9 @@ def test_memory_does_not_grow_with_the_song(tmp_path):
 import resource, sys
 from pathlib import Path
 import numpy as np
-from spleeter_2.dataset import Examples, StemCache, find_songs
+from spleeter_2.data.cache import StemCache
+from spleeter_2.data.examples import Examples
+from spleeter_2.data.songs import find_songs
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 start = peak()

@@ -22,9 +22,9 @@ from spleeter_2.config.loading import parse_configuration
 from spleeter_2.config.training import Training
 from spleeter_2.errors import SeparationError
 from spleeter_2.models import checkpoint as weights
-from spleeter_2.training import model as trainee
 from spleeter_2.training.optimizer import Adam, Schedule
 from spleeter_2.training.trainer import Trainer, start_from
+from spleeter_2.training.trainer import model as trainee
 
 NB_SAMPLES = 31 * 32
 KEPT = {
