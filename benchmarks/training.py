@@ -212,7 +212,7 @@ def time_data(steps: int) -> None:
     from spleeter_2.config.training import USUAL
     from spleeter_2.data.cache import StemCache
     from spleeter_2.data.examples import Examples
-    from spleeter_2.data.songs import find_songs
+    from spleeter_2.data.songs import training_songs
     from spleeter_2.training.batches import as_tf_dataset
     from spleeter_2.training.validation import spectrograms
 
@@ -226,7 +226,7 @@ def time_data(steps: int) -> None:
         for name, stem in stems.items():
             soundfile.write(song / f"{name}.wav", np.tile(stem, (10, 1)), 44100, subtype="FLOAT")
         songs = StemCache(Path(folder, "cache"), 44100, 2).decode(
-            find_songs(song.parent, instruments)
+            training_songs(song.parent, instruments)
         )
         examples = Examples(songs, instruments, (FRAMES - 1) * STEP, USUAL)
         batches = as_tf_dataset(examples, 0, BATCH, lambda x: spectrograms(transform, x, BINS))

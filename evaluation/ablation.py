@@ -26,13 +26,13 @@ from spleeter_2.config.loading import (
     read_configuration,
 )
 from spleeter_2.config.training import training_of
-from spleeter_2.data.songs import find_songs, split
+from spleeter_2.data.songs import split, training_songs
 from spleeter_2.errors import SeparationError
 
 from .ablation_plan import Plan, Variant, configured, read_plan
-from .datasets import find_tracks
 from .results import Run, write_whole
 from .runner import Settings, duration, hardware, say, score_missing, versions
+from .tracks import find_tracks
 from .workers import Failure, run_tasks
 
 
@@ -176,7 +176,7 @@ def _refuse_known_songs(content: dict[str, Any], data: Path, scored: Sequence[st
     """Songs that were trained with say nothing of the others."""
     configuration = parse_configuration(content)
     songs, _ = split(
-        find_songs(data, configuration.instruments), training_of(configuration).validation
+        training_songs(data, configuration.instruments), training_of(configuration).validation
     )
     known = sorted({song.name for song in songs} & set(scored))
     if known:

@@ -1,12 +1,12 @@
 """Stems on disk -> training examples.
 
-    songs = find_songs(Path("MUSDB18"), ("vocals", "accompaniment"))
+    songs = training_songs(Path("MUSDB18"), ("vocals", "accompaniment"))
     songs = StemCache(sample_rate=44100, nb_channels=2).decode(songs)
     training, validation = split(songs, 0.1, seed=0)
     examples = Examples(training, songs.instruments, nb_samples, USUAL, seed=0)
     dataset = as_tf_dataset(examples, start=0, batch_size=4, transform=stft)
 
-``stems.py`` says what may be a source, ``stem_cache.py`` where and how large the cache is. The
+See ``songs.py`` for the possible sources, ``cache.py`` for the place and the size of the cache. The
 mixture of an example is always the sum of its instruments: a data set's own mixture need not be.
 """
 
@@ -25,7 +25,7 @@ from spleeter_2.config.training import Augmentation
 from spleeter_2.errors import SeparationError
 
 from .augmentation import augment, nb_samples_needed
-from .songs import SILENCE, DecodedSong
+from .cache import SILENCE, CachedSong
 
 _ORDER, _CROP, _AUGMENT = range(3)  # purposes of random numbers, which do not touch each other
 
@@ -40,13 +40,13 @@ class Examples:
     song. A song shorter than an example is followed by silence.
 
     Args:
-        songs: decoded ones.
+        songs: of a ``StemCache``.
         instruments: the order of I.
         nb_samples: S, the length of an example.
         seed: not negative.
     """
 
-    songs: Sequence[DecodedSong]
+    songs: Sequence[CachedSong]
     instruments: Sequence[str]
     nb_samples: int
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -118,7 +118,7 @@ class Windows(Sequence):
             as SDR means nothing where it does not.
     """
 
-    songs: Sequence[DecodedSong]
+    songs: Sequence[CachedSong]
     instruments: tuple[str, ...]
     nb_samples: int
     places: tuple[tuple[int, int], ...]
@@ -134,7 +134,7 @@ class Windows(Sequence):
 
 
 def fixed_windows(
-    songs: Sequence[DecodedSong], instruments: Sequence[str], nb_samples: int, hop: int
+    songs: Sequence[CachedSong], instruments: Sequence[str], nb_samples: int, hop: int
 ) -> Windows:
     """All windows of ``nb_samples`` whose mixture is no silence, every ``hop`` samples.
 
@@ -159,7 +159,7 @@ def fixed_windows(
     return Windows(songs, tuple(instruments), nb_samples, tuple(places), np.array(sounding))
 
 
-def _read(song: DecodedSong, instruments: Sequence[str], start: int, nb_samples: int) -> np.ndarray:
+def _read(song: CachedSong, instruments: Sequence[str], start: int, nb_samples: int) -> np.ndarray:
     """float32 ``[I, S, C]`` of one moment of a song."""
     return np.stack([song.read(name, start, nb_samples) for name in instruments])
 
@@ -168,5 +168,5 @@ def _rms(waveform: np.ndarray) -> float:
     return float(np.sqrt(np.mean(np.square(waveform))))
 
 
-def _sample_rate(songs: Sequence[DecodedSong]) -> int:
+def _sample_rate(songs: Sequence[CachedSong]) -> int:
     return next(iter(songs[0].stems.values()))[0].sample_rate

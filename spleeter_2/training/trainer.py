@@ -42,7 +42,7 @@ from spleeter_2.config.schema import Configuration
 from spleeter_2.config.training import training_of
 from spleeter_2.data.cache import StemCache
 from spleeter_2.data.examples import Examples, Windows, fixed_windows
-from spleeter_2.data.songs import find_songs, split
+from spleeter_2.data.songs import split, training_songs
 from spleeter_2.errors import SeparationError
 from spleeter_2.models import build_model
 from spleeter_2.models import checkpoint as weights
@@ -292,7 +292,7 @@ def train(
 
     Args:
         descriptor: of the configuration, whose ``training`` object says how.
-        data: see ``find_songs``.
+        data: see ``spleeter_2.data.songs``.
         folder: of the run; None: ``runs/NAME``.
         cache: of the decoded stems; None: see ``StemCache``.
         verbose: as Keras' ``fit`` takes it.
@@ -316,7 +316,7 @@ def train(
     distribution.check(options.batch_size)
     nb_samples = (options.crop_frames(configuration) - 1) * configuration.stft.frame_step
     folder = folder or Path("runs") / configuration.name
-    songs = find_songs(data, configuration.instruments)
+    songs = training_songs(data, configuration.instruments)
     songs = StemCache(cache, configuration.sample_rate, configuration.nb_channels).decode(songs)
     _say(str(songs))
     training, validation = split(songs, options.validation)
