@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spleeter_2.audio.codecs import Encoding
+from spleeter_2.audio.stft import Transform
 from spleeter_2.audio.writer import AudioWriter
 from spleeter_2.config.training import USUAL, Augmentation
 from spleeter_2.data.cache import STALE, CachedSong, StemCache
@@ -30,7 +31,7 @@ from spleeter_2.data.songs import (
     training_songs,
 )
 from spleeter_2.errors import SeparationError
-from spleeter_2.training.batches import as_tf_dataset
+from spleeter_2.training.batches import as_tf_dataset, named_spectrograms
 
 TWO = ("vocals", "accompaniment")
 FOUR = ("vocals", "drums", "bass", "other")
@@ -735,13 +736,17 @@ def test_windows_reach_the_end_of_a_song(tmp_path):
 # --- tf.data
 
 
+def unchanged(stems):
+    return stems
+
+
 def spectrum(stems):
     return {"mixture": np.fft.rfft(stems.sum(axis=0), axis=0), "level": np.float32(stems.max())}
 
 
 def test_tf_dataset_is_the_examples_in_order(ramps):
     examples = Examples(ramps, TWO, 100, USUAL, seed=5)
-    batches = list(as_tf_dataset(examples, 7, 3, nb_threads=4).take(4).as_numpy_iterator())
+    batches = list(as_tf_dataset(examples, 7, 3, unchanged).take(4).as_numpy_iterator())
     np.testing.assert_array_equal(
         np.concatenate(batches), np.stack([examples[index] for index in range(7, 19)])
     )
@@ -760,18 +765,29 @@ def test_tf_dataset_transforms(ramps):
     assert isinstance(pair, tuple) and pair[1].shape == (1, 2, 100, 2)
 
 
-def test_tf_dataset_of_windows_ends(ramps):
-    windows = fixed_windows(ramps, TWO, 500, 500)
-    batches = list(as_tf_dataset(windows, 0, 4).as_numpy_iterator())
-    assert [len(batch) for batch in batches] == [4, 4, 4, 3]  # 1 + 10 + 1 + 2 + 1
-    np.testing.assert_array_equal(np.concatenate(batches), np.stack(list(windows)))
+@pytest.mark.parametrize("nb_instruments", [1, 2, 3])
+def test_an_example_has_names(nb_instruments):
+    """Of two targets; a third instrument is the residual."""
+    waveforms = np.random.default_rng(0).normal(size=(nb_instruments, 2048, 2)).astype(np.float32)
+    transform = Transform(256, 64)
+    nb_targets = min(nb_instruments, 2)
+    example = named_spectrograms(waveforms, nb_targets, transform, 100)
+    stems = [transform.forward(waveform)[:, :100] for waveform in waveforms]
+    assert set(example) == {"mixture", "targets", *["residual"] * (nb_instruments == 3)}
+    np.testing.assert_array_equal(example["targets"], stems[:nb_targets])
+    np.testing.assert_allclose(
+        example["mixture"], transform.forward(waveforms.sum(axis=0))[:, :100], atol=1e-4
+    )
+    assert {stft.dtype for stft in example.values()} == {np.dtype(np.complex64)}
+    if nb_instruments == 3:
+        np.testing.assert_array_equal(example["residual"], stems[2])
 
 
 def test_workers_share_a_batch(ramps):
     examples = Examples(ramps, TWO, 100, USUAL, seed=5)
-    alone = list(as_tf_dataset(examples, 4, 6).take(3).as_numpy_iterator())
+    alone = list(as_tf_dataset(examples, 4, 6, unchanged).take(3).as_numpy_iterator())
     shares = [
-        list(as_tf_dataset(examples, 4, 2, worker=worker, nb_workers=3).take(3).as_numpy_iterator())
+        list(as_tf_dataset(examples, 4, 2, unchanged, worker, 3).take(3).as_numpy_iterator())
         for worker in range(3)
     ]
     for step in range(3):
