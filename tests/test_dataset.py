@@ -20,7 +20,7 @@ from spleeter_2.audio.stft import Transform
 from spleeter_2.audio.writer import AudioWriter
 from spleeter_2.config.training import USUAL, Augmentation
 from spleeter_2.data.cache import STALE, CachedSong, StemCache
-from spleeter_2.data.examples import Examples, fixed_windows
+from spleeter_2.data.examples import Examples, validation_set
 from spleeter_2.data.songs import (
     STREAMS,
     Song,
@@ -696,7 +696,7 @@ def test_real_stems_sum_to_their_mixture(tmp_path, streams, cache):
 # --- validation
 
 
-def test_fixed_windows(tmp_path):
+def test_the_validation_set(tmp_path):
     nb_samples = 4000
     vocals = np.zeros((10 * nb_samples, 2))
     accompaniment = vocals.copy()
@@ -707,30 +707,22 @@ def test_fixed_windows(tmp_path):
         write(tmp_path / "set" / "long" / f"{name}.wav", waveform)
         write(tmp_path / "set" / "short" / f"{name}.wav", waveform[: nb_samples // 2])
     songs = StemCache(tmp_path / "cache").decode(training_songs(tmp_path / "set", TWO))
-    windows = fixed_windows(songs, TWO, nb_samples, nb_samples)
-    assert windows.places == ((0, 0), (0, 4000), (0, 8000), (0, 12000), (1, 0))
-    assert windows.sounding.tolist() == [
-        [True, False],
-        [True, True],
-        [False, True],
-        [False, True],
-        [True, False],
-    ]
-    assert len(windows) == 5 and len(list(windows)) == 5
-    np.testing.assert_allclose(windows[1], 0.1, atol=1e-4)
-    assert windows[4].shape == (2, nb_samples, 2) and not windows[4][:, 2000:].any()
-    halves = fixed_windows(songs, TWO, nb_samples, nb_samples // 2)
-    assert (0, 2000) in halves.places and len(halves) == 9
-    with pytest.raises(SeparationError, match="no window to validate with"):
-        fixed_windows([], TWO, 100, 100)
-    with pytest.raises(SeparationError, match="hop .* not 0"):
-        fixed_windows(songs, TWO, 100, 0)
+    examples = validation_set(songs, TWO, nb_samples)
+    assert examples.places == ((0, 0), (0, 4000), (0, 8000), (0, 12000), (1, 0))
+    assert len(examples) == 5 and len(list(examples)) == 5
+    np.testing.assert_allclose(examples[1], 0.1, atol=1e-4)
+    assert examples[4].shape == (2, nb_samples, 2) and not examples[4][:, 2000:].any()
+    halves = validation_set(songs, TWO, nb_samples // 2)
+    assert halves.places == tuple((0, 2000 * index) for index in range(8)) + ((1, 0),)
+    with pytest.raises(SeparationError, match="no examples to validate with"):
+        validation_set([], TWO, 100)
 
 
-def test_windows_reach_the_end_of_a_song(tmp_path):
+def test_the_validation_set_reaches_the_end_of_a_song(tmp_path):
     songs = synthetic(tmp_path, [1000])
-    assert fixed_windows(songs, TWO, 1000, 10).places == ((0, 0),)
-    assert [start for _, start in fixed_windows(songs, TWO, 400, 200).places] == [0, 200, 400, 600]
+    for nb_samples, starts in ((1000, [0]), (500, [0, 500]), (501, [0]), (400, [0, 400])):
+        found = validation_set(songs, TWO, nb_samples)
+        assert [start for _, start in found.places] == starts
 
 
 # --- tf.data

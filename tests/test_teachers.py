@@ -98,12 +98,12 @@ def test_a_student_learns_from_its_teacher(tmp_path):
 
 
 def distance(run):
-    """Mean squared difference between student and teacher on the validation windows."""
+    """Mean squared difference between student and teacher on the validation examples."""
     from spleeter_2.training.batches import named_spectrograms
 
     total = 0.0
     band, nb_bins = run.configuration.model.nb_bins, run.configuration.stft.nb_bins
-    for window in run.validation.windows:
+    for window in run.validation.examples:
         example = named_spectrograms(window, 1, run.validation.transform, nb_bins)
         mixture = example["mixture"][np.newaxis]
         taught = run.model.teachers.estimates(mixture, SEED)[..., :band, :]

@@ -50,13 +50,13 @@ class Tones:
         return np.stack([np.repeat(x, 2, axis=1) for x in (tone, noise)]).astype(np.float32)
 
 
-class Windows(list):
-    """Four moments of two songs to validate with."""
+class ValidationSet(list):
+    """Four examples of two songs."""
 
     places = ((0, 0), (0, 1), (1, 0), (1, 1))
 
-    def __init__(self, windows=None):
-        super().__init__(windows or (Tones()[10**6 + index] for index in range(4)))
+    def __init__(self, examples=None):
+        super().__init__(examples or (Tones()[10**6 + index] for index in range(4)))
         self.places = self.places[: len(self)]
 
 
@@ -74,10 +74,10 @@ def trainer(folder, examples=None, model=None, distribution=None, **changes):
         "model": {**UNET, **(model or {})}, "training": options, **whole,
     }  # fmt: skip
     examples = examples or Tones()
-    windows = Windows()
+    validation = ValidationSet()
     configuration = parse_configuration(data)
     summary = {"data": {"summary": "tones"}}
-    return Trainer(data, configuration, examples, windows, folder, summary, distribution)
+    return Trainer(data, configuration, examples, validation, folder, summary, distribution)
 
 
 def states(folder: Path) -> list[str]:
@@ -133,7 +133,7 @@ def test_it_can_learn_one_real_crop_by_heart(tmp_path, stems, block):
         epochs=2,
         loss={"spectrogram": "log_mse"},
     )
-    run.validation.windows = Windows([crop[0]])
+    run.validation.examples = ValidationSet([crop[0]])
     first, last = run.fit(verbose=0).history
     assert last["val_sdr_vocals"] > 8 and last["val_sdr_accompaniment"] > 13, last
 

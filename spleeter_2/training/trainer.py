@@ -41,7 +41,7 @@ from spleeter_2.config.loading import (
 from spleeter_2.config.schema import Configuration
 from spleeter_2.config.training import training_of
 from spleeter_2.data.cache import StemCache
-from spleeter_2.data.examples import Examples, Windows, fixed_windows
+from spleeter_2.data.examples import Examples, ValidationSet, validation_set
 from spleeter_2.data.songs import split, training_songs
 from spleeter_2.errors import SeparationError
 from spleeter_2.models import build_model
@@ -90,7 +90,7 @@ class Trainer:
         data: the configuration as JSON, complete (``read_configuration``).
         configuration: the same, parsed.
         examples: float32 ``[I, S, C]`` by number, for any number; S is ``crop_samples``.
-        windows: for ``Validation``.
+        validation: examples to validate with.
         folder: of the run; only the chief of several workers looks at it.
         distribution: the devices that train; None: one.
 
@@ -104,7 +104,7 @@ class Trainer:
         data: Mapping[str, Any],
         configuration: Configuration,
         examples: Examples,
-        windows: Windows,
+        validation: ValidationSet,
         folder: Path,
         summary: Mapping[str, Any] | None = None,
         distribution: Distribution | None = None,
@@ -116,7 +116,7 @@ class Trainer:
         # each machine may have the models to train with in a folder of its own
         self.distribution.agree({"configuration": with_models(data, os.path.basename)})
         self.examples = examples
-        self.validation = Validation(configuration, windows)
+        self.validation = Validation(configuration, validation)
         if self.distribution.chief:
             self.folder = RunFolder(folder, data)
             self.summary = {**_versions(), "configuration": self.folder.data, **(summary or {})}
@@ -323,10 +323,10 @@ def train(
     training, validation = split(songs, options.validation)
     _say(f"validated with: {', '.join(song.name for song in validation)}")
     examples = Examples(training, songs.instruments, nb_samples, options.augmentation, options.seed)
-    windows = fixed_windows(validation, songs.instruments, nb_samples, nb_samples)
+    fixed = validation_set(validation, songs.instruments, nb_samples)
     summary = {"data": {"summary": songs.lines(), "identity": examples.identity}}
     distribution.agree({"songs": examples.identity})
-    trainer = Trainer(content, configuration, examples, windows, folder, summary, distribution)
+    trainer = Trainer(content, configuration, examples, fixed, folder, summary, distribution)
     if not distribution.chief:
         trainer.fit(verbose)
         return folder

@@ -8,7 +8,7 @@ import tensorflow as tf
 from spleeter_2.audio.mixing import residual
 from spleeter_2.audio.stft import Transform
 from spleeter_2.config.schema import Configuration
-from spleeter_2.data.examples import Windows
+from spleeter_2.data.examples import ValidationSet
 
 from .batches import named_spectrograms
 from .model import TrainingModel
@@ -18,12 +18,12 @@ class Validation:
     """Scores of a model on a fixed set of examples.
 
     Args:
-        windows: float32 ``[I, S, C]`` each, the instruments in the configuration's order.
+        examples: their instruments are in the configuration's order.
     """
 
-    def __init__(self, configuration: Configuration, windows: Windows) -> None:
+    def __init__(self, configuration: Configuration, examples: ValidationSet) -> None:
         self.configuration = configuration
-        self.windows = windows
+        self.examples = examples
         self.transform = Transform(configuration.stft.frame_length, configuration.stft.frame_step)
 
     def run(self, model: TrainingModel) -> dict[str, float]:
@@ -36,7 +36,7 @@ class Validation:
         estimate = tf.function(model, autograph=False)
         losses = []
         energies: dict[int, np.ndarray] = {}
-        for waveforms, (song, _) in zip(self.windows, self.windows.places, strict=True):
+        for waveforms, (song, _) in zip(self.examples, self.examples.places, strict=True):
             batch = self._batch(waveforms)
             estimates = estimate(batch["mixture"], training=False)
             losses.append(float(model.loss_function(batch, estimates)[0]))
@@ -55,7 +55,7 @@ class Validation:
 
     def sounds(self, model: TrainingModel) -> dict[str, np.ndarray]:
         """The first example ``[S, C]``: mixture, truth and estimate of every instrument."""
-        waveforms = self.windows[0]
+        waveforms = self.examples[0]
         mixture = self._batch(waveforms)["mixture"]
         estimates = self.waveforms(waveforms, model(mixture, training=False).numpy()[0])
         sounds = {"mixture": waveforms.sum(axis=0)}
