@@ -29,9 +29,9 @@ import stempeg
 
 from evaluation.results import read_run
 from evaluation.scores import FRAMEWISE, bss_eval, round_to_16_bits
+from spleeter_2.data.songs import STREAMS
 
 RATE = 44100
-STREAMS = ("mixture", "drums", "bass", "other", "vocals")
 LAUNCHER = """
 import resource, subprocess, sys, time
 start = time.perf_counter()

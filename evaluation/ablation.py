@@ -26,14 +26,14 @@ from spleeter_2.config.loading import (
     read_configuration,
 )
 from spleeter_2.config.training import training_of
-from spleeter_2.data.songs import find_songs, split
+from spleeter_2.data.songs import split, training_songs
 from spleeter_2.errors import SeparationError
 from spleeter_2.files import write_text
 
 from .ablation_plan import Plan, Variant, configured, read_plan
-from .datasets import find_tracks
 from .results import Run
 from .runner import Settings, duration, hardware, say, score_missing, versions
+from .tracks import find_tracks
 from .workers import Failure, run_tasks
 
 
@@ -177,7 +177,7 @@ def _refuse_known_songs(content: dict[str, Any], data: Path, scored: Sequence[st
     """Songs that were trained with say nothing of the others."""
     configuration = parse_configuration(content)
     songs, _ = split(
-        find_songs(data, configuration.instruments), training_of(configuration).validation
+        training_songs(data, configuration.instruments), training_of(configuration).validation
     )
     known = sorted({song.name for song in songs} & set(scored))
     if known:

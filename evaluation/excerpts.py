@@ -12,9 +12,9 @@ import soundfile
 from spleeter_2.errors import SeparationError
 
 from .compare import Comparison
-from .datasets import Song, find_tracks
 from .results import Run
 from .tables import values
+from .tracks import TrackAudio, find_tracks, load_track
 
 SECONDS = 8
 
@@ -25,7 +25,7 @@ class Excerpt:
 
     track: str
     start: float
-    song: Song
+    song: TrackAudio
     estimates: dict[str, dict[str, np.ndarray]]  # run's label -> source -> [S, C]
 
 
@@ -61,7 +61,7 @@ def cut_excerpt(
     """The loudest seconds of the first source."""
     data = Path(comparison.runs[0].information["data"])
     (track,) = find_tracks(data, subset, [name])
-    song = track.load(comparison.sources)
+    song = load_track(track, comparison.sources)
     rate = song.sample_rate
     energy = np.sum(np.square(song.references[comparison.sources[0]], dtype=np.float64), axis=1)
     summed = np.concatenate([[0.0], np.cumsum(energy)])
@@ -77,7 +77,7 @@ def cut_excerpt(
         }
         for label, run in kept
     }
-    return Excerpt(name, start / rate, Song(song.mixture[part], references, rate), estimates)
+    return Excerpt(name, start / rate, TrackAudio(song.mixture[part], references, rate), estimates)
 
 
 def _read(path: Path, part: slice) -> np.ndarray:

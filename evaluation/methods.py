@@ -19,13 +19,13 @@ from spleeter_2.config.schema import Segment, Stft
 from spleeter_2.errors import SeparationError
 from spleeter_2.separation.windows import OverlapAdd, Windows
 
-from .datasets import Song
 from .scores import SET_UPS, check_regroup, regroup
+from .tracks import TrackAudio
 
 ANCHORS = ("mixture", "irm")
 
-# a song -> estimates of its sources, float32 [S, C] each
-Estimator = Callable[[Song], dict[str, np.ndarray]]
+# a track's audio -> estimates of its sources, float32 [S, C] each
+Estimator = Callable[[TrackAudio], dict[str, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def open_estimator(method: Method) -> Estimator:
     return _ours(method) if is_ours(method.descriptor) else _upstream(method)
 
 
-def ideal_ratio_mask(song: Song) -> dict[str, np.ndarray]:
+def ideal_ratio_mask(song: TrackAudio) -> dict[str, np.ndarray]:
     """The mixture weighed by each source's share of the power, bin by bin: what a mask could do
     that knew the sources. STFT of 4096 samples every 1024, window by window."""
     transform = Transform()
@@ -186,7 +186,7 @@ def _upstream(method: Method) -> Estimator:
     require_ffprobe(method.descriptor)
     separator = None
 
-    def estimate(song: Song) -> dict[str, np.ndarray]:
+    def estimate(song: TrackAudio) -> dict[str, np.ndarray]:
         nonlocal separator
         if song.sample_rate != parameters["sample_rate"]:
             raise SeparationError(

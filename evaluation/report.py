@@ -23,11 +23,11 @@ from spleeter_2.files import write_text
 
 from . import plots as pictures
 from .compare import Comparison, compare, difference_rows, remarks, side_by_side
-from .datasets import Song
 from .excerpts import Excerpt, choose_excerpts
 from .results import Run
 from .tables import MEANINGS, markdown, total_over_mixture
 from .tables import remarks as run_remarks
+from .tracks import TrackAudio
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem;
@@ -196,7 +196,7 @@ def _facts(run: Run) -> list[list[str]]:
     return [[key, str(value)] for key, value in facts.items() if value is not None]
 
 
-def _player(song: Song, waveform: np.ndarray) -> str:
+def _player(song: TrackAudio, waveform: np.ndarray) -> str:
     """An audio element that holds the waveform ``[S, C]`` as MP3."""
     rate = Encoding("mp3").nearest_rate(song.sample_rate)
     if rate != song.sample_rate:

@@ -83,7 +83,7 @@ class TrackScores:
     """Scores of one track by one method.
 
     ``files``: names and sizes of the files it was scored on. ``remainder``: see
-    ``datasets.Song``. ``seconds``: what separation and scoring took.
+    ``tracks.TrackAudio``. ``seconds``: what separation and scoring took.
     """
 
     name: str

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from spleeter_2.data.songs import Song
 from spleeter_2.errors import SeparationError
 from spleeter_2.files import atomic_file, write_json
 
-from .datasets import Song, Track, find_tracks, import_stempeg
 from .methods import Method, choose_sources, open_estimator, prepare
 from .results import (
     FORMAT,
@@ -32,6 +32,14 @@ from .results import (
 )
 from .scores import round_to_16_bits, score
 from .tables import details, familiar
+from .tracks import (
+    TrackAudio,
+    file_sizes,
+    find_tracks,
+    import_stempeg,
+    load_track,
+    track_seconds,
+)
 from .workers import Failure, run_tasks
 
 SUMS = -40.0  # dB; a mixture farther than this from the sum of its stems is worth a note
@@ -85,7 +93,7 @@ class Settings:
 class Task:
     """A track, and the methods that it has no scores of."""
 
-    track: Track
+    track: Song
     methods: tuple[tuple[Method, Run], ...]
     seconds: float
     save_audio: bool
@@ -105,7 +113,7 @@ def evaluate(settings: Settings) -> list[Run]:
     return runs
 
 
-def score_missing(settings: Settings) -> tuple[list[Run], list[Track]]:
+def score_missing(settings: Settings) -> tuple[list[Run], list[Song]]:
     """Score what has no scores yet.
 
     Returns:
@@ -148,7 +156,7 @@ def _methods(settings: Settings) -> list[Method]:
     return methods
 
 
-def _open_run(method: Method, tracks: Sequence[Track], settings: Settings) -> Run:
+def _open_run(method: Method, tracks: Sequence[Song], settings: Settings) -> Run:
     """The run's folder, made if need be; its tracks take in those named, or are all there are."""
     folder = settings.output / method.name
     identity = method.identity()
@@ -190,26 +198,26 @@ def _same(identity: dict) -> dict:
     return {k: v for k, v in identity.items() if k != "descriptor" or "weights" not in identity}
 
 
-def _tasks(
-    tracks: Sequence[Track], pairs: list[tuple[Method, Run]], save_audio: bool
-) -> list[Task]:
+def _tasks(tracks: Sequence[Song], pairs: list[tuple[Method, Run]], save_audio: bool) -> list[Task]:
     """What is left to do, the longest tracks first: the processes end together then."""
     tasks = []
     for track in tracks:
         left = tuple(pair for pair in pairs if not _is_done(track, pair[1], save_audio))
         if left:
-            tasks.append(Task(track, left, track.seconds(), save_audio))
+            tasks.append(Task(track, left, track_seconds(track), save_audio))
     return sorted(tasks, key=lambda task: -task.seconds)
 
 
-def _is_done(track: Track, run: Run, save_audio: bool) -> bool:
+def _is_done(track: Song, run: Run, save_audio: bool) -> bool:
     """Whether a track has scores that were taken on the files as they are."""
     path = run.path(track.subset, track.name)
-    if not path.is_file() or (save_audio and not run.has_audio(track.subset, track.name)):
+    if track.fault or not path.is_file():
+        return False
+    if save_audio and not run.has_audio(track.subset, track.name):
         return False
     try:
         scores = read_scores(path)
-        return scores.files == track.files() and tuple(scores.sources) == run.sources
+        return scores.files == file_sizes(track) and tuple(scores.sources) == run.sources
     except SeparationError:
         return False
 
@@ -251,11 +259,11 @@ def score_track(task: Task) -> list[tuple[str, TrackScores | Failure]]:
     from spleeter_2.audio import stft
 
     stft.WORKERS = 1  # the processes share the cores already
-    song = task.track.load(task.methods[0][0].sources)
+    audio = load_track(task.track, task.methods[0][0].sources)
     outcomes: list[tuple[str, TrackScores | Failure]] = []
     for method, run in task.methods:
         try:
-            outcomes.append((method.name, _score(method, run, task, song)))
+            outcomes.append((method.name, _score(method, run, task, audio)))
         except SeparationError as error:
             outcomes.append((method.name, Failure(f"{task.track.name}: {error}")))
     return outcomes
@@ -264,25 +272,25 @@ def score_track(task: Task) -> list[tuple[str, TrackScores | Failure]]:
 _ESTIMATORS: dict = {}  # of this process: a model is loaded once
 
 
-def _score(method: Method, run: Run, task: Task, song: Song) -> TrackScores:
+def _score(method: Method, run: Run, task: Task, audio: TrackAudio) -> TrackScores:
     track = task.track
     if method not in _ESTIMATORS:
         _ESTIMATORS[method] = open_estimator(method)
     times = [time.perf_counter()]
-    estimates = _ESTIMATORS[method](song)
+    estimates = _ESTIMATORS[method](audio)
     times.append(time.perf_counter())
-    sources = score(song.references, estimates, song.mixture, song.sample_rate)
+    sources = score(audio.references, estimates, audio.mixture, audio.sample_rate)
     times.append(time.perf_counter())
     kept = run.audio(track.subset, track.name)
     if task.save_audio or kept.is_dir():  # what is there may be of other audio, or not whole
-        save_audio(kept, estimates, song.sample_rate)
+        save_audio(kept, estimates, audio.sample_rate)
     scores = TrackScores(
         track.name,
         track.subset,
-        len(song.mixture),
-        song.sample_rate,
-        track.files(),
-        song.remainder,
+        len(audio.mixture),
+        audio.sample_rate,
+        file_sizes(track),
+        audio.remainder,
         {"separation": times[1] - times[0], "scoring": times[2] - times[1]},
         sources,
     )
@@ -319,7 +327,7 @@ def default_jobs(longest: float, tasks: Sequence[Task]) -> int:
     return max(1, min(os.cpu_count() or 1, int(0.8 * _memory() / need)))
 
 
-def _report(runs: Sequence[Run], tracks: Sequence[Track]) -> None:
+def _report(runs: Sequence[Run], tracks: Sequence[Song]) -> None:
     """The tables, on the tracks asked for."""
     remainders = {}
     for run in runs:
