@@ -44,7 +44,7 @@ from .workers import Failure, run_tasks
 
 SUMS = -40.0  # dB; a mixture farther than this from the sum of its stems is worth a note
 PACKAGES = ("spleeter-2", "spleeter", "tensorflow", "museval", "musdb", "numpy", "scipy")
-# memory of a process, GB, and what a minute of audio adds per source: see benchmarks/evaluation.py
+# memory of a process, GB, and what a minute of audio adds per source: see benchmarks/scoring.py
 BASE_MEMORY = 1.0
 MEMORY_PER_MINUTE = 0.5
 
