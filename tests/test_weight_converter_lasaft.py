@@ -251,7 +251,7 @@ def test_faults_stand_in_one_table():
         ({"control_vector_type": "one_hot_mode"}, "one_hot_mode"),
         ({"t_down_layers": [0, 1]}, "t_down_layers must be null or a string"),
         ({"t_down_layers": "all"}, "t_down_layers must be null or a string"),
-        ({"n_blocks": 4}, "odd number"),
+        ({"n_blocks": 4}, "blocks must be odd"),
         ({"num_frame": 30}, "multiple of 4"),
         ({"hop_length": 5000}, "hop_length must be below 5000"),
         ({"kernel_size_t": 5}, "must be equal"),

@@ -6,12 +6,13 @@ Every model maps complex64 ``[B, T, F, C]`` to a dictionary ``{target: complex64
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from msgspec.structs import replace
 
+from spleeter_2.config.networks import CUNet, UNet
 from spleeter_2.config.schema import Configuration
 from spleeter_2.errors import SeparationError
 
@@ -19,7 +20,7 @@ from .cunet import build_cunet
 from .inference import at_rest
 from .unet import build_unet
 
-BUILDERS = {"unet": build_unet, "cunet": build_cunet}
+BUILDERS = {UNet: build_unet, CUNet: build_cunet}
 
 __all__ = ["at_rest", "build_model", "residual", "targets_needed", "without_neutral_parts"]
 
@@ -47,7 +48,7 @@ def build_model(
     """
     targets = targets_needed(configuration, instruments)
     nb_bins = configuration.model.nb_bins if band_only else configuration.stft.nb_bins
-    return BUILDERS[configuration.model.type](configuration, targets, nb_bins)
+    return BUILDERS[type(configuration.model)](configuration, targets, nb_bins)
 
 
 def without_neutral_parts(
@@ -64,7 +65,7 @@ def without_neutral_parts(
         arrays: the weights by name.
     """
     model = configuration.model
-    if model.type != "unet":
+    if not isinstance(model, UNet):
         return configuration
 
     def neutral(part: str, shape: tuple[int, ...]) -> bool:
