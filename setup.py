@@ -32,7 +32,7 @@ setup(
         "soundfile>=0.12",
         "soxr>=0.3.7",
         "scipy>=1.10",
-        "dacite>=1.8,<2",
+        "msgspec>=0.19,<1",
         "filelock>=3.8",
         "einops>=0.6,<1",
         "tqdm>=4.60",

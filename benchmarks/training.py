@@ -26,7 +26,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +103,8 @@ def train_upstream(crops: dict[str, np.ndarray], steps: int) -> None:
 
 def make_model(program: str):
     """Our model for ``fit``."""
+    from msgspec.structs import replace
+
     from spleeter_2.config.loading import load_configuration
     from spleeter_2.config.training import LossOptions, Training
     from spleeter_2.models import build_model
@@ -251,7 +252,7 @@ def time_blocks() -> None:
     """Print what each frequency transformation takes, alone and with its gradient."""
     import tensorflow as tf
 
-    from spleeter_2.config.schema import FrequencyTransformation
+    from spleeter_2.config.networks import FrequencyTransformation
     from spleeter_2.models.frequency import frequency_transformation
 
     print(f"\nFrequency transformations, {BATCH} crops of {FRAMES} frames")

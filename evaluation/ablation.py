@@ -21,11 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spleeter_2.config.loading import (
-    parse_configuration,
-    read_configuration,
-)
-from spleeter_2.config.training import training_of
+from msgspec.structs import replace
+
+from spleeter_2.config.loading import load_configuration, parse_configuration
 from spleeter_2.data.songs import split, training_songs
 from spleeter_2.errors import SeparationError
 from spleeter_2.files import write_text
@@ -103,14 +101,11 @@ def _is_trained(variant: Variant) -> bool:
     """Whether a training has come to its end with this configuration."""
     try:
         summary = json.loads((variant.training / "run.json").read_text("utf-8"))
-        trained = read_configuration(str(variant.training))
+        trained = load_configuration(str(variant.training))
     except (OSError, ValueError, SeparationError):
         return False
-    wanted = read_configuration(str(variant.configuration))
-    return summary.get("finished", False) and {**trained, "weights": None} == {
-        **wanted,
-        "weights": None,
-    }
+    wanted = load_configuration(str(variant.configuration))
+    return summary.get("finished", False) and replace(trained, weights=None) == wanted
 
 
 @dataclass(frozen=True)
@@ -176,9 +171,8 @@ def _exit_on_sigterm() -> Iterator[None]:
 def _refuse_known_songs(content: dict[str, Any], data: Path, scored: Sequence[str]) -> None:
     """Songs that were trained with say nothing of the others."""
     configuration = parse_configuration(content)
-    songs, _ = split(
-        training_songs(data, configuration.instruments), training_of(configuration).validation
-    )
+    found = training_songs(data, configuration.instruments)
+    songs, _ = split(found, configuration.training.validation)
     known = sorted({song.name for song in songs} & set(scored))
     if known:
         raise SeparationError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import re
@@ -10,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from spleeter_2.audio.reader import BLOCK
@@ -55,20 +55,22 @@ class Method:
             from spleeter_2.separation.upstream import upstream_configuration
 
             return upstream_configuration(self.descriptor)
-        configuration = load_configuration(self.descriptor)
-        # where the weights stand is told by their digest, which goes with them
-        content = dataclasses.asdict(dataclasses.replace(configuration, weights=None))
-        return json.loads(json.dumps(content))
+        # the weights' digest is part of the identity, their folder is not
+        configuration = msgspec.structs.replace(load_configuration(self.descriptor), weights=None)
+        return msgspec.to_builtins(configuration)
 
     def identity(self) -> dict:
         """What makes its estimates what they are: options, configuration, weights."""
-        told = json.dumps(self.configuration(), sort_keys=True)
+        configuration = self.configuration()
+        if "training" in configuration:  # estimates depend on the weights, which are counted below
+            configuration["training"] = None
+        content = json.dumps(configuration, sort_keys=True)
         identity = {
             "descriptor": self.descriptor,
             "sources": list(self.sources),
             "mwf": self.mwf,
             "overlap": self.overlap,
-            "configuration": hashlib.sha256(told.encode()).hexdigest(),
+            "configuration": hashlib.sha256(content.encode()).hexdigest(),
         }
         if self.descriptor not in ANCHORS and is_ours(self.descriptor):
             identity["weights"] = _digest(load_configuration(self.descriptor).weights)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spleeter_2.config.loading import load_configuration, read_configuration
+from spleeter_2.config.loading import load_configuration, to_json
 from spleeter_2.errors import SeparationError
 from spleeter_2.files import atomic_folder, write_json
 from spleeter_2.models import checkpoint as weights
@@ -65,18 +65,16 @@ def main() -> None:
 
 
 def blend(run: Path, out: Path, shares: list[float]) -> None:
-    content = read_configuration(str(run))
-    if not content.get("training", {}).get("start"):
+    configuration = load_configuration(str(run))
+    if not configuration.training.start:
         raise SeparationError(f"{run} is no run that started from another model")
-    start, best = (
-        weights.read_checkpoint(load_configuration(descriptor).weights)
-        for descriptor in (content["training"]["start"], str(run))
-    )
+    start = weights.read_checkpoint(load_configuration(configuration.training.start).weights)
+    best = weights.read_checkpoint(configuration.weights)
     sets = (start, best, last_weights(run))
     values = blended(list(zip(shares, sets, strict=True)))
     with atomic_folder(out) as folder:
         weights.write_checkpoint(weights.halved(values), folder)
-        write_json(folder / "config.json", {**content, "weights": "."})
+        write_json(folder / "config.json", {**to_json(configuration), "weights": "."})
 
 
 if __name__ == "__main__":

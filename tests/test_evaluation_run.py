@@ -490,6 +490,22 @@ def test_a_method_has_a_name_for_its_folder(tmp_path):
     assert Method("configs/mask_16khz.json", TWO).name == "mask_16khz"
 
 
+def test_the_training_does_not_count_in_an_identity(tmp_path):
+    """Estimates depend on the weights; the model itself does count."""
+    digests = []
+    for name, changes in (
+        ("plain", {}),
+        ("trained", {"training": {"epochs": 3}}),
+        ("wide", {"model": {"nb_bins": 1536}}),
+    ):
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps({"spleeter_2": 1, "base": "spleeter_2:mask", **changes}))
+        method = Method(str(path), TWO)
+        digests.append(method.identity()["configuration"])
+        assert method.configuration()["training"]["epochs"] == (3 if name == "trained" else 100)
+    assert digests[0] == digests[1] != digests[2]
+
+
 def test_upstreams_model(spleeter, deezer_2stems, plain, tmp_path, monkeypatch):
     """Upstream's own command fails here after all the work: KeyError: 'accompaniment'."""
     folder = str(deezer_2stems.parent)

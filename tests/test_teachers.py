@@ -1,12 +1,12 @@
 """Teachers: what a student is told in the place of the truth."""
 
-import dataclasses
 import json
 
 import numpy as np
 import pytest
 from conftest import values_of
 from model_test import SMALL, noise
+from msgspec.structs import replace
 from test_training import UNET, trainer
 
 from spleeter_2.config.loading import load_configuration, parse_configuration
@@ -116,10 +116,10 @@ def distance(run):
 def test_refused(tmp_path):
     _, descriptor = model(tmp_path / "one")
     student = load_configuration(descriptor)
-    other = dataclasses.replace(student, stft=Stft(128, 64))
+    other = replace(student, stft=Stft(128, 64))
     with pytest.raises(SeparationError, match="has stft .*, not "):
         Teachers(other, [descriptor])
-    stranger = dataclasses.replace(student, targets=("drums",))
+    stranger = replace(student, targets=("drums",))
     with pytest.raises(SeparationError, match="does not separate 'drums'"):
         Teachers(stranger, [descriptor])
     with pytest.raises(SeparationError, match="training.teachers: there is no configuration"):
@@ -127,5 +127,5 @@ def test_refused(tmp_path):
     (tmp_path / "one" / "checkpoint.index").unlink()
     with pytest.raises(SeparationError, match="training.teachers: .* has no weights"):
         Teachers(student, [descriptor])
-    with pytest.raises(SeparationError, match="teacher_share must lie in"):
+    with pytest.raises(SeparationError, match="training.teacher_share must be .* > 0.0, not 0"):
         trainer(tmp_path / "run", teachers=[descriptor], teacher_share=0)

@@ -248,7 +248,7 @@ def test_missing_hyper_parameters_are_named(name, missing):
         ("gpocm_lasaft_a", {"control_vector_type": "one_hot_mode"}, "one_hot_mode"),
         ("gpocm_lasaft_a", {"t_down_layers": [0, 1]}, "t_down_layers must be null or a string"),
         ("gpocm_lasaft_a", {"t_down_layers": "all"}, "t_down_layers must be null or a string"),
-        ("gpocm_lasaft_a", {"n_blocks": 4}, "odd number"),
+        ("gpocm_lasaft_a", {"n_blocks": 4}, "blocks must be odd"),
         ("gpocm_lasaft_a", {"num_frame": 30}, "multiple of 4"),
         ("gpocm_lasaft_a", {"hop_length": 5000}, "hop_length must be below 5000"),
         ("gpocm_lasaft_a", {"kernel_size_t": 5}, "must be equal"),

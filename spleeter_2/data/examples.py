@@ -16,9 +16,10 @@ import hashlib
 import json
 import operator
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import numpy as np
+from msgspec.structs import asdict
 
 from spleeter_2.config.training import Augmentation
 from spleeter_2.errors import SeparationError

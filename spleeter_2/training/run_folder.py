@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -12,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from spleeter_2.config.loading import differences, with_models
+from spleeter_2.config.loading import differences, parse_configuration, to_json, with_models
+from spleeter_2.config.schema import Configuration
 from spleeter_2.errors import SeparationError
 from spleeter_2.files import atomic_file, atomic_folder, lock, remove_stale, write_json
 from spleeter_2.models import checkpoint as weights
@@ -48,16 +50,16 @@ class RunFolder:
 
     Args:
         path: the folder; it is made.
-        data: the configuration as JSON, complete.
+        configuration: of the run.
 
     Raises:
         SeparationError: it cannot be written to, or holds a run of another configuration.
     """
 
-    def __init__(self, path: Path, data: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, configuration: Configuration) -> None:
         self.path = path
         self.states = path / "states"
-        self.data = {**data, "weights": "best"}
+        self.data = {**to_json(configuration), "weights": "best"}
         config = path / "config.json"
         try:
             if config.is_file():
@@ -85,12 +87,13 @@ class RunFolder:
         return not others and self.states.is_dir() and not any(self.states.glob("[0-9]*"))
 
     def _check(self, found: Mapping[str, Any]) -> None:
-        """A run may be made longer; otherwise its configuration stays."""
-        # older runs name models relative to the working folder
+        """Refuse a run of another configuration; a run may be made longer."""
+        # older runs have models relative to the working folder
         found = with_models(found, os.path.abspath)
-        one, two = ({**data, "training": data.get("training") or {}} for data in (found, self.data))
+        with contextlib.suppress(SeparationError):  # invalid: compared as it is
+            found = to_json(parse_configuration(found))  # older runs lack the defaults
         free = ("training.epochs", "training.patience")
-        keys = [key for key in differences(one, two) if key not in free]
+        keys = [key for key in differences(found, self.data) if key not in free]
         if keys:
             more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
             raise SeparationError(

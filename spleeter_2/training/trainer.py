@@ -23,18 +23,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import tensorflow as tf
 
 from spleeter_2 import __version__
-from spleeter_2.config.loading import (
-    load_configuration,
-    parse_configuration,
-    read_configuration,
-    with_models,
-)
+from spleeter_2.config.loading import load_configuration, to_json, with_models
 from spleeter_2.config.schema import Configuration
-from spleeter_2.config.training import training_of
 from spleeter_2.data.cache import StemCache
 from spleeter_2.data.examples import Examples, ValidationSet, validation_set
 from spleeter_2.data.songs import split, training_songs
@@ -82,8 +77,7 @@ class Trainer:
     """Trains one model on one set of examples, in a folder.
 
     Args:
-        data: the configuration as JSON, complete (``read_configuration``).
-        configuration: the same, parsed.
+        configuration: model and training.
         examples: float32 ``[I, S, C]`` by number, for any number; S is ``crop_samples``.
         validation: examples to validate with.
         folder: of the run; only the chief of several workers looks at it.
@@ -96,7 +90,6 @@ class Trainer:
 
     def __init__(
         self,
-        data: Mapping[str, Any],
         configuration: Configuration,
         examples: Examples,
         validation: ValidationSet,
@@ -105,15 +98,16 @@ class Trainer:
         distribution: Distribution | None = None,
     ) -> None:
         self.configuration = configuration
-        self.options = training_of(configuration)
+        self.options = configuration.training
         self.distribution = distribution or Distribution()
         self.distribution.check(self.options.batch_size)
         # each machine may have the models to train with in a folder of its own
-        self.distribution.agree({"configuration": with_models(data, os.path.basename)})
+        content = with_models(to_json(configuration), os.path.basename)
+        self.distribution.agree({"configuration": content})
         self.examples = examples
         self.validation = Validation(configuration, validation)
         if self.distribution.chief:
-            self.folder = RunFolder(folder, data)
+            self.folder = RunFolder(folder, configuration)
             self.summary = {**_versions(), "configuration": self.folder.data, **(summary or {})}
             self.diary = Diary(
                 folder / "tensorboard", configuration.sample_rate, self.validation.transform
@@ -299,18 +293,14 @@ def train(
     Raises:
         SeparationError: one sentence.
     """
-    content = read_configuration(descriptor)
-    for key in ("weights", "card", "source"):  # they speak of other weights
-        content.pop(key, None)
-    try:
-        configuration = parse_configuration(content)
-        options = training_of(configuration)
-    except SeparationError as error:
-        raise SeparationError(f"{descriptor}: {error}") from error
+    # card and source describe the weights of the model that the configuration comes from
+    other = {"weights": None, "card": None, "source": None}
+    configuration = msgspec.structs.replace(load_configuration(descriptor), **other)
+    options = configuration.training
     check_mixed_precision(options.mixed_precision)
     distribution = Distribution.of_machine(_say)
     distribution.check(options.batch_size)
-    nb_samples = (options.crop_frames(configuration) - 1) * configuration.stft.frame_step
+    nb_samples = (configuration.crop_frames - 1) * configuration.stft.frame_step
     folder = folder or Path("runs") / configuration.name
     songs = training_songs(data, configuration.instruments)
     songs = StemCache(cache, configuration.sample_rate, configuration.nb_channels).decode(songs)
@@ -321,7 +311,7 @@ def train(
     fixed = validation_set(validation, songs.instruments, nb_samples)
     summary = {"data": {"summary": songs.lines(), "identity": examples.identity}}
     distribution.agree({"songs": examples.identity})
-    trainer = Trainer(content, configuration, examples, fixed, folder, summary, distribution)
+    trainer = Trainer(configuration, examples, fixed, folder, summary, distribution)
     if not distribution.chief:
         trainer.fit(verbose)
         return folder
