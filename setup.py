@@ -32,7 +32,7 @@ setup(
         "soundfile>=0.12",
         "soxr>=0.3.7",
         "scipy>=1.10",
-        "msgspec>=0.19,<1",
+        "msgspec>=0.22,<1",
         "tqdm>=4.60",
         "matplotlib>=3.7",  # pictures of the reports
     ],

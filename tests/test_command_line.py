@@ -259,7 +259,10 @@ def test_training_refuses_what_it_cannot_use(spleeter, tmp_path):
         ('{"batch_size": 0}', "training.batch_size must be a whole number >= 1"),
         ('{"los": {}}', "training: unknown key 'los'"),
         ('{"nb_frames": 100}', "training.nb_frames must be a multiple of 64"),
-        ('{"loss": {"spectrogram": "l3"}}', "must be l1 or log_mse or magnitude_l1 or mse, not 'l3'"),
+        (
+            '{"loss": {"spectrogram": "l3"}}',
+            "must be l1 or log_mse or magnitude_l1 or mse, not 'l3'",
+        ),
     ):
         odd.write_text(f'{{"spleeter_2": 1, "base": "spleeter_2:mask", "training": {training}}}')
         assert words in refused("-p", odd, "-d", tmp_path, "-o", tmp_path / "run")
