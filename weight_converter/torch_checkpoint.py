@@ -553,7 +553,9 @@ def _number(value: Any) -> int:
 class _Converter:
     """Converts a pickled object to a tree in which nothing is shared and whose size is bounded."""
 
-    def __init__(self, root: Any, read: Callable[[str], bytearray], byteorder: str, size: int) -> None:
+    def __init__(
+        self, root: Any, read: Callable[[str], bytearray], byteorder: str, size: int
+    ) -> None:
         self._read = functools.cache(read)  # tied weights share a storage
         self._byteorder = byteorder
         self._values_left = _MAX_VALUES
@@ -626,7 +628,7 @@ class _Converter:
             if name in _SCALARS and _NUMPY_CODE.fullmatch(args[0]):
                 (number,) = np.frombuffer(args[1], args[0])
                 return number.item()
-        except (TypeError, ValueError, AttributeError, IndexError) as error:
+        except (TypeError, ValueError, AttributeError, LookupError) as error:
             raise _damaged(f"unexpected arguments of {name}") from error
         items, elements = self._plain(value.items), self._plain(value.elements)
         if name in _NAMESPACES:
