@@ -19,10 +19,11 @@ setup(
     packages=find_packages(include=["spleeter_2*", "weight_converter*", "evaluation*"]),
     package_data={
         "spleeter_2.config": ["presets/*", "presets/weights/*", "presets/weights/*/*"],
+        "evaluation": ["report.html.jinja"],
     },
     install_requires=[
         # Spleeter brings, and pins, tensorflow 2.12.1, numpy < 2, pandas 1.5 and typer 0.3,
-        # and with [evaluation] museval, musdb and what they need (stempeg, jsonschema).
+        # and with [evaluation] museval, musdb and what they need (stempeg).
         "spleeter[evaluation]==2.4.2",
         "tensorflow==2.12.1",
         "setuptools<81",  # TensorFlow 2.12 and stempeg import pkg_resources
@@ -32,9 +33,12 @@ setup(
         "soundfile>=0.12",
         "soxr>=0.3.7",
         "scipy>=1.10",
+        "msgspec>=0.19",
         "dacite>=1.8,<2",
         "tqdm>=4.60",
         "matplotlib>=3.7",  # pictures of the reports
+        "jinja2>=3.1",
+        "pandas>=1.5",
     ],
     extras_require={"tests": ["pytest>=7", "hypothesis>=6", "build"]},
     entry_points={
