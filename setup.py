@@ -33,14 +33,17 @@ setup(
         "soundfile>=0.12",
         "soxr>=0.3.7",
         "scipy>=1.10",
-        "msgspec>=0.19",
-        "dacite>=1.8,<2",
+        "msgspec>=0.22,<1",
+        "filelock>=3.8",
+        "einops>=0.6,<1",
         "tqdm>=4.60",
         "matplotlib>=3.7",  # pictures of the reports
         "jinja2>=3.1",
         "pandas>=1.5",
     ],
-    extras_require={"tests": ["pytest>=7", "hypothesis>=6", "build"]},
+    extras_require={
+        "tests": ["pytest>=7", "pytest-xdist>=3", "hypothesis>=6", "import-linter>=2", "build"],
+    },
     entry_points={
         "console_scripts": [
             "spleeter = spleeter_2.cli.main:entrypoint",

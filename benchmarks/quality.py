@@ -20,6 +20,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 
 from evaluation.metrics import sdr
+from spleeter_2.audio.mixing import with_channels
 from spleeter_2.audio.reader import AudioReader
 from spleeter_2.separation.separator import Separator
 
@@ -44,7 +45,7 @@ def songs(folder: Path | None, seconds: float | None):
         for stem in STEMS:
             (path,) = song.glob(f"{stem}.*")
             with AudioReader(path, RATE, duration=seconds) as reader:
-                stems[stem] = np.concatenate(list(reader.blocks()))
+                stems[stem] = with_channels(np.concatenate(list(reader.blocks())), 2)
         length = min(map(len, stems.values()))
         yield song.name, {stem: waveform[:length] for stem, waveform in stems.items()}
 

@@ -26,7 +26,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -42,11 +41,11 @@ LEVELS = {2: (FRAMES // 4, BINS // 4, 32), 6: (FRAMES // 64, BINS // 64, 512)}  
 
 
 def make_crops(path: Path) -> None:
-    """Complex STFT of a batch: mixture, vocals, accompaniment, ``[B, 3, T, F, C]``."""
+    """Write a batch: STFTs of mixture, targets (vocals) and residual (accompaniment)."""
     import stempeg
 
     from spleeter_2.audio.stft import Transform
-    from spleeter_2.training.validation import spectrograms
+    from spleeter_2.training.batches import named_spectrograms
 
     streams, _ = stempeg.read_stems(stempeg.example_stem_path(), ffmpeg_format="s16le")
     vocals, accompaniment = streams[4], streams[1:4].sum(axis=0)
@@ -57,8 +56,8 @@ def make_crops(path: Path) -> None:
             np.resize(np.roll(stem, -index * 20000, axis=0), ((FRAMES - 1) * STEP, 2))
             for stem in (vocals, accompaniment)
         ]
-        crops.append(spectrograms(transform, np.float32(stems), BINS))
-    np.save(path, np.stack(crops).astype(np.complex64))
+        crops.append(named_spectrograms(np.float32(stems), 1, transform, BINS))
+    np.savez(path, **{name: np.stack([crop[name] for crop in crops]) for name in crops[0]})
 
 
 class Turns:
@@ -72,16 +71,16 @@ class Turns:
         print(time.perf_counter() - self.start, flush=True)
 
 
-def train_upstream(crops: np.ndarray, steps: int) -> None:
+def train_upstream(crops: dict[str, np.ndarray], steps: int) -> None:
     """Steps of upstream's Estimator."""
     import tensorflow as tf
     from spleeter.model import model_fn
     from spleeter.utils.configuration import load_configuration
 
     parameters = load_configuration("spleeter:2stems")
-    magnitudes = np.abs(crops)
     names = ("mix_spectrogram", "vocals_spectrogram", "accompaniment_spectrogram")
-    features = {name: magnitudes[:, index] for index, name in enumerate(names)}
+    stfts = (crops["mixture"], crops["targets"][:, 0], crops["residual"])
+    features = {name: np.abs(stft) for name, stft in zip(names, stfts, strict=True)}
     turns = Turns()
 
     def input_fn():
@@ -102,13 +101,15 @@ def train_upstream(crops: np.ndarray, steps: int) -> None:
         estimator.train(input_fn, hooks=[Clock()], steps=steps)
 
 
-def make_trainee(program: str):
-    """Our model, ready to ``fit``."""
+def make_model(program: str):
+    """Our model for ``fit``."""
+    from msgspec.structs import replace
+
     from spleeter_2.config.loading import load_configuration
     from spleeter_2.config.training import LossOptions, Training
     from spleeter_2.models import build_model
     from spleeter_2.training.losses import build_loss
-    from spleeter_2.training.model import Trainee
+    from spleeter_2.training.model import TrainingModel
 
     model, _, same = program.partition(" as ")
     configuration = load_configuration(f"spleeter_2:{model}")
@@ -121,16 +122,15 @@ def make_trainee(program: str):
         network = replace(configuration.model, dropout=0.0)
         configuration = replace(configuration, model=network)
         options = replace(options, freeze_statistics=True, clip_norm=None)
-    trainee = Trainee(build_model(configuration, band_only=True), configuration.targets, options)
-    trainee.compile(loss=build_loss(options.loss, LENGTH))
-    return trainee
+    network, loss = build_model(configuration, band_only=True), build_loss(options.loss, LENGTH)
+    return TrainingModel(network, configuration.targets, options, loss)
 
 
-def train_ours(program: str, crops: np.ndarray, steps: int) -> None:
+def train_ours(program: str, crops: dict[str, np.ndarray], steps: int) -> None:
     """Steps of our trainer's ``fit``."""
     import tensorflow as tf
 
-    trainee = make_trainee(program)
+    model = make_model(program)
     turns = Turns()
 
     class Clock(tf.keras.callbacks.Callback):
@@ -141,7 +141,7 @@ def train_ours(program: str, crops: np.ndarray, steps: int) -> None:
             turns.end()
 
     batches = tf.data.Dataset.from_tensors(crops).cache().repeat().prefetch(1)
-    trainee.fit(batches, steps_per_epoch=steps, callbacks=[Clock()], verbose=0)
+    model.fit(batches, steps_per_epoch=steps, callbacks=[Clock()], verbose=0)
 
 
 def peak_memory() -> float:
@@ -152,7 +152,7 @@ def peak_memory() -> float:
 
 def serve(program: str, path: Path, steps: int) -> None:
     """Train in this process: a step for each line that comes in; at last its peak memory."""
-    crops = np.load(path)
+    crops = dict(np.load(path))
     train_upstream(crops, steps) if program == "upstream" else train_ours(program, crops, steps)
     print(peak_memory())
 
@@ -161,7 +161,7 @@ def take_turns(steps: int) -> tuple[dict[str, np.ndarray], dict[str, float]]:
     """Seconds of the steps of all programs that count, and their peak memory in MB."""
     names = ("upstream", *OURS)
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        path = Path(folder) / "crops.npy"
+        path = Path(folder) / "crops.npz"
         make_crops(path)
         programs = {}
         for name in names:
@@ -212,28 +212,29 @@ def time_data(steps: int) -> None:
     from spleeter_2.config.training import USUAL
     from spleeter_2.data.cache import StemCache
     from spleeter_2.data.examples import Examples
-    from spleeter_2.data.songs import find_songs
-    from spleeter_2.training.batches import as_tf_dataset
-    from spleeter_2.training.validation import spectrograms
+    from spleeter_2.data.songs import training_songs
+    from spleeter_2.training.batches import as_tf_dataset, named_spectrograms
 
     streams, _ = stempeg.read_stems(stempeg.example_stem_path(), ffmpeg_format="s16le")
     instruments = ("vocals", "accompaniment")
     stems = dict(zip(instruments, (streams[4], streams[1:4].sum(axis=0)), strict=True))
-    trainee, transform = make_trainee("grouped"), Transform(LENGTH, STEP)
+    model, transform = make_model("grouped"), Transform(LENGTH, STEP)
     with tempfile.TemporaryDirectory() as folder:
         song = Path(folder, "songs", "song")
         song.mkdir(parents=True)
         for name, stem in stems.items():
             soundfile.write(song / f"{name}.wav", np.tile(stem, (10, 1)), 44100, subtype="FLOAT")
         songs = StemCache(Path(folder, "cache"), 44100, 2).decode(
-            find_songs(song.parent, instruments)
+            training_songs(song.parent, instruments)
         )
         examples = Examples(songs, instruments, (FRAMES - 1) * STEP, USUAL)
-        batches = as_tf_dataset(examples, 0, BATCH, lambda x: spectrograms(transform, x, BINS))
-        trainee.fit(batches, steps_per_epoch=WARM, verbose=0)
-        trainee.data_wait()
-        trainee.fit(batches, steps_per_epoch=steps, verbose=0)
-        print(f"\nA step waits {100 * trainee.data_wait():.1f} % of its time for its examples")
+        batches = as_tf_dataset(
+            examples, 0, BATCH, lambda x: named_spectrograms(x, 1, transform, BINS)
+        )
+        model.fit(batches, steps_per_epoch=WARM, verbose=0)
+        model.data_wait()
+        model.fit(batches, steps_per_epoch=steps, verbose=0)
+        print(f"\nA step waits {100 * model.data_wait():.1f} % of its time for its examples")
 
 
 def timed(function: Callable[[], object], repeat: int = 5) -> float:
@@ -251,7 +252,7 @@ def time_blocks() -> None:
     """Print what each frequency transformation takes, alone and with its gradient."""
     import tensorflow as tf
 
-    from spleeter_2.config.schema import FrequencyTransformation
+    from spleeter_2.config.networks import FrequencyTransformation
     from spleeter_2.models.frequency import frequency_transformation
 
     print(f"\nFrequency transformations, {BATCH} crops of {FRAMES} frames")
@@ -292,9 +293,11 @@ def time_losses() -> None:
     losses["mse, two sources"] = SpectrogramLoss("mse", two_source=True)
     losses["over-mixture penalty"] = OverMixturePenalty(1.0)
     generator = tf.random.Generator.from_seed(0)
-    parts = [generator.normal((BATCH, 3, FRAMES, BINS, 2)) for _ in range(2)]
-    truth = tf.complex(*parts)
-    estimate = tf.complex(*(part[:, :1] for part in parts)) * 0.9
+    parts = [generator.normal((3, BATCH, FRAMES, BINS, 2)) for _ in range(2)]
+    mixture, target, residual = tf.unstack(tf.complex(*parts))
+    targets = tf.expand_dims(target, 1)
+    batch = {"mixture": mixture, "targets": targets, "residual": residual}
+    estimate = tf.expand_dims(mixture, 1) * 0.9
     print(f"\nLosses with their gradient, {BATCH} crops of {FRAMES} frames")
     for name, loss in losses.items():
 
@@ -302,7 +305,7 @@ def time_losses() -> None:
         def both(loss=loss):
             with tf.GradientTape() as tape:
                 tape.watch(estimate)
-                value = tf.reduce_mean(loss.call(truth, estimate))
+                value = tf.reduce_mean(loss(batch, estimate))
             return tf.reduce_sum(tf.abs(tape.gradient(value, estimate)))
 
         print(f"{name:22} {1000 * timed(both):6.0f} ms")

@@ -22,20 +22,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spleeter_2.config.loading import (
-    parse_configuration,
-    read_configuration,
-)
-from spleeter_2.config.training import training_of
+from msgspec.structs import replace
+
+from spleeter_2.config.loading import load_configuration, parse_configuration
 from spleeter_2.console import configure_logging
-from spleeter_2.data.songs import find_songs, split
+from spleeter_2.data.songs import split, training_songs
 from spleeter_2.errors import SeparationError
+from spleeter_2.files import write_text
 
 from .ablation_plan import Plan, Variant, configured, read_plan
 from .ablation_report import write_results
-from .datasets import find_tracks
-from .results import Run, write_whole
+from .results import Run
 from .runner import Settings, hardware, score_missing, time_left, versions
+from .tracks import find_tracks
 from .workers import Failure, run_tasks
 
 log = logging.getLogger(__name__)
@@ -101,19 +100,18 @@ def _write_configuration(variant: Variant, content: dict[str, Any]) -> None:
     text = json.dumps(content, indent=2) + "\n"
     path = variant.configuration
     if not path.is_file() or path.read_text("utf-8") != text:
-        write_whole(path, text)
+        write_text(path, text)
 
 
 def _is_trained(variant: Variant) -> bool:
     """Return True if a training with this configuration has finished."""
     try:
         summary = variant.summary()
-        trained = read_configuration(str(variant.training))
+        trained = load_configuration(str(variant.training))
     except (OSError, ValueError, SeparationError):
         return False
-    wanted = read_configuration(str(variant.configuration))
-    same = {**trained, "weights": None} == {**wanted, "weights": None}
-    return summary.finished and same
+    wanted = load_configuration(str(variant.configuration))
+    return summary.finished and replace(trained, weights=None) == wanted
 
 
 @dataclass(frozen=True)
@@ -182,9 +180,8 @@ def _exit_on_sigterm() -> Iterator[None]:
 def _refuse_known_songs(content: dict[str, Any], data: Path, scored: Sequence[str]) -> None:
     """Raise SeparationError for songs of both training and test set."""
     configuration = parse_configuration(content)
-    songs, _ = split(
-        find_songs(data, configuration.instruments), training_of(configuration).validation
-    )
+    found = training_songs(data, configuration.instruments)
+    songs, _ = split(found, configuration.training.validation)
     known = sorted({song.name for song in songs} & set(scored))
     if known:
         raise SeparationError(

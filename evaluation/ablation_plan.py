@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from spleeter_2.config.loading import (
     anchored,
     complete,
     merge,
-    parse,
     parse_configuration,
     read_json,
 )
-from spleeter_2.config.schema import require
-from spleeter_2.config.training import training_of
+from spleeter_2.config.validation import Options, parse, require
 from spleeter_2.errors import SeparationError
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(Options):
     """The JSON file of an ablation.
 
     Attributes:
@@ -35,16 +33,17 @@ class Plan:
 
     spleeter_2: int
     configuration: dict[str, Any]
-    runs: dict[str, dict[str, Any]]
+    runs: dict[str, Any]
     seeds: tuple[int, ...] = (0,)
     panels: tuple[str, ...] = ()
     description: str = ""
 
     def __post_init__(self) -> None:
         require(len(self.runs) > 0, "runs must name at least one")
-        for name in self.runs:
+        for name, changes in self.runs.items():
             plain = name.replace("_", "").replace("+", "")
             require(plain.isalnum(), f"runs: call {name!r} by letters, digits, _ and + alone")
+            require(isinstance(changes, dict), f"runs.{name} must be an object, not {changes!r}")
         require(len(set(self.seeds)) == len(self.seeds) > 0, "seeds must be different numbers")
         for name in self.panels:
             require(name in self.runs, f"panels: there is no run {name!r}")
@@ -115,7 +114,7 @@ def read_plan(path: Path) -> Plan:
     """
     data = read_json(path)
     try:
-        plan = parse(Plan, data, "")
+        plan = parse(Plan, data)
         for name in plan.runs:
             _check(plan, path, name)
     except SeparationError as error:
@@ -134,7 +133,7 @@ def _check(plan: Plan, path: Path, run: str) -> None:
 
 def _fault(content: dict[str, Any]) -> str | None:
     try:
-        training_of(parse_configuration(content))
+        parse_configuration(content)
     except SeparationError as error:
         return str(error)
     return None

@@ -10,11 +10,13 @@ from typing import Any
 import msgspec
 import pandas as pd
 
+from spleeter_2.files import atomic_file, write_json, write_text
+
 from . import plots
 from .ablation_plan import Plan, Variant
 from .compare import compare
 from .excerpts import choose_excerpts
-from .results import Run, write_json, write_whole
+from .results import Run
 from .scores import FRAMEWISE
 from .tables import OVERALL, UNITS, as_markdown, medians
 
@@ -24,13 +26,13 @@ class Outcome(msgspec.Struct):
 
     Attributes:
         history: one object per epoch.
-        scores: medians over tracks by source and metric; None where not defined.
+        scores: medians over tracks by source and metric; NaN where not defined.
     """
 
     val_loss: float
     steps: int
     history: list[dict[str, float]]
-    scores: dict[str, dict[str, float | None]]
+    scores: dict[str, dict[str, float]]
 
 
 class RunResults(msgspec.Struct):
@@ -73,7 +75,7 @@ def write_results(plan: Plan, runs: Mapping[Variant, Run], facts: Mapping[str, A
             for name, changes in plan.runs.items()
         },
     )
-    write_json(folder / "results.json", results)
+    write_json(folder / "results.json", msgspec.to_builtins(results))
     curves = {
         name: [outcome.history for outcome in found.seeds.values()]
         for name, found in results.runs.items()
@@ -81,7 +83,7 @@ def write_results(plan: Plan, runs: Mapping[Variant, Run], facts: Mapping[str, A
     _write_picture(folder / "val_loss.png", plots.histories(curves))
     pictures = _write_spectrograms(plan, runs, folder)
     page = folder / "ablation.md"
-    write_whole(page, as_page(results, ["val_loss.png", *pictures]))
+    write_text(page, as_page(results, ["val_loss.png", *pictures]))
     return page
 
 
@@ -174,6 +176,5 @@ def _write_spectrograms(plan: Plan, runs: Mapping[Variant, Run], folder: Path) -
 
 
 def _write_picture(path: Path, image: bytes) -> None:
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_bytes(image)
-    temporary.replace(path)
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(image)

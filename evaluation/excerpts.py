@@ -11,8 +11,8 @@ import soundfile
 from spleeter_2.errors import SeparationError
 
 from .compare import Comparison
-from .datasets import Song, find_tracks
 from .results import Run, TrackScores
+from .tracks import TrackAudio, find_tracks, load_track
 
 SECONDS = 8
 
@@ -29,7 +29,7 @@ class Excerpt:
 
     track: str
     start: float
-    song: Song
+    song: TrackAudio
     estimates: dict[str, dict[str, np.ndarray]]
 
     def panels(self, source: str) -> list[tuple[str, np.ndarray]]:
@@ -81,7 +81,7 @@ def cut_excerpt(comparison: Comparison, scores: TrackScores, kept: dict[str, Run
     """
     data = Path(comparison.runs[0].information.data)
     (track,) = find_tracks(data, scores.subset, [scores.name])
-    song = track.load(comparison.sources)
+    song = load_track(track, comparison.sources)
     rate = song.sample_rate
     energy = np.sum(np.square(song.references[comparison.sources[0]], dtype=np.float64), axis=1)
     summed = np.concatenate([[0.0], np.cumsum(energy)])
@@ -97,7 +97,7 @@ def cut_excerpt(comparison: Comparison, scores: TrackScores, kept: dict[str, Run
         }
         for label, run in kept.items()
     }
-    cut = Song(song.mixture[part], references, rate)
+    cut = TrackAudio(song.mixture[part], references, rate)
     return Excerpt(scores.name, start / rate, cut, estimates)
 
 

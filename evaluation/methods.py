@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import re
@@ -10,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from spleeter_2.audio.reader import BLOCK
@@ -19,14 +19,14 @@ from spleeter_2.config.schema import Segment, Stft
 from spleeter_2.errors import SeparationError
 from spleeter_2.separation.windows import OverlapAdd, Windows
 
-from .datasets import Song
 from .results import Identity
 from .scores import SET_UPS, check_regroup, regroup
+from .tracks import TrackAudio
 
 ANCHORS = ("mixture", "irm")
 
-# song -> estimates by source, float32 [S, C] each
-Estimator = Callable[[Song], dict[str, np.ndarray]]
+# a track's audio -> estimates by source, float32 [S, C] each
+Estimator = Callable[[TrackAudio], dict[str, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -60,14 +60,16 @@ class Method:
             from spleeter_2.separation.upstream import upstream_configuration
 
             return upstream_configuration(self.descriptor)
-        configuration = load_configuration(self.descriptor)
-        # not the weights' place: ``Identity`` has their digest
-        content = dataclasses.asdict(dataclasses.replace(configuration, weights=None))
-        return json.loads(json.dumps(content))
+        # the weights' digest is part of the identity, their folder is not
+        configuration = msgspec.structs.replace(load_configuration(self.descriptor), weights=None)
+        return msgspec.to_builtins(configuration)
 
     def identity(self) -> Identity:
         """Everything that determines the estimates."""
-        content = json.dumps(self.configuration(), sort_keys=True)
+        configuration = self.configuration()
+        if "training" in configuration:  # estimates depend on the weights, not on their training
+            configuration["training"] = None
+        content = json.dumps(configuration, sort_keys=True)
         has_weights = self.descriptor not in ANCHORS and is_ours(self.descriptor)
         return Identity(
             descriptor=self.descriptor,
@@ -131,7 +133,7 @@ def open_estimator(method: Method) -> Estimator:
     return _ours(method) if is_ours(method.descriptor) else _upstream(method)
 
 
-def ideal_ratio_mask(song: Song) -> dict[str, np.ndarray]:
+def ideal_ratio_mask(song: TrackAudio) -> dict[str, np.ndarray]:
     """Oracle: the mixture times each source's share of the power, bin by bin.
 
     STFT of 4096 samples every 1024, window by window.
@@ -193,7 +195,7 @@ def _upstream(method: Method) -> Estimator:
     require_ffprobe(method.descriptor)
     separator = None
 
-    def estimate(song: Song) -> dict[str, np.ndarray]:
+    def estimate(song: TrackAudio) -> dict[str, np.ndarray]:
         nonlocal separator
         if song.sample_rate != parameters["sample_rate"]:
             raise SeparationError(

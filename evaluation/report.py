@@ -19,11 +19,12 @@ import soxr
 
 from spleeter_2.audio.codecs import Encoding
 from spleeter_2.errors import SeparationError
+from spleeter_2.files import write_text
 
 from . import plots, tables
 from .compare import Comparison, compare, difference_table, remarks, side_by_side
 from .excerpts import Excerpt, choose_excerpts
-from .results import Run, TrackScores, write_whole
+from .results import Run, TrackScores
 
 TEMPLATE = "report.html.jinja"
 
@@ -44,9 +45,9 @@ def write_report(runs: Sequence[Run], path: Path, nb_excerpts: int = 2) -> list[
     if path.suffix.lower() not in (".html", ".htm"):
         raise SeparationError(f"the report is a page: name it {path.with_suffix('.html').name}")
     comparison = compare(runs)
-    write_whole(path, as_page(comparison, *choose_excerpts(comparison, nb_excerpts)))
+    write_text(path, as_page(comparison, *choose_excerpts(comparison, nb_excerpts)))
     plain = path.with_suffix(".md")
-    write_whole(plain, as_markdown(comparison))
+    write_text(plain, as_markdown(comparison))
     return [path, plain]
 
 

@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 
 from spleeter_2.errors import SeparationError
-from spleeter_2.files import Draft
+from spleeter_2.files import write_text
 
 from .over_mixture import Counts, OverMixture
 from .scores import FRAMEWISE, SourceScores
@@ -290,7 +290,7 @@ def write_scores(path: Path, scores: TrackScores) -> None:
         )
     )
     store.validate()
-    write_whole(path, store.json)
+    write_text(path, store.json)
 
 
 def read_scores(path: Path) -> TrackScores:
@@ -317,30 +317,6 @@ def read_scores(path: Path) -> TrackScores:
         raise SeparationError(
             f"{path} is damaged or not a file of scores: remove it and run again"
         ) from error
-
-
-def write_json(path: Path, content: msgspec.Struct) -> None:
-    """Write a JSON file atomically.
-
-    Raises:
-        SeparationError: the file cannot be written.
-    """
-    text = msgspec.json.format(msgspec.json.encode(content), indent=2).decode()
-    write_whole(path, text + "\n")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file atomically.
-
-    Raises:
-        SeparationError: the file cannot be written.
-    """
-    with Draft(path) as draft:
-        try:
-            draft.path.write_text(text, "utf-8")
-        except OSError as error:
-            raise SeparationError(f"cannot write {path}: {error.strerror or error}") from error
-        draft.publish()
 
 
 def _source(target: Target) -> SourceScores:

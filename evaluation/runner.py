@@ -12,14 +12,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import soundfile
 from tqdm import tqdm
 
+from spleeter_2.data.songs import Song
 from spleeter_2.errors import SeparationError
-from spleeter_2.files import Draft
+from spleeter_2.files import atomic_file, write_json
 
-from .datasets import Song, Track, find_tracks, import_stempeg
 from .methods import Estimator, Method, choose_sources, open_estimator, prepare
 from .results import (
     INFORMATION,
@@ -30,18 +31,25 @@ from .results import (
     TrackScores,
     read_run,
     read_scores,
-    write_json,
     write_scores,
 )
 from .scores import round_to_16_bits, score
 from .tables import details, museval_summary
+from .tracks import (
+    TrackAudio,
+    file_sizes,
+    find_tracks,
+    import_stempeg,
+    load_track,
+    track_seconds,
+)
 from .workers import Failure, run_tasks
 
 log = logging.getLogger(__name__)
 
 LARGEST_REMAINDER = -40.0  # dB; above it a note says that the mixture is not the sum of its stems
 PACKAGES = ("spleeter-2", "spleeter", "tensorflow", "museval", "musdb", "numpy", "scipy")
-# measured by benchmarks/evaluation.py
+# measured by benchmarks/scoring.py
 BASE_MEMORY = 1.0  # GB per process
 MEMORY_PER_MINUTE = 0.5  # GB per minute of audio and source
 
@@ -94,7 +102,7 @@ class Settings:
 class Task:
     """A track and the methods it has no scores of."""
 
-    track: Track
+    track: Song
     methods: tuple[tuple[Method, Run], ...]
     seconds: float
     save_audio: bool
@@ -114,7 +122,7 @@ def evaluate(settings: Settings) -> list[Run]:
     return runs
 
 
-def score_missing(settings: Settings) -> tuple[list[Run], list[Track]]:
+def score_missing(settings: Settings) -> tuple[list[Run], list[Song]]:
     """Score what has no scores yet.
 
     Returns:
@@ -157,7 +165,7 @@ def _methods(settings: Settings) -> list[Method]:
     return methods
 
 
-def _open_run(method: Method, tracks: Sequence[Track], settings: Settings) -> Run:
+def _open_run(method: Method, tracks: Sequence[Song], settings: Settings) -> Run:
     """Make the folder of a run, or open it and add the tracks of --tracks."""
     folder = settings.output / method.name
     identity = method.identity()
@@ -186,30 +194,30 @@ def _open_run(method: Method, tracks: Sequence[Track], settings: Settings) -> Ru
         versions=versions(),
         hardware=hardware(),
     )
-    write_json(folder / INFORMATION, information)
+    write_json(folder / INFORMATION, msgspec.to_builtins(information))
     return Run(folder, information)
 
 
-def _tasks(
-    tracks: Sequence[Track], pairs: list[tuple[Method, Run]], save_audio: bool
-) -> list[Task]:
+def _tasks(tracks: Sequence[Song], pairs: list[tuple[Method, Run]], save_audio: bool) -> list[Task]:
     """List what has no scores, longest tracks first for load balancing."""
     tasks = []
     for track in tracks:
         left = tuple(pair for pair in pairs if not _is_done(track, pair[1], save_audio))
         if left:
-            tasks.append(Task(track, left, track.seconds(), save_audio))
+            tasks.append(Task(track, left, track_seconds(track), save_audio))
     return sorted(tasks, key=lambda task: -task.seconds)
 
 
-def _is_done(track: Track, run: Run, save_audio: bool) -> bool:
+def _is_done(track: Song, run: Run, save_audio: bool) -> bool:
     """Return True if a track has scores of its present files."""
     path = run.path(track.subset, track.name)
-    if not path.is_file() or (save_audio and not run.has_audio(track.subset, track.name)):
+    if track.fault or not path.is_file():
+        return False
+    if save_audio and not run.has_audio(track.subset, track.name):
         return False
     try:
         scores = read_scores(path)
-        return scores.files == track.files() and tuple(scores.sources) == run.sources
+        return scores.files == file_sizes(track) and tuple(scores.sources) == run.sources
     except SeparationError:
         return False
 
@@ -247,11 +255,11 @@ def score_track(task: Task) -> list[tuple[str, TrackScores | Failure]]:
     from spleeter_2.audio import stft
 
     stft.WORKERS = 1  # the processes share the cores already
-    song = task.track.load(task.methods[0][0].sources)
+    audio = load_track(task.track, task.methods[0][0].sources)
     outcomes: list[tuple[str, TrackScores | Failure]] = []
     for method, run in task.methods:
         try:
-            outcomes.append((method.name, _score(method, run, task, song)))
+            outcomes.append((method.name, _score(method, run, task, audio)))
         except SeparationError as error:
             outcomes.append((method.name, Failure(f"{task.track.name}: {error}")))
     return outcomes
@@ -260,25 +268,25 @@ def score_track(task: Task) -> list[tuple[str, TrackScores | Failure]]:
 _ESTIMATORS: dict[Method, Estimator] = {}  # per process: a model is loaded once
 
 
-def _score(method: Method, run: Run, task: Task, song: Song) -> TrackScores:
+def _score(method: Method, run: Run, task: Task, audio: TrackAudio) -> TrackScores:
     track = task.track
     if method not in _ESTIMATORS:
         _ESTIMATORS[method] = open_estimator(method)
     times = [time.perf_counter()]
-    estimates = _ESTIMATORS[method](song)
+    estimates = _ESTIMATORS[method](audio)
     times.append(time.perf_counter())
-    sources = score(song.references, estimates, song.mixture, song.sample_rate)
+    sources = score(audio.references, estimates, audio.mixture, audio.sample_rate)
     times.append(time.perf_counter())
     kept = run.audio(track.subset, track.name)
     if task.save_audio or kept.is_dir():  # kept ones may be incomplete, or of other audio
-        save_audio(kept, estimates, song.sample_rate)
+        save_audio(kept, estimates, audio.sample_rate)
     scores = TrackScores(
         name=track.name,
         subset=track.subset,
-        samples=len(song.mixture),
-        sample_rate=song.sample_rate,
-        files=track.files(),
-        remainder=song.remainder,
+        samples=len(audio.mixture),
+        sample_rate=audio.sample_rate,
+        files=file_sizes(track),
+        remainder=audio.remainder,
         seconds={"separation": times[1] - times[0], "scoring": times[2] - times[1]},
         sources=sources,
     )
@@ -297,12 +305,11 @@ def save_audio(folder: Path, estimates: dict[str, np.ndarray], sample_rate: int)
         fits = np.max(np.abs(waveform), initial=0) < 1
         # not floats: soundfile scales them by 32767, and the scores could not be repeated
         samples = (32768 * waveform).astype(np.int16) if fits else waveform
-        with Draft(folder / f"{name}.wav") as draft:
+        with atomic_file(folder / f"{name}.wav") as path:
             try:
-                soundfile.write(draft.path, samples, sample_rate, "PCM_16" if fits else "FLOAT")
-            except (OSError, soundfile.LibsndfileError) as error:
+                soundfile.write(path, samples, sample_rate, "PCM_16" if fits else "FLOAT")
+            except soundfile.LibsndfileError as error:
                 raise SeparationError(f"cannot write to {folder}: {error}") from error
-            draft.publish()
 
 
 def default_jobs(longest: float, tasks: Sequence[Task]) -> int:
@@ -316,7 +323,7 @@ def default_jobs(longest: float, tasks: Sequence[Task]) -> int:
     return max(1, min(os.cpu_count() or 1, int(0.8 * _memory() / need)))
 
 
-def _report(runs: Sequence[Run], tracks: Sequence[Track]) -> None:
+def _report(runs: Sequence[Run], tracks: Sequence[Song]) -> None:
     """Print the tables of the given tracks."""
     remainders = {}
     for run in runs:

@@ -11,14 +11,13 @@ fine-tuning of zero-shot models", CVPR 2022, and "Model soups", ICML 2022). OUT 
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
 
-from spleeter_2.config.loading import load_configuration, read_configuration
+from spleeter_2.config.loading import load_configuration, to_json
 from spleeter_2.errors import SeparationError
-from spleeter_2.folders import new_folder
+from spleeter_2.files import atomic_folder, write_json
 from spleeter_2.models import checkpoint as weights
 
 LAST_OF_NEW = ("project/kernel", "project/bias")  # new parts start where these are zero
@@ -66,19 +65,16 @@ def main() -> None:
 
 
 def blend(run: Path, out: Path, shares: list[float]) -> None:
-    content = read_configuration(str(run))
-    if not content.get("training", {}).get("start"):
+    configuration = load_configuration(str(run))
+    if not configuration.training.start:
         raise SeparationError(f"{run} is no run that started from another model")
-    start, best = (
-        weights.read_checkpoint(load_configuration(descriptor).weights)
-        for descriptor in (content["training"]["start"], str(run))
-    )
+    start = weights.read_checkpoint(load_configuration(configuration.training.start).weights)
+    best = weights.read_checkpoint(configuration.weights)
     sets = (start, best, last_weights(run))
     values = blended(list(zip(shares, sets, strict=True)))
-    with new_folder(out) as folder:
+    with atomic_folder(out) as folder:
         weights.write_checkpoint(weights.halved(values), folder)
-        text = json.dumps({**content, "weights": "."}, indent=2)
-        (folder / "config.json").write_text(text + "\n", encoding="utf-8")
+        write_json(folder / "config.json", {**to_json(configuration), "weights": "."})
 
 
 if __name__ == "__main__":

@@ -126,3 +126,10 @@ def file_size_limit():
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def values_of(model) -> dict[str, np.ndarray]:
+    """A model's weights by name, as ``write_checkpoint`` takes them."""
+    from spleeter_2.models.checkpoint import named_variables
+
+    return {name: variable.numpy() for name, variable in named_variables(model).items()}

@@ -3,19 +3,16 @@ import resource
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-from conftest import files_below
 
 from spleeter_2.audio.codecs import Encoding
 from spleeter_2.audio.ffmpeg import ffmpeg_command
 from spleeter_2.audio.reader import BLOCK, AudioReader
 from spleeter_2.audio.writer import AudioWriter
 from spleeter_2.errors import SeparationError
-from spleeter_2.files import Draft
 
 RATE = 44100
 
@@ -265,17 +262,6 @@ def test_an_old_file_stands_until_the_new_one_is_whole(tmp_path):
     assert path.read_text() == "old"
 
 
-def test_the_next_run_sweeps_what_a_kill_left(tmp_path):
-    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=1)
-    stale = tmp_path / f".spleeter-2-{int(dead.stdout)}-0123abcd-vocals.wav"
-    other = tmp_path / f".spleeter-2-{os.getpid()}-0123abcd-vocals.wav"
-    for path in (stale, other, tmp_path / ".spleeter-2-notes"):
-        path.touch()
-    write(tmp_path / "x.wav", tone(1000))
-    left = {path.name for path in tmp_path.iterdir()}
-    assert left == {other.name, ".spleeter-2-notes", "x.wav"}
-
-
 def test_no_ffmpeg_at_all(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
@@ -297,23 +283,6 @@ def test_a_name_that_cannot_be_had_is_told_before_any_work(tmp_path, name):
     with pytest.raises(SeparationError, match="too long"):
         AudioWriter(tmp_path / "a" / "b" / (300 * "x"), RATE, 2)
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
-
-
-def test_folders_that_two_make_at_once(tmp_path, monkeypatch):
-    """Between the look and the making another process has made the folder, for its own file."""
-    make = Path.mkdir
-
-    def late(folder):
-        make(folder)
-        make(folder)
-
-    monkeypatch.setattr(Path, "mkdir", late)
-    with Draft(tmp_path / "a" / "b" / "mine") as draft:
-        draft.publish()
-    assert files_below(tmp_path) == ["a/b/mine"]
-    with Draft(tmp_path / "c" / "mine"):
-        pass
-    assert (tmp_path / "c").is_dir()  # it is the other's
 
 
 def test_a_writer_that_cannot_start_leaves_nothing(tmp_path, monkeypatch):

@@ -261,10 +261,13 @@ def test_training_refuses_what_it_cannot_use(spleeter, tmp_path):
     assert "lacks the column" in refused(*ours, "-d", tmp_path / "songs.csv")
     odd = tmp_path / "odd.json"
     for training, words in (
-        ('{"batch_size": 0}', "training.batch_size must be at least 1"),
+        ('{"batch_size": 0}', "training.batch_size must be a whole number >= 1"),
         ('{"los": {}}', "training: unknown key 'los'"),
         ('{"nb_frames": 100}', "training.nb_frames must be a multiple of 64"),
-        ('{"loss": {"spectrogram": "l3"}}', "must be mse or log_mse or l1 or magnitude_l1"),
+        (
+            '{"loss": {"spectrogram": "l3"}}',
+            "must be l1 or log_mse or magnitude_l1 or mse, not 'l3'",
+        ),
     ):
         odd.write_text(f'{{"spleeter_2": 1, "base": "spleeter_2:mask", "training": {training}}}')
         assert words in refused("-p", odd, "-d", tmp_path, "-o", tmp_path / "run")

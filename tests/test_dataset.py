@@ -4,7 +4,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -16,22 +15,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spleeter_2.audio.codecs import Encoding
+from spleeter_2.audio.stft import Transform
 from spleeter_2.audio.writer import AudioWriter
 from spleeter_2.config.training import USUAL, Augmentation
-from spleeter_2.data.cache import STALE, StemCache
-from spleeter_2.data.examples import Examples, fixed_windows
+from spleeter_2.data.cache import CachedSong, StemCache
+from spleeter_2.data.examples import Examples, validation_set
 from spleeter_2.data.songs import (
     STREAMS,
-    DecodedSong,
     Song,
     Songs,
     StemFile,
     find_songs,
-    musdb18_validation,
     split,
+    training_songs,
 )
 from spleeter_2.errors import SeparationError
-from spleeter_2.training.batches import as_tf_dataset
+from spleeter_2.training.batches import as_tf_dataset, named_spectrograms
 
 TWO = ("vocals", "accompaniment")
 FOUR = ("vocals", "drums", "bass", "other")
@@ -90,7 +89,7 @@ def synthetic(tmp_path: Path, lengths, instruments=TWO, offset=0) -> Songs:
             mark = np.full(nb_samples, 100 * (number + 1) + column + offset)
             samples = np.stack([mark, ramp], axis=1).astype(np.int16)
             write(tmp_path / "ramps" / f"song{number}" / f"{instrument}.wav", samples)
-    found = find_songs(tmp_path / "ramps", instruments)
+    found = training_songs(tmp_path / "ramps", instruments)
     return StemCache(tmp_path / "cache").decode(found)
 
 
@@ -102,9 +101,10 @@ def said(songs: Songs, what: str) -> dict[str, str]:
 
 
 def test_a_folder_of_songs(folder):
-    songs = find_songs(folder, TWO)
+    songs = training_songs(folder, TWO)
     assert [song.name for song in songs] == ["a song", "b"]
-    assert songs[0].stems == {name: (StemFile(folder / "a song" / f"{name}.wav"),) for name in TWO}
+    assert songs[0].stems == {name: StemFile(folder / "a song" / f"{name}.wav") for name in TWO}
+    assert songs[0].path == folder / "a song" and songs[0].subset is None
     assert str(songs) == f"2 songs in {folder}: vocals, accompaniment"
 
 
@@ -119,8 +119,8 @@ def test_accompaniment_is_the_sum_of_what_a_song_has(tmp_path):
         for name in names:
             (tmp_path / song).mkdir(exist_ok=True)
             (tmp_path / song / f"{name}.flac").touch()
-    songs = find_songs(tmp_path, TWO)
-    parts = {song.name: [file.path.stem for file in song.stems["accompaniment"]] for song in songs}
+    songs = training_songs(tmp_path, TWO)
+    parts = {song.name: [file.path.stem for file in song.files("accompaniment")] for song in songs}
     assert parts == {
         "four": ["drums", "bass", "other"],
         "both": ["accompaniment"],
@@ -131,13 +131,13 @@ def test_accompaniment_is_the_sum_of_what_a_song_has(tmp_path):
         "dumb": "it lacks vocals",
     }
     assert said(songs, "accompaniment is the sum of drums, bass, other") == {"four": ""}
-    assert [song.name for song in find_songs(tmp_path, FOUR)] == ["four"]
-    assert "left out: 4 songs" in str(find_songs(tmp_path, FOUR))
+    assert [song.name for song in training_songs(tmp_path, FOUR)] == ["four"]
+    assert "left out: 4 songs" in str(training_songs(tmp_path, FOUR))
 
 
 def test_two_files_for_one_stem_leave_the_song_out(folder):
     (folder / "b" / "Vocals.mp3").touch()
-    songs = find_songs(folder, TWO)
+    songs = training_songs(folder, TWO)
     assert said(songs, "left out") == {"b": "it has Vocals.mp3 and vocals.wav: keep one of them"}
     assert len(songs) == 1
 
@@ -148,7 +148,7 @@ def test_an_instrument_of_another_name(tmp_path):
         (tmp_path / "song" / f"{name}.ogg").touch()
     (tmp_path / "only").mkdir()
     (tmp_path / "only" / "theremin.ogg").touch()
-    songs = find_songs(tmp_path, ("vocals", "theremin"))
+    songs = training_songs(tmp_path, ("vocals", "theremin"))
     assert [song.name for song in songs] == ["song"]
     assert said(songs, "left out") == {"only": "it lacks vocals"}
 
@@ -162,9 +162,9 @@ def test_musdb18_is_what_musdb_says(tmp_path, streams, cache):
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(stempeg.example_stem_path(), path)
     theirs = musdb.DB(root=str(tmp_path / "MUSDB18"), subsets="train")
-    songs = find_songs(tmp_path / "MUSDB18", TWO)
+    songs = training_songs(tmp_path / "MUSDB18", TWO)
     assert [song.name for song in songs] == [track.name for track in theirs.tracks]
-    assert [song.name for song in find_songs(tmp_path / "MUSDB18", TWO, "test")] == ["C - Three"]
+    assert [song.name for song in find_songs(tmp_path / "MUSDB18", "test")] == ["C - Three"]
     assert list(STREAMS) == sorted(theirs.setup["stem_ids"], key=theirs.setup["stem_ids"].get)
     decoded = cache.decode(songs)
     for name in TWO:
@@ -183,37 +183,32 @@ def test_musdb18_hq_is_what_musdb_says(tmp_path, streams, cache):
         for stem, waveform in streams.items():
             write(root / subset / name / f"{stem}.wav", waveform, subtype="PCM_16")
     theirs = musdb.DB(root=str(root), is_wav=True, subsets="train").tracks[0]
-    decoded = cache.decode(find_songs(root, FOUR))
+    decoded = cache.decode(training_songs(root, FOUR))
     assert [song.name for song in decoded] == ["A - One"]
     for name in FOUR:
         ours = decoded[0].read(name, 0, decoded[0].nb_samples)
         np.testing.assert_array_equal(ours, theirs.targets[name].audio.astype(np.float32))
 
 
-def test_musdb18_validation_is_musdb_s():
-    import musdb
-
-    class Setup(musdb.DB):
-        def load_mus_tracks(self, **_):
-            return []
-
-    names = musdb18_validation()
-    assert names == Setup(root=".").setup["validation_tracks"] and len(names) == 14
-
-
 def test_a_subset_is_a_folder_of_songs_not_a_song(folder):
     for name in TWO:  # a song whose name is "train"
         write(folder / "train" / f"{name}.wav", np.zeros((9, 2)))
-    assert [song.name for song in find_songs(folder, TWO)] == ["a song", "b", "train"]
-    with pytest.raises(SeparationError, match="has no folder test"):
-        find_songs(folder, TWO, "test")
+    assert [song.name for song in training_songs(folder, TWO)] == ["a song", "b", "train"]
+    assert [song.subset for song in find_songs(folder, "test")] == [None] * 3
     with pytest.raises(SeparationError, match="must be train or test, not dev"):
-        find_songs(folder, TWO, "dev")
+        find_songs(folder, "dev")
+    for name in TWO:
+        write(folder / "test" / "held out" / f"{name}.wav", np.zeros((9, 2)))
+    (held_out,) = find_songs(folder, "test")
+    assert (held_out.name, held_out.subset) == ("held out", "test")
+    with pytest.raises(SeparationError, match="has no folder train, but test: see --subset"):
+        find_songs(folder, "train")
+    assert [song.name for song in training_songs(folder, TWO)] == ["a song", "b", "train"]
 
 
 def test_names_that_clash_leave_one_out(folder):
     (folder / "B.stem.mp4").touch()
-    songs = find_songs(folder, TWO)
+    songs = training_songs(folder, TWO)
     assert [song.name for song in songs] == ["B", "a song"]
     assert "same name" in said(songs, "left out")["b"]
 
@@ -227,7 +222,7 @@ def test_spleeter_s_csv(folder, cache):
         "c/mixture.wav,c/vocals.wav,,6.0\n"
         ",,,\n"
     )
-    songs = find_songs(path, TWO)
+    songs = training_songs(path, TWO)
     assert [song.name for song in songs] == ["a song"]
     assert said(songs, "left out") == {
         "b": f"there is no file {folder / 'b' / 'drums.wav'}",
@@ -236,9 +231,8 @@ def test_spleeter_s_csv(folder, cache):
     }
     moved = folder.parent / "elsewhere.csv"
     shutil.move(path, moved)
-    assert [song.name for song in find_songs(moved, TWO, root=folder)] == ["a song"]
     with pytest.raises(SeparationError, match="none of the 4 songs .* a song: there is no file"):
-        find_songs(moved, TWO)
+        training_songs(moved, TWO)
 
 
 def test_a_csv_of_songs_that_share_a_folder(tmp_path):
@@ -248,9 +242,9 @@ def test_a_csv_of_songs_that_share_a_folder(tmp_path):
         "\ufeffvocals_path,drums_path,bass_path\na.ogg,b.ogg,c.ogg\nd.ogg,e.ogg,f.ogg\n",
         encoding="utf-8",
     )
-    songs = find_songs(tmp_path / "songs.csv", TWO)
+    songs = training_songs(tmp_path / "songs.csv", TWO)
     assert [song.name for song in songs] == ["a.ogg", "d.ogg"]
-    assert [file.path.name for file in songs[1].stems["accompaniment"]] == ["e.ogg", "f.ogg"]
+    assert [file.path.name for file in songs[1].files("accompaniment")] == ["e.ogg", "f.ogg"]
 
 
 @pytest.mark.parametrize(
@@ -268,31 +262,31 @@ def test_a_csv_of_songs_that_share_a_folder(tmp_path):
 def test_a_wrong_csv(tmp_path, content, sentence):
     (tmp_path / "songs.csv").write_bytes(content)
     with pytest.raises(SeparationError, match=sentence):
-        find_songs(tmp_path / "songs.csv", TWO)
+        training_songs(tmp_path / "songs.csv", TWO)
 
 
 def test_no_stems(tmp_path, folder):
     with pytest.raises(SeparationError, match="there is no folder .*nowhere"):
-        find_songs(tmp_path / "nowhere", TWO)
+        training_songs(tmp_path / "nowhere", TWO)
     with pytest.raises(SeparationError, match="neither a folder nor a .csv file"):
-        find_songs(folder / "list.txt", TWO)
+        training_songs(folder / "list.txt", TWO)
     with pytest.raises(SeparationError, match="cannot read .*missing.csv: No such file"):
-        find_songs(tmp_path / "missing.csv", TWO)
+        training_songs(tmp_path / "missing.csv", TWO)
     with pytest.raises(SeparationError, match="there are no songs in .*lyrics: expected SONG/voc"):
-        find_songs(folder / "lyrics", TWO)
+        training_songs(folder / "lyrics", TWO)
     with pytest.raises(SeparationError, match="is a song itself; give the folder above it"):
-        find_songs(folder / "b", TWO)
+        training_songs(folder / "b", TWO)
     with pytest.raises(SeparationError, match="none of the 2 songs .*a song: it lacks drums, bass"):
-        find_songs(folder, FOUR)
-    with pytest.raises(SeparationError, match="instruments must differ"):
-        find_songs(folder, ("vocals", "vocals"))
+        training_songs(folder, FOUR)
+    with pytest.raises(SeparationError, match="instruments must be different"):
+        training_songs(folder, ("vocals", "vocals"))
 
 
 # --- splitting
 
 
 def named(*names) -> Songs:
-    return Songs("there", TWO, tuple(Song(name, {}) for name in names))
+    return Songs("there", tuple(Song(name, Path(name)) for name in names), TWO)
 
 
 def names_of(songs) -> list[str]:
@@ -335,7 +329,7 @@ def test_split_by_name():
 
 
 def test_sixteen_bits_come_back_as_they_are(folder, cache):
-    decoded = cache.decode(find_songs(folder, TWO))
+    decoded = cache.decode(training_songs(folder, TWO))
     for song in decoded:
         for name in TWO:
             wanted, _ = soundfile.read(folder / song.name / f"{name}.wav", dtype="float32")
@@ -380,7 +374,7 @@ def test_formats_rates_mono_and_lengths(tmp_path, stems, cache):
     write(root / "mono" / "accompaniment.wav", 0.5 * accompaniment[: 5 * RATE])
     encode(root / "lossy" / "vocals.mp3", 0.5 * vocals)
     encode(root / "lossy" / "accompaniment.ogg", 0.5 * accompaniment)
-    decoded = cache.decode(find_songs(root, TWO))
+    decoded = cache.decode(training_songs(root, TWO))
     by_name = {song.name: song for song in decoded}
     assert said(decoded, "resampled to 44100 Hz") == {"48k": "vocals: 48000 Hz"}
     assert said(decoded, "mono, doubled to stereo") == {"mono": "vocals"}
@@ -411,7 +405,7 @@ def test_silent_broken_and_cut_off_stems(folder, cache, stems):
     (folder / "broken" / "vocals.wav").write_bytes(os.urandom(5000))
     whole = (folder / "cut" / "vocals.wav").read_bytes()
     (folder / "cut" / "vocals.wav").write_bytes(whole[: len(whole) // 3])
-    decoded = cache.decode(find_songs(folder, TWO))
+    decoded = cache.decode(training_songs(folder, TWO))
     assert names_of(decoded) == ["a song", "b", "cut", "instrumental"]
     left_out = said(decoded, "left out")
     assert left_out["silent"] == "all its stems are silent"
@@ -426,11 +420,11 @@ def test_no_song_that_can_be_decoded(tmp_path, cache):
     for name in TWO:
         write(tmp_path / "set" / "x" / f"{name}.wav", np.zeros((RATE, 2)))
     with pytest.raises(SeparationError, match="none of the 1 song .*x: all its stems are silent"):
-        cache.decode(find_songs(tmp_path / "set", TWO))
+        cache.decode(training_songs(tmp_path / "set", TWO))
 
 
 def test_decoded_once_and_again_when_the_source_changes(folder, cache, monkeypatch):
-    songs = find_songs(folder, TWO)
+    songs = training_songs(folder, TWO)
     cache.decode(songs)
     before = {path.name: path.stat().st_mtime_ns for path in cache.folder.iterdir()}
     assert len(before) == 4
@@ -448,7 +442,7 @@ def test_decoded_once_and_again_when_the_source_changes(folder, cache, monkeypat
 
 
 def test_a_damaged_cache_file_is_written_anew(folder, cache):
-    songs = find_songs(folder, TWO)
+    songs = training_songs(folder, TWO)
     wanted = cache.decode(songs)[0].read("vocals", 0, 5000)
     for path in cache.folder.iterdir():
         path.write_bytes(path.read_bytes()[100:])
@@ -474,18 +468,19 @@ def test_the_cache_s_place(monkeypatch, tmp_path):
 def test_a_cache_that_cannot_be_written(folder, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(SeparationError, match="cannot write to the cache .*/file/x: Not a dir"):
-        StemCache(tmp_path / "file" / "x").decode(find_songs(folder, TWO))
+        StemCache(tmp_path / "file" / "x").decode(training_songs(folder, TWO))
 
 
 CHILD = """
 import os, sys, time, resource
 from pathlib import Path
-import spleeter_2.dataset as dataset
+from spleeter_2.data.cache import StemCache
+from spleeter_2.data.songs import training_songs
 from spleeter_2.errors import SeparationError
 {setup}
-songs = dataset.find_songs(Path(sys.argv[1]), ("vocals", "accompaniment"))
+songs = training_songs(Path(sys.argv[1]), ("vocals", "accompaniment"))
 try:
-    dataset.StemCache(Path(sys.argv[2])).decode(songs, jobs=2)
+    StemCache(Path(sys.argv[2])).decode(songs, jobs=2)
 except SeparationError as error:
     sys.exit(f"sentence: {{error}}")
 print("done")
@@ -515,14 +510,11 @@ def test_a_kill_in_the_middle_of_a_write(folder, cache):
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
     left = list(cache.folder.iterdir())
-    assert left and all(path.suffix == ".part" for path in left)
-    decoded = cache.decode(find_songs(folder, TWO))
+    assert left and all(path.name.startswith(".spleeter-2-") for path in left)
+    decoded = cache.decode(training_songs(folder, TWO))
     wanted, _ = soundfile.read(folder / "b" / "vocals.wav", dtype="float32")
     np.testing.assert_array_equal(decoded[1].read("vocals", 0, len(wanted)), wanted)
-    assert all(path.exists() for path in left)  # another process might be writing it
-    for path in left:
-        os.utime(path, (time.time() - 2 * STALE,) * 2)
-    cache.decode(find_songs(folder, TWO))
+    assert not any(path.exists() for path in left)
     assert sorted({path.suffix for path in cache.folder.iterdir()}) == [".stem"]
 
 
@@ -542,7 +534,7 @@ def test_two_processes_fill_one_cache(folder, cache):
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert sum(output.count("written") for output, _ in outputs) > 4  # they did meet
     assert sorted(path.suffix for path in cache.folder.iterdir()) == [".stem"] * 4
-    decoded = cache.decode(find_songs(folder, TWO))
+    decoded = cache.decode(training_songs(folder, TWO))
     wanted, _ = soundfile.read(folder / "b" / "vocals.wav", dtype="float32")
     np.testing.assert_array_equal(decoded[1].read("vocals", 0, len(wanted)), wanted)
 
@@ -564,7 +556,7 @@ def test_a_full_disk(folder, cache, monkeypatch):
         stem_cache, "open", lambda *_, **__: open("/dev/full", "wb", buffering=0), raising=False
     )
     with pytest.raises(SeparationError, match="cannot write to the cache .*: No space left"):
-        cache.decode(find_songs(folder, TWO))
+        cache.decode(training_songs(folder, TWO))
 
 
 # --- examples
@@ -687,8 +679,8 @@ def test_identity_changes_with_the_data(ramps, tmp_path):
 def test_real_stems_sum_to_their_mixture(tmp_path, streams, cache):
     for name in FOUR:
         write(tmp_path / "set" / "song" / f"{name}.wav", 0.5 * streams[name], subtype="PCM_16")
-    two = cache.decode(find_songs(tmp_path / "set", TWO))
-    four = cache.decode(find_songs(tmp_path / "set", FOUR))
+    two = cache.decode(training_songs(tmp_path / "set", TWO))
+    four = cache.decode(training_songs(tmp_path / "set", FOUR))
     assert len(list(cache.folder.iterdir())) == 4  # both share the stems
     ours = Examples(two, TWO, 1 << 16, seed=4)[2]
     theirs = Examples(four, FOUR, 1 << 16, seed=4)[2]
@@ -700,7 +692,7 @@ def test_real_stems_sum_to_their_mixture(tmp_path, streams, cache):
 # --- validation
 
 
-def test_fixed_windows(tmp_path):
+def test_the_validation_set(tmp_path):
     nb_samples = 4000
     vocals = np.zeros((10 * nb_samples, 2))
     accompaniment = vocals.copy()
@@ -710,34 +702,30 @@ def test_fixed_windows(tmp_path):
     for name, waveform in zip(TWO, (vocals, accompaniment), strict=True):
         write(tmp_path / "set" / "long" / f"{name}.wav", waveform)
         write(tmp_path / "set" / "short" / f"{name}.wav", waveform[: nb_samples // 2])
-    songs = StemCache(tmp_path / "cache").decode(find_songs(tmp_path / "set", TWO))
-    windows = fixed_windows(songs, TWO, nb_samples, nb_samples)
-    assert windows.places == ((0, 0), (0, 4000), (0, 8000), (0, 12000), (1, 0))
-    assert windows.sounding.tolist() == [
-        [True, False],
-        [True, True],
-        [False, True],
-        [False, True],
-        [True, False],
-    ]
-    assert len(windows) == 5 and len(list(windows)) == 5
-    np.testing.assert_allclose(windows[1], 0.1, atol=1e-4)
-    assert windows[4].shape == (2, nb_samples, 2) and not windows[4][:, 2000:].any()
-    halves = fixed_windows(songs, TWO, nb_samples, nb_samples // 2)
-    assert (0, 2000) in halves.places and len(halves) == 9
-    with pytest.raises(SeparationError, match="no window to validate with"):
-        fixed_windows([], TWO, 100, 100)
-    with pytest.raises(SeparationError, match="hop .* not 0"):
-        fixed_windows(songs, TWO, 100, 0)
+    songs = StemCache(tmp_path / "cache").decode(training_songs(tmp_path / "set", TWO))
+    examples = validation_set(songs, TWO, nb_samples)
+    assert examples.places == ((0, 0), (0, 4000), (0, 8000), (0, 12000), (1, 0))
+    assert len(examples) == 5 and len(list(examples)) == 5
+    np.testing.assert_allclose(examples[1], 0.1, atol=1e-4)
+    assert examples[4].shape == (2, nb_samples, 2) and not examples[4][:, 2000:].any()
+    halves = validation_set(songs, TWO, nb_samples // 2)
+    assert halves.places == tuple((0, 2000 * index) for index in range(8)) + ((1, 0),)
+    with pytest.raises(SeparationError, match="no examples to validate with"):
+        validation_set([], TWO, 100)
 
 
-def test_windows_reach_the_end_of_a_song(tmp_path):
+def test_the_validation_set_reaches_the_end_of_a_song(tmp_path):
     songs = synthetic(tmp_path, [1000])
-    assert fixed_windows(songs, TWO, 1000, 10).places == ((0, 0),)
-    assert [start for _, start in fixed_windows(songs, TWO, 400, 200).places] == [0, 200, 400, 600]
+    for nb_samples, starts in ((1000, [0]), (500, [0, 500]), (501, [0]), (400, [0, 400])):
+        found = validation_set(songs, TWO, nb_samples)
+        assert [start for _, start in found.places] == starts
 
 
 # --- tf.data
+
+
+def unchanged(stems):
+    return stems
 
 
 def spectrum(stems):
@@ -746,7 +734,7 @@ def spectrum(stems):
 
 def test_tf_dataset_is_the_examples_in_order(ramps):
     examples = Examples(ramps, TWO, 100, USUAL, seed=5)
-    batches = list(as_tf_dataset(examples, 7, 3, nb_threads=4).take(4).as_numpy_iterator())
+    batches = list(as_tf_dataset(examples, 7, 3, unchanged).take(4).as_numpy_iterator())
     np.testing.assert_array_equal(
         np.concatenate(batches), np.stack([examples[index] for index in range(7, 19)])
     )
@@ -765,18 +753,29 @@ def test_tf_dataset_transforms(ramps):
     assert isinstance(pair, tuple) and pair[1].shape == (1, 2, 100, 2)
 
 
-def test_tf_dataset_of_windows_ends(ramps):
-    windows = fixed_windows(ramps, TWO, 500, 500)
-    batches = list(as_tf_dataset(windows, 0, 4).as_numpy_iterator())
-    assert [len(batch) for batch in batches] == [4, 4, 4, 3]  # 1 + 10 + 1 + 2 + 1
-    np.testing.assert_array_equal(np.concatenate(batches), np.stack(list(windows)))
+@pytest.mark.parametrize("nb_instruments", [1, 2, 3])
+def test_an_example_has_names(nb_instruments):
+    """Of two targets; a third instrument is the residual."""
+    waveforms = np.random.default_rng(0).normal(size=(nb_instruments, 2048, 2)).astype(np.float32)
+    transform = Transform(256, 64)
+    nb_targets = min(nb_instruments, 2)
+    example = named_spectrograms(waveforms, nb_targets, transform, 100)
+    stems = [transform.forward(waveform)[:, :100] for waveform in waveforms]
+    assert set(example) == {"mixture", "targets", *["residual"] * (nb_instruments == 3)}
+    np.testing.assert_array_equal(example["targets"], stems[:nb_targets])
+    np.testing.assert_allclose(
+        example["mixture"], transform.forward(waveforms.sum(axis=0))[:, :100], atol=1e-4
+    )
+    assert {stft.dtype for stft in example.values()} == {np.dtype(np.complex64)}
+    if nb_instruments == 3:
+        np.testing.assert_array_equal(example["residual"], stems[2])
 
 
 def test_workers_share_a_batch(ramps):
     examples = Examples(ramps, TWO, 100, USUAL, seed=5)
-    alone = list(as_tf_dataset(examples, 4, 6).take(3).as_numpy_iterator())
+    alone = list(as_tf_dataset(examples, 4, 6, unchanged).take(3).as_numpy_iterator())
     shares = [
-        list(as_tf_dataset(examples, 4, 2, worker=worker, nb_workers=3).take(3).as_numpy_iterator())
+        list(as_tf_dataset(examples, 4, 2, unchanged, worker, 3).take(3).as_numpy_iterator())
         for worker in range(3)
     ]
     for step in range(3):
@@ -799,12 +798,14 @@ def test_memory_does_not_grow_with_the_song(tmp_path):
 import resource, sys
 from pathlib import Path
 import numpy as np
-from spleeter_2.dataset import Examples, StemCache, find_songs
+from spleeter_2.data.cache import StemCache
+from spleeter_2.data.examples import Examples
+from spleeter_2.data.songs import training_songs
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 start = peak()
 TWO = ("vocals", "accompaniment")
-songs = StemCache(Path(sys.argv[2])).decode(find_songs(Path(sys.argv[1]), TWO))
+songs = StemCache(Path(sys.argv[2])).decode(training_songs(Path(sys.argv[1]), TWO))
 examples = Examples(songs, TWO, 44100)
 for index in range(50):
     examples[index]
@@ -822,7 +823,7 @@ print(peak() - start)
 
 
 def test_the_footer_tells_where_a_cache_file_comes_from(folder, cache):
-    cache.decode(find_songs(folder, TWO))
+    cache.decode(training_songs(folder, TWO))
     sources = set()
     for path in cache.folder.iterdir():
         text = path.read_bytes()[-2000:]
@@ -834,5 +835,5 @@ def test_a_decoded_song_is_silent_by_its_peaks(tmp_path, cache):
     for number, level in enumerate((0.0005, 0.002)):
         write(tmp_path / f"{number}.wav", np.full((100, 2), level))
     quiet, loud = (cache.stem(StemFile(tmp_path / f"{number}.wav")) for number in range(2))
-    song = DecodedSong("x", 100, {"a": (quiet, quiet), "b": (quiet, loud)})
+    song = CachedSong("x", 100, {"a": (quiet, quiet), "b": (quiet, loud)})
     assert song.is_silent("a") and not song.is_silent("b")

@@ -26,7 +26,7 @@ import json, sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 import numpy as np, tensorflow as tf, test_training
-from spleeter_2.distribution import Distribution
+from spleeter_2.training.distribution import Distribution
 from spleeter_2.errors import SeparationError
 folder, out, options, *mirrored = sys.argv[2:]
 folder, options = Path(folder), json.loads(options)
@@ -41,7 +41,7 @@ try:
     run.fit(verbose=0)
 except SeparationError as error:
     sys.exit(str(error))
-np.savez(out, **run.trainee.values())
+np.savez(out, **run.model.values())
 """
 
 
@@ -109,13 +109,13 @@ def test_two_workers_go_on_as_one_process_would(tmp_path):
             status, messages = ended(one)
             assert status == 0, messages
     for name in ("chief", "other"):
-        same(dict(np.load(tmp_path / f"{name}.npz")), whole.trainee.values())
+        same(dict(np.load(tmp_path / f"{name}.npz")), whole.model.values())
     expected = losses(tmp_path / "whole")
     np.testing.assert_allclose(losses(tmp_path / "chief"), expected, rtol=1e-5)
     assert not (tmp_path / "other").exists()  # only the chief writes
     assert states(tmp_path / "chief") == ["000000004", "000000008"]
     again = trainer(tmp_path / "chief", epochs=2, **options)
-    same(again.trainee.values(), whole.trainee.values())
+    same(again.model.values(), whole.model.values())
 
 
 def test_two_devices_of_one_process_with_a_teacher(tmp_path):
@@ -125,7 +125,7 @@ def test_two_devices_of_one_process_with_a_teacher(tmp_path):
     whole.fit(verbose=0)
     status, messages = ended(process(tmp_path / "two", tmp_path / "two.npz", options, "mirrored"))
     assert status == 0, messages
-    same(dict(np.load(tmp_path / "two.npz")), whole.trainee.values())
+    same(dict(np.load(tmp_path / "two.npz")), whole.model.values())
     np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "whole"), rtol=1e-5)
 
 
@@ -147,7 +147,7 @@ def test_shares_of_a_batch():
     """Two workers of two devices get the batches of one device, in its order."""
     examples = [np.full((1, 1), index) for index in range(40)]
     batches = [
-        as_tf_dataset(examples, 8, 4, worker=worker, nb_workers=2, nb_devices=2)
+        as_tf_dataset(examples, 8, 4, lambda x: x, worker=worker, nb_workers=2, nb_devices=2)
         for worker in (0, 1)
     ]
     found = [[x.numpy().ravel().tolist() for x in shares.take(4)] for shares in batches]

@@ -84,7 +84,7 @@ def test_the_whole_way(run_ablation, tmp_path):
         found = numbers(scored.scores())["vocals", "SIR"].median()
         assert outcome["scores"]["vocals"]["SIR"] == found
         trained = load_configuration(str(out / "runs" / name))
-        assert trained.training["seed"] == int(seed)
+        assert trained.training.seed == int(seed)
         assert trained.model.head.type == ("mask" if run == "mask" else "regression")
     sdr = [results["runs"]["mask"]["seeds"][seed]["scores"]["vocals"]["SDR"] for seed in "34"]
     assert f"| mask | {np.mean(sdr):.2f} ({np.std(sdr, ddof=1):.2f}) |" in told

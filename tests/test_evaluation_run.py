@@ -20,12 +20,12 @@ from golden import golden
 
 from evaluation import tables, workers
 from evaluation.__main__ import entrypoint
-from evaluation.datasets import Song
 from evaluation.methods import Method, ideal_ratio_mask, open_estimator
 from evaluation.metrics import sdr
 from evaluation.results import find_runs, read_run, read_scores
 from evaluation.runner import Settings, Task, default_jobs, save_audio
 from evaluation.scores import FRAMEWISE, SET_UPS
+from evaluation.tracks import TrackAudio, find_tracks, load_track
 from evaluation.workers import Failure, run_tasks
 from spleeter_2.errors import SeparationError
 from spleeter_2.separation.upstream import DEFAULT_ADAPTER
@@ -129,12 +129,10 @@ def test_anchors_are_where_they_belong(finished):
 
 
 def test_the_estimates_that_are_kept_are_those_that_were_scored(finished, musdb18, tmp_path):
-    from evaluation.datasets import find_tracks
-
     folder, _ = finished
     run = read_run(folder / "spleeter_2-grouped")
     track = find_tracks(musdb18, names=[NAMES[0]])[0]
-    song = track.load(TWO)
+    song = load_track(track, TWO)
     scores = read_scores(run.path("test", track.name))
     folder = run.audio("test", track.name)
     said = np.stack([soundfile.read(folder / f"{source}.wav")[0] for source in TWO])
@@ -194,7 +192,7 @@ def test_tracks_by_name(evaluation, plain, tmp_path):
     quick(evaluation, plain, tmp_path, "--tracks", NAMES[0])
     assert set(read_run(tmp_path / "mixture").tracks) == {("test", n) for n in NAMES[:2]}
     status, _, messages = quick(evaluation, plain, tmp_path, "--tracks", "Nobody")
-    assert status == 1 and "there is no track Nobody" in messages
+    assert status == 1 and "there is no song Nobody in" in messages
 
 
 def test_set_ups_are_not_mixed(evaluation, musdb18_hq, tmp_path):
@@ -476,7 +474,7 @@ def test_the_ideal_mask_of_sources_apart_is_ideal():
         np.repeat(0.3 * np.sin(2 * np.pi * f * time_)[:, None], 2, axis=1).astype(np.float32)
         for f in (500, 5000)
     )
-    song = Song(low + high, {"vocals": low, "accompaniment": high}, RATE)
+    song = TrackAudio(low + high, {"vocals": low, "accompaniment": high}, RATE)
     estimates = ideal_ratio_mask(song)
     for name, reference in song.references.items():
         assert estimates[name].shape == reference.shape
@@ -490,6 +488,22 @@ def test_a_method_has_a_name_for_its_folder(tmp_path):
     assert Method(str(folder), TWO).name == "my-model-v2"
     assert Method("spleeter:2stems", TWO, mwf=True).name == "spleeter-2stems-mwf"
     assert Method("configs/mask_16khz.json", TWO).name == "mask_16khz"
+
+
+def test_the_training_does_not_count_in_an_identity(tmp_path):
+    """Estimates depend on the weights; the model itself does count."""
+    digests = []
+    for name, changes in (
+        ("plain", {}),
+        ("trained", {"training": {"epochs": 3}}),
+        ("wide", {"model": {"nb_bins": 1536}}),
+    ):
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps({"spleeter_2": 1, "base": "spleeter_2:mask", **changes}))
+        method = Method(str(path), TWO)
+        digests.append(method.identity()["configuration"])
+        assert method.configuration()["training"]["epochs"] == (3 if name == "trained" else 100)
+    assert digests[0] == digests[1] != digests[2]
 
 
 def test_upstreams_model(spleeter, deezer_2stems, plain, tmp_path, monkeypatch):
@@ -511,10 +525,8 @@ def test_upstreams_model(spleeter, deezer_2stems, plain, tmp_path, monkeypatch):
     # upstream wants its own rate, and says so
     write_folder(tmp_path / "48k" / "song", two(excerpt(0, 1)), 48000)
     estimate = open_estimator(Method("spleeter:2stems", TWO))
-    from evaluation.datasets import find_tracks
-
     with pytest.raises(SeparationError, match="works at 44100 Hz only"):
-        estimate(find_tracks(tmp_path / "48k")[0].load(TWO))
+        estimate(load_track(find_tracks(tmp_path / "48k")[0], TWO))
 
 
 def test_the_three_commands_of_the_comparison(deezer_2stems, plain, tmp_path, monkeypatch):

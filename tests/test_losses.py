@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from spleeter_2.training.losses import OverMixturePenalty, SpectrogramLoss, SumOfLosses
+from spleeter_2.config.training import LossOptions
+from spleeter_2.training.losses import OverMixturePenalty, SpectrogramLoss, build_loss
 
 LOSSES = [
     SpectrogramLoss("mse"),
@@ -14,9 +15,9 @@ LOSSES = [
     SpectrogramLoss("log_mse", two_source=True),
     OverMixturePenalty(0.5),
     OverMixturePenalty(0.5, "sum", floor=-60.0, frame_length=16),
-    SumOfLosses([SpectrogramLoss("l1"), OverMixturePenalty(2.0)]),
+    build_loss(LossOptions("l1", over_mixture_penalty=2.0), 4096),
 ]
-NAMES = [f"{loss.name}-{index}" for index, loss in enumerate(LOSSES)]
+NAMES = [f"{type(loss).__name__}-{index}" for index, loss in enumerate(LOSSES)]
 
 
 def bins(*values):
@@ -24,17 +25,21 @@ def bins(*values):
     return tf.constant(np.array(values, np.complex64).reshape(1, -1, 1, 1, 1))
 
 
+def batch_of(truth, nb_targets=1):
+    """Mixture, targets and residual of ``[B, 1 + I, T, F, C]``."""
+    batch = {"mixture": truth[:, 0], "targets": truth[:, 1 : nb_targets + 1]}
+    return {**batch, "residual": truth[:, -1]} if truth.shape[1] > nb_targets + 1 else batch
+
+
 def spectrograms(seed=0, instruments=1, residual=True):
-    """Mixture with true instruments, and estimates, ``[2, ., 3, 5, 2]``."""
+    """A batch, and estimates ``[2, I, 3, 5, 2]``."""
     random = np.random.default_rng(seed)
     shape = (2, instruments + residual, 3, 5, 2)
     truth = random.normal(size=shape) + 1j * random.normal(size=shape)
     mixture = truth.sum(axis=1, keepdims=True)
     noise = random.normal(size=(2, instruments, 3, 5, 2)) * (1 + 1j)
-    return (
-        np.concatenate([mixture, truth], axis=1).astype(np.complex64),
-        (truth[:, :instruments] + noise).astype(np.complex64),
-    )
+    whole = np.concatenate([mixture, truth], axis=1).astype(np.complex64)
+    return batch_of(whole, instruments), (truth[:, :instruments] + noise).astype(np.complex64)
 
 
 @pytest.mark.parametrize(
@@ -60,42 +65,45 @@ def spectrograms(seed=0, instruments=1, residual=True):
     ],
 )
 def test_by_hand(loss, truth, estimate, expected):
-    assert loss(bins(*truth), bins(*estimate)).numpy() == pytest.approx(expected, rel=1e-6)
+    batch = batch_of(bins(*truth), len(estimate))
+    assert loss(batch, bins(*estimate)).numpy() == pytest.approx([expected], rel=1e-6)
 
 
 @pytest.mark.parametrize("reduce", ["mean", "sum"])
 def test_penalty_against_numpy(reduce):
-    truth, estimate = spectrograms(instruments=2)
+    batch, estimate = spectrograms(instruments=2)
     floor = 512 / 4 * 10 ** (-40 / 20)
-    ratio = (np.abs(estimate) ** 2 + floor**2) / (np.abs(truth[:, :1]) ** 2 + floor**2)
+    mixture = batch["mixture"][:, np.newaxis]
+    ratio = (np.abs(estimate) ** 2 + floor**2) / (np.abs(mixture) ** 2 + floor**2)
     excess = np.maximum(0, np.log(np.sqrt(ratio)))
     expected = 0.1 * getattr(excess, reduce)(axis=(2, 3, 4)).sum(axis=1)
     loss = OverMixturePenalty(0.1, reduce, floor=-40.0, frame_length=512)
     assert expected.min() > 0
-    np.testing.assert_allclose(loss.call(truth, estimate), expected, rtol=1e-5)
-    assert loss(truth, estimate).numpy() == pytest.approx(expected.mean(), rel=1e-5)
+    np.testing.assert_allclose(loss(batch, estimate), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("error", ["mse", "l1", "magnitude_l1"])
 def test_errors_against_numpy(error):
-    truth, estimate = spectrograms(instruments=2, residual=False)
-    difference = estimate - truth[:, 1:]
+    batch, estimate = spectrograms(instruments=2, residual=False)
+    difference = estimate - batch["targets"]
     expected = {
         "mse": np.concatenate([difference.real, difference.imag], axis=4) ** 2,
         "l1": np.abs(np.concatenate([difference.real, difference.imag], axis=4)),
-        "magnitude_l1": np.abs(np.abs(estimate) - np.abs(truth[:, 1:])),
+        "magnitude_l1": np.abs(np.abs(estimate) - np.abs(batch["targets"])),
     }[error]
     expected = expected.mean(axis=(2, 3, 4)).sum(axis=1)
-    np.testing.assert_allclose(SpectrogramLoss(error).call(truth, estimate), expected, rtol=1e-5)
+    np.testing.assert_allclose(SpectrogramLoss(error)(batch, estimate), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=NAMES)
 def test_gradients(loss):
     """Against finite differences in float64, real and imaginary part of every bin."""
-    truth, estimate = (tf.constant(x, tf.complex128) for x in spectrograms(3))
+    batch, estimate = tf.nest.map_structure(
+        lambda x: tf.constant(x, tf.complex128), spectrograms(3)
+    )
 
     def of_parts(real, imaginary):
-        return tf.reduce_sum(loss.call(truth, tf.complex(real, imaginary)))
+        return tf.reduce_sum(loss(batch, tf.complex(real, imaginary)))
 
     parts = [tf.math.real(estimate), tf.math.imag(estimate)]
     theory, numeric = tf.test.compute_gradient(of_parts, parts, delta=1e-6)
@@ -110,21 +118,13 @@ def test_silence_has_finite_gradients(loss, estimate):
     silence = tf.zeros((1, 3, 2, 3, 2), tf.complex64)
     parts = tf.Variable(tf.fill((1, 1, 2, 3, 2), estimate))
     with tf.GradientTape() as tape:
-        value = loss(silence, tf.complex(parts, tf.zeros_like(parts)))
-    assert np.isfinite(value) and np.isfinite(tape.gradient(value, parts)).all()
+        value = loss(batch_of(silence), tf.complex(parts, tf.zeros_like(parts)))
+    assert np.isfinite(value).all() and np.isfinite(tape.gradient(value, parts)).all()
 
 
 def test_silence_costs_nothing():
     silence = tf.zeros((1, 2, 2, 3, 2), tf.complex64)
-    assert OverMixturePenalty(1.0)(silence, silence[:, :1]).numpy() == 0.0
-
-
-@pytest.mark.parametrize("loss", LOSSES, ids=NAMES)
-def test_saved_and_loaded(loss):
-    again = tf.keras.losses.deserialize(tf.keras.losses.serialize(loss))
-    assert again.get_config() == loss.get_config()
-    truth, estimate = spectrograms(5)
-    assert loss(truth, estimate).numpy() == again(truth, estimate).numpy() != 0
+    assert OverMixturePenalty(1.0)(batch_of(silence), silence[:, :1]).numpy() == 0.0
 
 
 def test_what_is_refused():
@@ -134,6 +134,5 @@ def test_what_is_refused():
         OverMixturePenalty(1.0, "max")
     with pytest.raises(ValueError, match="must not be negative"):
         OverMixturePenalty(-1.0)
-    truth, estimate = spectrograms(residual=False)
     with pytest.raises(ValueError, match="needs a model with a residual"):
-        SpectrogramLoss("mse", two_source=True).call(truth, estimate)
+        SpectrogramLoss("mse", two_source=True)(*spectrograms(residual=False))

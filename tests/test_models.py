@@ -1,12 +1,13 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import tensorflow as tf
 from model_test import UNET, noise, run_model_test, small
+from msgspec import to_builtins
+from msgspec.structs import replace
 
 from spleeter_2.audio.mixing import residual
-from spleeter_2.config.schema import Configuration, FrequencyTransformation, Head
+from spleeter_2.config.networks import FrequencyTransformation, Head
+from spleeter_2.config.schema import Configuration
 from spleeter_2.errors import SeparationError
 from spleeter_2.models import build_model, targets_needed
 from spleeter_2.models import checkpoint as weights
@@ -19,7 +20,7 @@ from spleeter_2.models.unet import LevelledMagnitude
 
 def unet(**options) -> Configuration:
     """Spleeter's U-Net, three levels deep, with one target."""
-    return small({**UNET, **options}, targets=["vocals"], residual="accompaniment")
+    return small({**UNET, **to_builtins(options)}, targets=["vocals"], residual="accompaniment")
 
 
 GROUPED = FrequencyTransformation(level=3, bands=2, width=4)

@@ -67,13 +67,13 @@ def test_the_scale_of_the_loss_is_kept_and_restored(tmp_path):
     whole = trainer(tmp_path / "whole", epochs=1)
     whole.fit(verbose=0)
     run = trainer(tmp_path / "mixed", epochs=1, mixed_precision=True)
-    ((_, optimizer),) = run.trainee.groups
+    ((_, optimizer),) = run.model.groups
     optimizer._loss_scale.current_loss_scale.assign(512.0)
     run.fit(verbose=0)
     loss, expected = (x.progress.history[0]["val_loss"] for x in (run, whole))
     assert loss == pytest.approx(expected, rel=0.02) and loss != expected
     again = trainer(tmp_path / "mixed", epochs=1, mixed_precision=True)
-    ((_, optimizer),) = again.trainee.groups
+    ((_, optimizer),) = again.model.groups
     assert optimizer.loss_scale == 512.0 and optimizer.dynamic_counter == 4
 
 
@@ -85,13 +85,13 @@ def test_a_step_that_overflows_is_left_out(tmp_path):
         tmp_path / "new", model={"frequency": [GROUPED]}, epochs=1, steps_per_epoch=1,
         mixed_precision=True, **options,
     )  # fmt: skip
-    optimizers = [optimizer for _, optimizer in run.trainee.groups]
+    optimizers = [optimizer for _, optimizer in run.model.groups]
     for optimizer in optimizers:
         optimizer._loss_scale.current_loss_scale.assign(2.0**60)
-    before = [variable.numpy() for variable in run.trainee.trained]
+    before = [variable.numpy() for variable in run.model.trained]
     run.fit(verbose=0)
     assert len(optimizers) == 2
     assert [float(optimizer.loss_scale) for optimizer in optimizers] == [2.0**59] * 2
-    for variable, value in zip(run.trainee.trained, before, strict=True):
+    for variable, value in zip(run.model.trained, before, strict=True):
         np.testing.assert_array_equal(variable, value)
     assert run.progress.history[0]["gradient_norm"] == 0 and run.step == 1

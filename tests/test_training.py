@@ -22,7 +22,7 @@ from spleeter_2.config.loading import parse_configuration
 from spleeter_2.config.training import Training
 from spleeter_2.errors import SeparationError
 from spleeter_2.models import checkpoint as weights
-from spleeter_2.training import model as trainee
+from spleeter_2.training import model as training_model
 from spleeter_2.training.optimizer import Adam, Schedule
 from spleeter_2.training.trainer import Trainer, start_from
 
@@ -50,13 +50,13 @@ class Tones:
         return np.stack([np.repeat(x, 2, axis=1) for x in (tone, noise)]).astype(np.float32)
 
 
-class Windows(list):
-    """Four moments of two songs to validate with."""
+class ValidationSet(list):
+    """Four examples of two songs."""
 
     places = ((0, 0), (0, 1), (1, 0), (1, 1))
 
-    def __init__(self, windows=None):
-        super().__init__(windows or (Tones()[10**6 + index] for index in range(4)))
+    def __init__(self, examples=None):
+        super().__init__(examples or (Tones()[10**6 + index] for index in range(4)))
         self.places = self.places[: len(self)]
 
 
@@ -74,10 +74,10 @@ def trainer(folder, examples=None, model=None, distribution=None, **changes):
         "model": {**UNET, **(model or {})}, "training": options, **whole,
     }  # fmt: skip
     examples = examples or Tones()
-    windows = Windows()
+    validation = ValidationSet()
     configuration = parse_configuration(data)
     summary = {"data": {"summary": "tones"}}
-    return Trainer(data, configuration, examples, windows, folder, summary, distribution)
+    return Trainer(configuration, examples, validation, folder, summary, distribution)
 
 
 def states(folder: Path) -> list[str]:
@@ -133,7 +133,7 @@ def test_it_can_learn_one_real_crop_by_heart(tmp_path, stems, block):
         epochs=2,
         loss={"spectrogram": "log_mse"},
     )
-    run.validation.windows = Windows([crop[0]])
+    run.validation.examples = ValidationSet([crop[0]])
     first, last = run.fit(verbose=0).history
     assert last["val_sdr_vocals"] > 8 and last["val_sdr_accompaniment"] > 13, last
 
@@ -166,15 +166,15 @@ def test_a_resumed_run_is_an_uninterrupted_one(tmp_path, average, taught):
         pass
 
     cut = trainer(tmp_path / "cut", **options)
-    step = cut.trainee.make_train_function()
+    step = cut.model.make_train_function()
 
     def until_five(iterator):
         if cut.step == 5:
             raise Stop
         return step(iterator)
 
-    cut.trainee.make_train_function = lambda: until_five
-    cut.trainee.train_function = until_five
+    cut.model.make_train_function = lambda: until_five
+    cut.model.train_function = until_five
     with pytest.raises(Stop):
         cut.fit(verbose=0)
     assert states(tmp_path / "cut") == ["000000004", "000000005"]
@@ -182,15 +182,15 @@ def test_a_resumed_run_is_an_uninterrupted_one(tmp_path, average, taught):
     assert resumed.step == 5
     resumed.fit(verbose=0)
     assert resumed.step == whole.step == 12
-    for name, value in whole.trainee.values().items():
-        np.testing.assert_allclose(resumed.trainee.values()[name], value, rtol=1e-5, atol=1e-6)
+    for name, value in whole.model.values().items():
+        np.testing.assert_allclose(resumed.model.values()[name], value, rtol=1e-5, atol=1e-6)
     assert resumed.progress.best == pytest.approx(whole.progress.best, rel=1e-5)
 
 
 def test_waiting_for_data_is_told(tmp_path, monkeypatch):
     """Three seconds of waiting, and then one of computing, by a clock of the test's own."""
     seconds = [0.0]
-    monkeypatch.setattr(trainee, "time", SimpleNamespace(perf_counter=lambda: seconds[0]))
+    monkeypatch.setattr(training_model, "time", SimpleNamespace(perf_counter=lambda: seconds[0]))
 
     def batches():
         seconds[0] += 3.0
@@ -201,10 +201,10 @@ def test_waiting_for_data_is_told(tmp_path, monkeypatch):
         return {}
 
     run = trainer(tmp_path, epochs=1)
-    run.trainee._step_of_all = compute
-    run.trainee.make_train_function()(batches())
-    assert run.trainee.data_wait() == 0.75
-    assert run.trainee.data_wait() == 0
+    run.model._distributed_step = compute
+    run.model.make_train_function()(batches())
+    assert run.model.data_wait() == 0.75
+    assert run.model.data_wait() == 0
 
 
 def test_the_history_tells_how_long_was_waited(tmp_path):
@@ -250,24 +250,29 @@ def test_a_finished_run_stays_and_may_be_made_longer(tmp_path):
     for changes, words in (
         ({"learning_rate": 0.5}, r"\(training.learning_rate differs\)"),
         ({"model": {"head": {"type": "regression"}}}, r"\(model.head.type differs\)"),
-        (options, r"\(training.learning_rate, training.loss, training.seed differ\)"),
-        ({**options, "average": 0.9}, "training.loss and 1 more differ"),
+        (options, r"\(training.learning_rate, training.loss.spectrogram, training.seed differ\)"),
+        ({**options, "average": 0.9}, "training.loss.spectrogram and 1 more differ"),
     ):
         with pytest.raises(SeparationError, match=f"another configuration .*{words}"):
             trainer(tmp_path, epochs=2, **changes)
     assert states(tmp_path) == ["000000004", "000000008"]
 
 
-def test_a_run_that_names_its_teacher_relative_to_the_working_folder_goes_on(tmp_path, monkeypatch):
-    """As runs did once; another teacher is refused."""
+def test_a_run_of_an_older_version_is_resumed(tmp_path, monkeypatch):
+    """Its configuration lacks what is the default, and its teacher's path is relative to the
+    working folder; another teacher is refused."""
     trainer(tmp_path / "teacher", epochs=1).fit(verbose=0)
     options = {"epochs": 1, "teachers": [str(tmp_path / "teacher")]}
     trainer(tmp_path / "run", **options).fit(verbose=0)
     config = tmp_path / "run/config.json"
     content = json.loads(config.read_text())
+    for key in ("description", "card", "source"):
+        del content[key]
+    given = ("steps_per_epoch", "epochs", "batch_size", "learning_rate")
+    content["training"] = {key: content["training"][key] for key in given}
     content["training"]["teachers"] = ["teacher"]
     config.write_text(json.dumps(content))
-    with pytest.raises(SeparationError, match="another configuration"):
+    with pytest.raises(SeparationError, match=r"configuration \(training.teachers differs\)"):
         trainer(tmp_path / "run", **options)
     monkeypatch.chdir(tmp_path)
     assert trainer(tmp_path / "run", **options).step == 4
@@ -288,13 +293,14 @@ def test_a_model_of_another_kind_is_left_alone(tmp_path):
 def test_two_at_a_time_are_one_too_many(tmp_path):
     trainer(tmp_path, epochs=1).fit(verbose=0)
     script = (
-        "import fcntl, sys\n"
-        "file = open(sys.argv[1], 'w')\n"
-        "fcntl.lockf(file, fcntl.LOCK_EX)\n"
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from spleeter_2.files import lock\n"
+        "held = lock(Path(sys.argv[1]), '')\n"
         "print('locked', flush=True)\n"
         "sys.stdin.read()\n"
     )
-    command = [sys.executable, "-c", script, str(tmp_path / ".lock")]
+    command = [sys.executable, "-c", script, str(tmp_path)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:
@@ -341,9 +347,9 @@ def test_what_was_trained_before(tmp_path, rate):
     block = {"type": "grouped", "level": 2, "bands": 2, "kernel_size": 3, "width": 4}
     options = {"start": str(tmp_path / "old"), "pretrained_rate": rate, "epochs": 1}
     run = trainer(tmp_path / "new", model={"frequency": [block]}, **options)
-    before = run.trainee.values()
+    before = run.model.values()
     run.fit(verbose=0)
-    moved = {name: np.abs(v - before[name]).max() for name, v in run.trainee.values().items()}
+    moved = {name: np.abs(v - before[name]).max() for name, v in run.model.values().items()}
     old = moved["network/vocals_encoder_2_conv/kernel"]
     new = moved["network/vocals_frequency_2_project/kernel"]
     assert new > 0.01 and (old == 0 if rate == 0 else 0 < old < 0.3 * new)
@@ -354,9 +360,9 @@ def test_what_was_trained_before(tmp_path, rate):
 def test_statistics_stay_on_request(tmp_path):
     for name, frozen in (("frozen", True), ("free", False)):
         run = trainer(tmp_path / name, epochs=1, freeze_statistics=frozen)
-        before = run.trainee.values()
+        before = run.model.values()
         run.fit(verbose=0)
-        after = run.trainee.values()
+        after = run.model.values()
         layer = "network/vocals_encoder_1_norm/"
         assert (before[f"{layer}moving_mean"] == after[f"{layer}moving_mean"]).all() == frozen
         assert (before[f"{layer}gamma"] != after[f"{layer}gamma"]).any()
@@ -365,15 +371,15 @@ def test_statistics_stay_on_request(tmp_path):
 def test_averages_are_validated_and_saved(tmp_path):
     run = trainer(tmp_path, epochs=1, average=0.99)
     run.fit(verbose=0)
-    raw = run.trainee.values()["network/vocals_encoder_1_conv/kernel"]
-    averaged = run.trainee.averaged()["vocals_encoder_1_conv/kernel"]
+    raw = run.model.values()["network/vocals_encoder_1_conv/kernel"]
+    averaged = run.model.averaged()["vocals_encoder_1_conv/kernel"]
     assert np.abs(raw - averaged).max() > 1e-4
     best = weights.read_checkpoint(tmp_path / "best")["vocals_encoder_1_conv/kernel"]
     np.testing.assert_array_equal(best, averaged)
-    with run.trainee.with_averages():
-        found = run.validation.run(run.trainee)
+    with run.model.with_averages():
+        found = run.validation.run(run.model)
     assert found["val_loss"] == pytest.approx(run.progress.history[0]["val_loss"], rel=1e-5)
-    assert found["val_loss"] != pytest.approx(run.validation.run(run.trainee)["val_loss"], rel=1e-5)
+    assert found["val_loss"] != pytest.approx(run.validation.run(run.model)["val_loss"], rel=1e-5)
 
 
 def test_killed_while_it_writes(tmp_path):
@@ -382,12 +388,12 @@ def test_killed_while_it_writes(tmp_path):
         "import os, signal, sys; sys.path.insert(0, sys.argv[2])\n"
         "from pathlib import Path\n"
         "import test_training, spleeter_2.training.run_folder as t\n"
-        "write = t._write_json\n"
+        "write = t.write_json\n"
         "def killed(path, data):\n"
         "    if path.name == 'progress.json' and data['step'] == 8:\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "    write(path, data)\n"
-        "t._write_json = killed\n"
+        "t.write_json = killed\n"
         "test_training.trainer(Path(sys.argv[1])).fit(verbose=0)\n"
     )
     command = [sys.executable, "-c", script, str(tmp_path), str(Path(__file__).parent)]
@@ -436,10 +442,10 @@ def test_a_start_must_fit(tmp_path):
     trainer(tmp_path, epochs=1).fit(verbose=0)
     run = trainer(tmp_path / "other")
     with pytest.raises(SeparationError, match="has no weights"):
-        start_from(run.trainee.network, "spleeter_2:lasaft")
+        start_from(run.model.network, "spleeter_2:lasaft")
     weights.write_checkpoint({"x": np.zeros(3)}, tmp_path / "best")
     with pytest.raises(SeparationError, match="nothing of .* fits this model"):
-        start_from(run.trainee.network, str(tmp_path))
+        start_from(run.model.network, str(tmp_path))
 
 
 def test_the_diary(tmp_path):

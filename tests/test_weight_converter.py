@@ -106,7 +106,9 @@ def test_a_bare_state_dict_needs_to_be_told(convert, tmp_path):
     bare = golden("v_bare_state_dict.pt")
     status, said = convert(bare, "-o", tmp_path / "out")
     assert status == 1 and said.count("\n") == 1
-    assert "does not say hop_length, num_frame" in said and not (tmp_path / "out").exists()
+    assert (
+        "lacks the hyper-parameters n_fft, hop_length" in said and not (tmp_path / "out").exists()
+    )
     from weight_converter.torch_checkpoint import read_checkpoint
 
     told = tmp_path / "hyper_parameters.json"

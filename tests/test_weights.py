@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import values_of
 
 from spleeter_2.config.loading import load_configuration
 from spleeter_2.errors import SeparationError
-from spleeter_2.folders import new_folder
+from spleeter_2.files import atomic_folder
 from spleeter_2.models import build_model
 from spleeter_2.models import checkpoint as weights
 
@@ -19,13 +20,18 @@ def network(units: int = 2) -> tf.keras.Model:
     return tf.keras.Model(inputs, tf.keras.layers.Dense(units, name="a")(inputs), name="net")
 
 
+def load(model, folder):
+    weights.assign(model, weights.read_checkpoint(folder), folder)
+
+
 @pytest.mark.parametrize("half", [False, True])
 def test_round_trip(tmp_path, half):
     model = network()
     model.get_layer("a").bias.assign([70000.0, 1.0])
-    weights.save_weights(model, tmp_path, half)
+    values = values_of(model)
+    weights.write_checkpoint(weights.halved(values) if half else values, tmp_path)
     again = network()
-    weights.load_weights(again, tmp_path)
+    load(again, tmp_path)
     for one, other in zip(model.get_weights(), again.get_weights(), strict=True):
         assert np.allclose(one, other, rtol=1e-3 if half else 0, atol=0)
     stored = tf.train.load_checkpoint(str(tmp_path)).get_variable_to_dtype_map()
@@ -44,17 +50,17 @@ def test_tensorflow_finds_the_checkpoint(tmp_path):
 
 
 def test_an_architecture_that_does_not_fit(tmp_path):
-    weights.save_weights(network(), tmp_path)
+    weights.write_checkpoint(values_of(network()), tmp_path)
     with pytest.raises(SeparationError, match=r"a/kernel has shape \[3, 2\] instead of \[3, 4\]"):
-        weights.load_weights(network(4), tmp_path)
+        load(network(4), tmp_path)
     weights.write_checkpoint({"b": np.zeros(1)}, tmp_path)
     with pytest.raises(SeparationError, match="a/kernel is missing and 1 more"):
-        weights.load_weights(network(), tmp_path)
+        load(network(), tmp_path)
 
 
 @pytest.mark.parametrize("fault", ["cut", "gone", "index", "none"])
 def test_damaged_weights_are_refused(tmp_path, fault):
-    weights.save_weights(network(), tmp_path)
+    weights.write_checkpoint(values_of(network()), tmp_path)
     data = tmp_path / "checkpoint.data-00000-of-00001"
     if fault == "cut":
         data.write_bytes(data.read_bytes()[:7])
@@ -65,23 +71,23 @@ def test_damaged_weights_are_refused(tmp_path, fault):
     else:
         (tmp_path / "checkpoint.index").unlink()
     with pytest.raises(SeparationError) as raised:
-        weights.load_weights(network(), tmp_path)
+        load(network(), tmp_path)
     assert "\n" not in str(raised.value) and str(tmp_path) in str(raised.value)
 
 
 def test_a_disk_that_is_full(tmp_path, monkeypatch):
     """In TensorFlow's own words, taken from such a disk; the old checkpoint stays."""
     old = tmp_path / "old"
-    with new_folder(old) as folder:
+    with atomic_folder(old) as folder:
         weights.write_checkpoint(ARRAYS, folder)
 
-    def full(values, folder):
-        words = f"{{{{function_node __wrapped__SaveV2}}}} {folder}/checkpoint.data-00000-of-00001"
+    def full(prefix, **_):
+        words = f"{{{{function_node __wrapped__SaveV2}}}} {prefix}.data-00000-of-00001"
         reason = "No space left on device [Op:SaveV2]"
         raise tf.errors.ResourceExhaustedError(None, None, f"{words}; {reason}")
 
-    monkeypatch.setattr(weights, "_write", full)
-    with pytest.raises(SeparationError) as raised, new_folder(old) as folder:
+    monkeypatch.setattr(tf.raw_ops, "SaveV2", full)
+    with pytest.raises(SeparationError) as raised, atomic_folder(old) as folder:
         weights.write_checkpoint(ARRAYS, folder)
     assert str(raised.value) == f"cannot write {old}: the disk is full, free some space"
     assert [path.name for path in tmp_path.iterdir()] == ["old"]
@@ -90,7 +96,7 @@ def test_a_disk_that_is_full(tmp_path, monkeypatch):
 
 def test_a_write_that_fails(tmp_path, file_size_limit):
     file_size_limit(100_000)
-    with pytest.raises(SeparationError) as raised, new_folder(tmp_path / "new") as folder:
+    with pytest.raises(SeparationError) as raised, atomic_folder(tmp_path / "new") as folder:
         weights.write_checkpoint({"a": np.zeros(10**5, np.float32)}, folder)
     assert str(raised.value) == f"cannot write {tmp_path / 'new'}: File too large"
     assert not list(tmp_path.iterdir())
@@ -108,7 +114,7 @@ def test_statistics_in_deezers_weights_are_those_of_a_start():
 def test_shipped_weights_fit_and_the_card_tells_the_truth(name):
     configuration = load_configuration(f"spleeter_2:{name}")
     model = build_model(configuration)
-    weights.load_weights(model, configuration.weights)
+    load(model, configuration.weights)
     assert model.count_params() == configuration.card.parameters
     assert set(weights.read_checkpoint(configuration.weights)) == set(
         weights.named_variables(model)

@@ -19,12 +19,12 @@ import typer
 
 from spleeter_2.console import run
 from spleeter_2.errors import SeparationError
-from spleeter_2.folders import new_folder, writing
+from spleeter_2.files import atomic_folder, write_json, writing
 from spleeter_2.runtime.tensorflow_import import import_tensorflow
 
 from .lasaft import read_lasaft
 from .mapping import HEADER, Conversion
-from .output import check_output, check_report, write_json, write_model
+from .output import check_output, check_report, write_model
 
 application = typer.Typer(add_completion=False)
 
@@ -138,7 +138,7 @@ def _refuse(project: Project, options: dict[str, object]) -> None:
 def _kept(output: Path, dry_run: bool) -> Iterator[Path]:
     """The folder to write into: the output, or one that vanishes."""
     if not dry_run:
-        with new_folder(output) as folder:
+        with atomic_folder(output) as folder:
             yield folder
         return
     with writing(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory() as folder:

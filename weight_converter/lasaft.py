@@ -16,13 +16,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import einops
 import numpy as np
 
 from spleeter_2.config.loading import FORMAT, WINDOW, parse_configuration
 from spleeter_2.config.schema import Configuration, CUNet
 from spleeter_2.errors import SeparationError
 
-from .mapping import Conversion, Row, as_table, rearrange, shown, source_shape
+from .mapping import Conversion, Row, as_table, axis_sizes, shown, source_shape
 from .torch_checkpoint import Placeholder, read_checkpoint
 
 INSTRUMENTS = ("vocals", "drums", "bass", "other")  # the reference's conditions 0 to 3
@@ -111,6 +112,12 @@ FREQUENCY_MODULES = {"lasaft": ".tdfs.", "lightsaft": ".LaSAFT_bn_layer.", "fc":
 NUMBERS = (  # hyper-parameters and what they stay below, so that absurd ones are soon refused
     (("n_blocks", "n_internal_layers", "control_n_layer", "input_channels"), 100),
     (("n_fft", "hop_length", "num_frame"), 10**5),
+)
+NEEDED = (
+    *("n_fft", "hop_length", "num_frame", "spec_type", "spec_est_mode", "n_blocks"),
+    *("input_channels", "internal_channels", "first_conv_activation", "last_activation"),
+    *("n_internal_layers", "kernel_size_t", "kernel_size_f", "t_down_layers", "condition_to"),
+    *("embedding_dim", "control_n_layer"),
 )
 HANN = "stft.stft.window"  # the STFT's window, which is part of the state
 PREFIXES = re.compile(r"^((module|spec2spec)\.)+")  # wrappers of the network, one in another
@@ -221,7 +228,8 @@ def _placed(
 def _value(array: np.ndarray, row: Row) -> np.ndarray:
     if not np.issubdtype(array.dtype, np.floating):
         raise SeparationError(f"{row.source} holds {array.dtype} instead of floating point")
-    array = rearrange(array, row.rule, row.shape).astype(np.float32)
+    array = einops.rearrange(array, row.rule, **axis_sizes(row.rule, row.shape))
+    array = array.astype(np.float32)
     if not np.isfinite(array).all():
         raise SeparationError(f"{row.source} holds NaN or infinity")
     return np.ascontiguousarray(array)
@@ -325,120 +333,28 @@ def _control(
 
 
 def _options(state: Mapping[str, np.ndarray], given: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Family, and hyper-parameters completed by what the shapes tell."""
-    options = {**_inferred(state), **given}
-    for plain in ("tfc_activation", "tfc_tdf_activation"):  # families name it differently
-        if plain in given:
-            options["activation"] = given[plain]
-    film = (
-        options["film"] if not given.keys() & {"film_type", "pocm_type"} else ("film_type" in given)
-    )
-    if film:
-        options.setdefault("film_type", "complex")
-        options["pocm_norm"] = None
-    needed = ["n_fft", "hop_length", "num_frame", "spec_type", "spec_est_mode", "n_blocks"]
-    needed += ["input_channels", "internal_channels", "first_conv_activation", "last_activation"]
-    needed += [
-        "n_internal_layers",
-        "kernel_size_t",
-        "kernel_size_f",
-        "condition_to",
-        "embedding_dim",
-        "control_n_layer",
-        "t_down_layers",
-    ]
-    needed += ["gamma_activation", "beta_activation"] if film else ["pocm_type"]
-    missing = [name for name in needed if name not in options]
-    if options["frequency"]:
-        missing += [name for name in ("bn_factor", "min_bn_units") if name not in options]
-    if "activation" not in options:
-        missing.append("tfc_tdf_activation" if options["frequency"] else "tfc_activation")
-    if missing:
+    """Return the family, and the hyper-parameters with ``film``, ``frequency``, ``activation``.
+
+    Raises:
+        SeparationError: a hyper-parameter is missing.
+    """
+    kinds = FREQUENCY_MODULES.items()
+    frequency = next((kind for kind, mark in kinds if any(mark in name for name in state)), None)
+    film = "film_type" in given
+    activations = ("tfc_tdf_activation", "tfc_activation")  # by family; either will do
+    activation = next((name for name in activations if name in given), activations[not frequency])
+    needed = [*NEEDED, activation]
+    needed += ["gamma_activation", "beta_activation"] if film else ["pocm_type", "pocm_norm"]
+    needed += ["bn_factor", "min_bn_units"] if frequency else []
+    needed += ["num_tdfs", "dk"] if frequency in ("lasaft", "lightsaft") else []
+    if missing := [name for name in needed if name not in given]:
         raise SeparationError(
-            f"the checkpoint does not say {', '.join(missing)}: give them as hyper-parameters"
+            f"the checkpoint lacks the hyper-parameters {', '.join(missing)}: "
+            "give them in a JSON file by --hyper-parameters"
         )
-    suffix = {"fc": "_tdf", None: ""}.get(options["frequency"], f"_{options['frequency']}")
-    return ("film" if film else "gpocm") + suffix, options
-
-
-def _inferred(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Hyper-parameters that names and shapes of the tensors tell, by the reference's names."""
-
-    def shape(name: str) -> tuple[int, ...]:
-        return state[name].shape if name in state else ()
-
-    def count(pattern: str) -> int:
-        return len({m.group(1) for name in state if (m := re.match(pattern, name))})
-
-    found: dict[str, Any] = {"film": False}
-    marked = [
-        kind for kind, mark in FREQUENCY_MODULES.items() if any(mark in name for name in state)
-    ]
-    found["frequency"] = marked[0] if marked else None
-    channels, planes = (*shape("first_conv.0.weight"), 0, 0)[:2]
-    found.update(internal_channels=channels, input_channels=planes)
-    if planes in (2, 4):  # stereo
-        found["spec_type"] = "complex" if planes == 4 else "magnitude"
-    levels = count(r"encoders\.(\d+)\.")
-    found["n_blocks"] = 2 * levels + 1
-    found["n_internal_layers"] = count(r"encoders\.0\.(?:tfc\.)?H\.(\d+)\.")
-    tfc = "tfc." if marked else ""
-    kernel = shape(f"encoders.0.{tfc}H.0.0.weight")[2:]
-    if len(kernel) == 2:
-        found.update(kernel_size_t=kernel[0], kernel_size_f=kernel[1])
-    downs = [shape(f"downsamplings.{level}.0.weight") for level in range(levels)]
-    if all(len(down) == 4 for down in downs):
-        found["t_down_layers"] = str([i for i, down in enumerate(downs) if down[2] == 2])
-    if window := shape("stft.stft.window"):
-        found["n_fft"] = window[0]
-    if embedding := shape("embedding.weight"):
-        found.update(control_input_dim=embedding[0], embedding_dim=embedding[-1])
-    weights = rf"{re.escape(_CONTROL)}\.(\d+)\.weight"
-    dense = {name for name in state if re.match(weights, name) and state[name].ndim == 2}
-    found["control_n_layer"] = len(dense) + 1
-    gammas = shape("condition_generator.linear_gamma.0.weight")[:1]
-    betas = shape("condition_generator.linear_beta.0.weight")[:1]
-    if gammas and betas:
-        found["film"] = gammas == betas
-        if betas[0] == found["n_blocks"] * channels:  # encoder or decoder alone look alike
-            found["condition_to"] = "full"
-    normed = "condition_generator.linear_gamma.2.running_mean" in state
-    found["pocm_norm"] = "batch_norm" if normed else None
-    if marked:
-        found.update(_inferred_frequency(state, marked[0], levels))
-    return found
-
-
-def _inferred_frequency(state: Mapping[str, np.ndarray], kind: str, levels: int) -> dict[str, Any]:
-    """The frequency transformation's sizes; any bottleneck rule that fits all blocks will do."""
-    module = {"fc": "tdf.tdf.0", "lasaft": "tdfs.tdf.0", "lightsaft": "LaSAFT_bn_layer.0"}[kind]
-    blocks = [f"encoders.{level}" for level in range(levels)] + ["mid_block"]
-    kernels = [
-        state[f"{block}.{module}.weight"].shape
-        for block in blocks
-        if f"{block}.{module}.weight" in state
-    ]
-    found: dict[str, Any] = {"tfc_tdf_bias": f"encoders.0.{module}.bias" in state}
-    tdfs = 1
-    keys = state.get("encoders.0.keys")
-    if kind != "fc" and keys is not None and keys.ndim == 2:
-        found.update(dk=keys.shape[0], num_tdfs=keys.shape[1])
-        tdfs = keys.shape[1]
-    if not kernels or any(len(kernel) != 2 for kernel in kernels):
-        return found
-    found["n_fft"] = 2 * kernels[0][1]
-    if kind != "lightsaft" and f"encoders.0.{module[:-1]}3.weight" not in state:
-        return {**found, "bn_factor": None, "min_bn_units": 1}
-    many = tdfs if kind == "lasaft" else 1
-    sizes = [bins * many for _, bins in kernels]
-    units = [rows // (tdfs if kind == "lightsaft" else 1) for rows, _ in kernels]
-    for factor in range(1, sizes[0] + 1):
-        fits = [
-            max(size // factor, units[-1]) == unit for size, unit in zip(sizes, units, strict=True)
-        ]
-        if all(fits):
-            return {**found, "bn_factor": factor, "min_bn_units": units[-1]}
-    return found
+    derived = {"film": film, "frequency": frequency, "activation": given[activation]}
+    suffix = {"fc": "_tdf", None: ""}.get(frequency, f"_{frequency}")
+    return ("film" if film else "gpocm") + suffix, {**given, **derived}
 
 
 def _require(condition: bool, sentence: str) -> None:
@@ -525,7 +441,7 @@ def _configuration(
 ) -> tuple[Configuration, dict[str, Any]]:
     """Our configuration of a network, checked, and as JSON."""
     _check(options)
-    film = family.startswith("film")
+    film = options["film"]
     kind = options["frequency"]
     frequency = None
     if kind:
@@ -536,7 +452,7 @@ def _configuration(
         "type": "film" if film else "gpocm",
         "where": options["condition_to"],
         "transposed": not film and options["pocm_type"] == "naive",
-        "norm": options.get("pocm_norm") is not None,
+        "norm": not film and options["pocm_norm"] is not None,
         "gamma_activation": options["gamma_activation"] if film else "identity",
         "beta_activation": options["beta_activation"] if film else "identity",
         "embedding": options["embedding_dim"],

@@ -1,11 +1,12 @@
-"""What every conversion comes to: a row per tensor, arrays by variable, a configuration.
+"""A conversion: a row per tensor, the arrays by variable, and the configuration.
 
-A rule such as ``(o k) i -> k i o`` says how a tensor's axes are laid out: the source's first axis
-runs over o and, fastest, over k; the variable's axes are k, i, o.
+A rule for the axes is a pattern of einops: ``(o k) i -> k i o`` splits the source's first axis into
+o and k, k the faster one, and moves the axes to k, i, o.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 from typing import Any
@@ -78,21 +79,13 @@ def shown(shape: tuple[int, ...] | None) -> str:
     return "-" if shape is None else "[" + ", ".join(map(str, shape)) + "]"
 
 
+def axis_sizes(rule: str, shape: tuple[int, ...]) -> dict[str, int]:
+    """Return the size of every axis of a rule whose result has a shape."""
+    return dict(zip(rule.split(" -> ")[1].split(), shape, strict=True))
+
+
 def source_shape(rule: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Shape that a tensor must have to become a variable of a shape."""
-    left, right = rule.split(" -> ")
-    sizes = dict(zip(right.split(), shape, strict=True))
-    groups = re.findall(r"\(([^)]*)\)|(\w+)", left)
-    return tuple(
-        int(np.prod([sizes[axis] for axis in (group or single).split()]))
-        for group, single in groups
-    )
-
-
-def rearrange(array: np.ndarray, rule: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Lay the axes of a tensor out as its variable has them."""
-    left, right = rule.split(" -> ")
-    sizes = dict(zip(right.split(), shape, strict=True))
-    axes = re.findall(r"\w+", left)
-    array = array.reshape([sizes[axis] for axis in axes])
-    return array.transpose([axes.index(axis) for axis in right.split()])
+    """Return the shape from which a rule makes a variable of a shape."""
+    sizes = axis_sizes(rule, shape)
+    axes = re.findall(r"\(([^)]*)\)|(\w+)", rule.split(" -> ")[0])
+    return tuple(math.prod(sizes[axis] for axis in (group or one).split()) for group, one in axes)

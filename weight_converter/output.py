@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from pathlib import Path
 
 from spleeter_2.errors import SeparationError
+from spleeter_2.files import write_json
 
 from .mapping import Conversion
 
@@ -77,18 +77,6 @@ def write_model(folder: Path, conversion: Conversion) -> None:
     configuration = {**conversion.configuration, "weights": "."}
     write_json(folder / "config.json", configuration)
     (folder / "model_card.md").write_text(_card(conversion), encoding="utf-8")
-
-
-def write_json(path: Path, data: object) -> None:
-    """Write a JSON file, indented.
-
-    Raises:
-        SeparationError: it cannot be written.
-    """
-    try:
-        path.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise SeparationError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def _card(conversion: Conversion) -> str:

@@ -9,7 +9,7 @@ import ffmpeg
 import numpy as np
 
 from spleeter_2.errors import SeparationError
-from spleeter_2.files import Draft
+from spleeter_2.files import Draft, writing
 
 from .codecs import Encoding
 from .ffmpeg import FAILED, STANDARD, Ffmpeg, file_url
@@ -46,7 +46,11 @@ class AudioWriter:
         if not encoding.is_lossless:
             self._options += f" with --bitrate {encoding.bitrate}"
         self._clips = encoding.is_lossless and encoding.bits != "32f"
-        self._draft = None if path == STANDARD else Draft(path)
+        self._draft: Draft | None = None
+        if path != STANDARD:
+            file_url(path)  # refuses a name that ffmpeg cannot take before any folder is made
+            with writing(path):
+                self._draft = Draft(path)
         source = ffmpeg.input("pipe:0", f="f32le", ar=str(sample_rate), ac=str(nb_channels))
         options = encoding.ffmpeg_options(sample_rate)
         for index, (key, value) in enumerate((tags or {}).items()):
@@ -85,7 +89,8 @@ class AudioWriter:
     def publish(self) -> None:
         """Give the finished file its name."""
         if self._draft is not None:
-            self._draft.publish()
+            with writing(self.name):
+                self._draft.publish()
 
     def close(self) -> None:
         """End ffmpeg; whatever was not published is removed."""

@@ -13,7 +13,6 @@ from spleeter_2.config.loading import (
     has_weights,
     load_configuration,
 )
-from spleeter_2.config.schema import Cost
 from spleeter_2.console import VerboseOption
 from spleeter_2.errors import SeparationError
 
@@ -23,7 +22,6 @@ def table() -> str:
     header = (
         "model",
         "parameters",
-        "along frequency",  # parameters and multiply-adds per second of audio and target
         "band",
         "weights",
         "instruments",
@@ -36,7 +34,6 @@ def table() -> str:
             (
                 PREFIX + name,
                 f"{model.card.parameters / 1e6:.1f} M" if model.card else "?",
-                _cost(model.frequency_cost),
                 f"{model.band / 1000:.1f} kHz",
                 "yes" if has_weights(model.weights) else "no",
                 ", ".join(model.instruments),
@@ -48,13 +45,6 @@ def table() -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     )
-
-
-def _cost(cost: Cost) -> str:
-    """Parameters and multiply-adds per second of audio."""
-    if not cost.parameters:
-        return "-"
-    return f"{cost.parameters / 1e6:.1f} M, {cost.multiply_adds / 1e6:.0f} MMAC/s"
 
 
 def card(name: str) -> str:

@@ -1,1 +1,1 @@
-"""Configurations: their schema, where they are found, the ones that ship."""
+"""Configurations: schema, validation, loading, presets."""

@@ -1,31 +1,30 @@
 """Descriptor -> validated ``Configuration``.
 
-A descriptor is ``spleeter_2:NAME`` (embedded in ``presets/``), a JSON file, or a folder that
-holds ``config.json`` (a converted checkpoint, a training run). A JSON file may name a ``base``
-descriptor and state only what it changes. Files and folders that it names are relative to itself.
+A descriptor is ``spleeter_2:NAME`` (embedded in ``presets/``), a JSON file, or a folder with a
+``config.json`` (a converted checkpoint, a training run). A JSON file with a ``base`` descriptor
+holds only the changes. Paths in a JSON file are relative to its folder.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import typing
 from collections.abc import Callable, Mapping
-from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, Literal, Union
+from typing import Any
 
-import dacite
+import msgspec
 
 from spleeter_2.errors import SeparationError
 
-from .schema import MODELS, Configuration, require
+from .schema import Configuration
+from .validation import parse
 
 PREFIX = "spleeter_2:"
 PRESETS = Path(__file__).parent / "presets"
 CHECKPOINT = "checkpoint"  # prefix of a checkpoint's files in the folder of the weights
-WINDOW = "stft/window"  # beside the weights, where the STFT has a window of its own
-FORMAT = 1  # value of the key "spleeter_2", which tells our configurations from Spleeter's
+WINDOW = "stft/window"  # optional array in the checkpoint: the STFT's window
+FORMAT = 1  # value of the key "spleeter_2", which upstream's configurations lack
 
 
 def embedded_names() -> list[str]:
@@ -34,15 +33,15 @@ def embedded_names() -> list[str]:
 
 
 def has_weights(folder: Path | None) -> bool:
-    """Whether a folder holds a checkpoint; what is in it shows when it is loaded."""
+    """Return True if the folder holds a checkpoint; its contents are not checked."""
     return folder is not None and os.path.isfile(folder / f"{CHECKPOINT}.index")
 
 
 def is_ours(descriptor: str) -> bool:
-    """Whether a descriptor is for spleeter-2 rather than for upstream Spleeter.
+    """Return True for a configuration of spleeter-2, False for one of upstream Spleeter.
 
     Raises:
-        SeparationError: a file or folder that does not exist or is not JSON.
+        SeparationError: the file or folder does not exist or is not JSON.
     """
     if descriptor.startswith(PREFIX):
         return True
@@ -52,19 +51,19 @@ def is_ours(descriptor: str) -> bool:
 
 
 def read_configuration(descriptor: str) -> dict[str, Any]:
-    """The JSON object that a descriptor names, complete: laid over its bases.
+    """JSON object of a descriptor, merged into its bases.
 
     Raises:
-        SeparationError: a file that does not exist, is not JSON or not ours.
+        SeparationError: the file does not exist, is not JSON or not a configuration of spleeter-2.
     """
     return _resolve(descriptor, seen=())
 
 
 def load_configuration(descriptor: str) -> Configuration:
-    """Read and validate the configuration that a descriptor names.
+    """Read and validate the configuration of a descriptor.
 
     Raises:
-        SeparationError: one sentence that names the descriptor and the fault.
+        SeparationError: one sentence with the descriptor, the place and the fault.
     """
     data = read_configuration(descriptor)
     try:
@@ -73,86 +72,22 @@ def load_configuration(descriptor: str) -> Configuration:
         raise SeparationError(f"{descriptor}: {error}") from error
 
 
-def parse_configuration(data: dict[str, Any]) -> Configuration:
-    """Configuration of a JSON object as ``read_configuration`` returns it.
+def parse_configuration(data: Mapping[str, Any]) -> Configuration:
+    """Validate a JSON object as ``read_configuration`` returns it.
 
     Raises:
-        SeparationError: what is wrong with it.
+        SeparationError: one sentence with the place and the fault.
     """
-    data = {key: value for key, value in data.items() if key != "spleeter_2"}
-    model = data.get("model")
-    if isinstance(model, dict):  # the type says which keys there are
-        kind = model.get("type", "unet")
-        require(
-            isinstance(kind, str) and kind in MODELS,
-            f"model.type must be one of {', '.join(MODELS)}, not {kind!r}",
-        )
-        data = {**data, "model": parse(MODELS[kind], model, "model.")}
-    return parse(Configuration, data, "")
+    return parse(Configuration, {k: v for k, v in data.items() if k != "spleeter_2"})
 
 
-def parse(kind: type, data: dict[str, Any], place: str) -> Any:
-    """Dataclass of a JSON object; ``place`` stands before the names of its keys."""
-    _check(kind, data, place.rstrip("."))
-    try:
-        return dacite.from_dict(kind, data, dacite.Config(cast=[tuple, Path]))
-    except dacite.MissingValueError as error:
-        raise SeparationError(
-            f"the configuration lacks the key {place}{error.field_path}"
-        ) from error
-    except (dacite.DaciteError, TypeError, ValueError) as error:
-        raise SeparationError(f"{place.rstrip('.') or 'the configuration'}: {error}") from error
-
-
-def _check(kind: Any, data: Any, place: str) -> None:
-    """Refuse unknown keys and values of a wrong type, in words that are not Python's."""
-    choices = typing.get_args(kind) if typing.get_origin(kind) is Union else (kind,)
-    chosen = next((choice for choice in choices if _is(choice, data)), None)
-    require(chosen is not None, f"{place} must be {' or '.join(map(_told, choices))}, not {data!r}")
-    if typing.get_origin(chosen) is tuple:
-        for index, value in enumerate(data):
-            _check(typing.get_args(chosen)[0], value, f"{place}[{index}]")
-    elif is_dataclass(chosen) and isinstance(data, dict):
-        kinds = typing.get_type_hints(chosen)
-        unknown = sorted(set(data) - set(kinds))
-        known = f"; known are {', '.join(kinds)}" if len(kinds) <= 10 else ""
-        require(
-            not unknown,
-            f"{place}{': ' if place else ''}unknown key{'s' if len(unknown) > 1 else ''} "
-            f"{', '.join(map(repr, unknown))}{known}",
-        )
-        for key, value in data.items():
-            _check(kinds[key], value, f"{place}{'.' if place else ''}{key}")
-    elif typing.get_origin(chosen) is dict:
-        for key, value in data.items():
-            _check(typing.get_args(chosen)[1], value, f"{place}.{key}")
-
-
-def _is(kind: Any, data: Any) -> bool:
-    """Whether a JSON value, not its contents, has a type; what is parsed already has its own."""
-    origin = typing.get_origin(kind) or kind
-    if kind is Any or origin is Literal:
-        return kind is Any or data in typing.get_args(kind)
-    if kind in (int, float):
-        return isinstance(data, (int, kind)) and not isinstance(data, bool)
-    if origin is tuple:
-        return isinstance(data, (list, tuple))
-    if kind is Path:
-        return isinstance(data, (str, Path))
-    return isinstance(data, origin) or (is_dataclass(kind) and isinstance(data, dict))
-
-
-def _told(kind: Any) -> str:
-    """A type in words."""
-    if typing.get_origin(kind) is Literal:
-        return " or ".join(map(str, typing.get_args(kind)))
-    names = {int: "a whole number", float: "a number", bool: "true or false", type(None): "null"}
-    names |= {str: "a string", Path: "a string", tuple: "a list"}
-    return names.get(kind) or names.get(typing.get_origin(kind)) or "an object"
+def to_json(configuration: Configuration) -> dict[str, Any]:
+    """The JSON object of a configuration, defaults included; see ``parse_configuration``."""
+    return {"spleeter_2": FORMAT, **msgspec.to_builtins(configuration, enc_hook=str)}
 
 
 def _locate(descriptor: str) -> Path:
-    """File behind a descriptor."""
+    """Path of a descriptor's JSON file."""
     if descriptor.startswith(PREFIX):
         name = descriptor[len(PREFIX) :]
         if name not in embedded_names():
@@ -162,7 +97,7 @@ def _locate(descriptor: str) -> Path:
     path = Path(descriptor)
     if os.path.isdir(path):
         path = path / "config.json"
-    if not os.path.isfile(path):  # unlike Path's, false if a folder must not be entered
+    if not os.path.isfile(path):  # Path.is_file raises PermissionError in a closed folder
         raise SeparationError(
             f"there is no configuration {path}; give spleeter_2:NAME (see 'spleeter models'), "
             "a JSON file or a folder with config.json"
@@ -171,10 +106,10 @@ def _locate(descriptor: str) -> Path:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object of a file.
+    """Read a file that holds a JSON object.
 
     Raises:
-        SeparationError: there is none.
+        SeparationError: it cannot be read or holds something else.
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -186,7 +121,6 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _resolve(descriptor: str, seen: tuple[Path, ...]) -> dict[str, Any]:
-    """JSON of a descriptor laid over its bases; relative paths become absolute ones."""
     path = _locate(descriptor).resolve()
     if path in seen:
         raise SeparationError(f"the configuration {path} is its own base")
@@ -194,34 +128,38 @@ def _resolve(descriptor: str, seen: tuple[Path, ...]) -> dict[str, Any]:
 
 
 def complete(data: dict[str, Any], path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """A JSON object that stands in the file ``path``, laid over its bases.
+    """Merge a JSON object into its bases and make its paths absolute.
+
+    Args:
+        path: file of the object, which relative paths refer to.
+        seen: files that are being resolved.
 
     Raises:
-        SeparationError: it is not ours, or its base is not there.
+        SeparationError: another format, or a base that does not exist.
     """
     if data.get("spleeter_2") != FORMAT:
         raise SeparationError(
             f"{path} is not a spleeter-2 configuration of format {FORMAT}: "
-            f'it must say "spleeter_2": {FORMAT}'
+            f'it must contain "spleeter_2": {FORMAT}'
         )
     data = anchored(data, path.parent)
     base = data.pop("base", None)
-    if base is None:
-        if isinstance(data.get("model"), dict):
-            data["model"].setdefault("type", "unet")
-        return data
-    if not isinstance(base, str):
-        raise SeparationError(f"{path}: base must be a descriptor, not {base!r}")
-    if not base.startswith(PREFIX):
-        base = str(path.parent / base)
-    return merge(_resolve(base, (*seen, path)), data)
+    if base is not None:
+        if not isinstance(base, str):
+            raise SeparationError(f"{path}: base must be a descriptor, not {base!r}")
+        if not base.startswith(PREFIX):
+            base = str(path.parent / base)
+        data = merge(_resolve(base, (*seen, path)), data)
+    if isinstance(data.get("model"), dict):
+        data["model"].setdefault("type", "unet")
+    return data
 
 
 def anchored(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """A JSON object whose weights, and models to train with, do not depend on its place.
+    """Copy of a JSON object with absolute paths: ``weights``, and those of ``with_models``.
 
     Args:
-        folder: what its relative paths are relative to.
+        folder: relative paths refer to it.
     """
     if isinstance(data.get("weights"), str):
         data = {**data, "weights": str(folder / data["weights"])}
@@ -229,13 +167,14 @@ def anchored(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def with_models(data: Mapping[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
-    """A JSON object with ``change`` of every path in ``training.start`` and ``training.teachers``.
+    """Copy of a JSON object with ``change`` applied to the paths of models to train with.
 
-    Names of models (``spleeter_2:NAME``, ``spleeter:NAME``) and what is no descriptor stay.
+    These are the strings in ``training.start`` and ``training.teachers`` that are no names of
+    models (``spleeter_2:NAME``, ``spleeter:NAME``).
     """
 
     def changed(value: Any) -> Any:
-        if isinstance(value, list):
+        if isinstance(value, (list, tuple)):
             return [changed(item) for item in value]
         is_path = isinstance(value, str) and not value.startswith((PREFIX, "spleeter:"))
         return change(value) if is_path else value
@@ -247,19 +186,19 @@ def with_models(data: Mapping[str, Any], change: Callable[[str], str]) -> dict[s
     return {**data, "training": {**training, **models}}
 
 
-def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """``changes`` over ``base``; objects merge unless their types differ, all else replaces."""
+def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay ``changes`` over ``base``: objects of the same ``type`` merge, all else is replaced."""
     merged = dict(base)
     for key, value in changes.items():
         old = merged.get(key)
         both = isinstance(value, dict) and isinstance(old, dict)
-        alike = both and value.get("type", old.get("type")) == old.get("type", value.get("type"))
-        merged[key] = merge(old, value) if alike else value
+        same = both and value.get("type", old.get("type")) == old.get("type", value.get("type"))
+        merged[key] = merge(old, value) if same else value
     return merged
 
 
 def differences(one: Mapping[str, Any], two: Mapping[str, Any], place: str = "") -> list[str]:
-    """Keys whose values differ, sorted: ``training.loss.spectrogram``, where both have objects."""
+    """Sorted places with different values, such as ``training.loss.spectrogram``."""
     found = []
     for key in sorted({*one, *two}):
         old, new = one.get(key), two.get(key)

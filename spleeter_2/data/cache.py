@@ -1,25 +1,23 @@
-"""Stems decoded once, to be read at any place at the speed of a disk.
+"""Cache of decoded stems, for fast reads from any position.
 
-Each stem stands as int16 at the model's sample rate and channels: 10.6 MB per minute of stereo at
-44.1 kHz, so 170 MB for a song of four minutes with four stems. The files are in
-``$XDG_CACHE_HOME/spleeter-2/stems`` (``~/.cache/...``), and may be deleted whenever nothing trains.
-A file's name is a hash of its source (path, size, time of change) and of the settings, so a stem
-that changes is decoded anew. Files appear whole or not at all, and may be mapped into memory: the
-samples come first, then the facts about them as JSON, then the length of these in 8 bytes.
+A stem is stored as int16 at the model's sample rate and channels: 10.6 MB per minute of stereo at
+44.1 kHz, 170 MB for a song of four minutes with four stems. The files are in
+``$XDG_CACHE_HOME/spleeter-2/stems`` (``~/.cache/...``); they may be deleted when nothing trains.
+A file's name is a hash of its source (path, size, modification time) and of the settings, so a stem
+that changes is decoded again. Files are written atomically. Their layout allows memory mapping:
+samples, metadata as JSON, length of the metadata in 8 bytes.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
-import secrets
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Optional, Union
 
@@ -29,11 +27,13 @@ from spleeter_2.audio.mixing import with_channels
 from spleeter_2.audio.reader import AudioReader
 from spleeter_2.audio.resampling import resample
 from spleeter_2.errors import SeparationError
+from spleeter_2.files import Draft
 
-from .songs import FULL_SCALE, LEFT_OUT, DecodedSong, Note, Song, Songs, Stem, StemFile, refuse_none
+from .songs import LEFT_OUT, Note, Song, Songs, StemFile, refuse_none
 
-VERSION = 1  # of the files
-STALE = 3600.0  # seconds after which a half-written file has no writer any more
+VERSION = 1  # of the file format
+SILENCE = 1e-3  # -60 dB below full scale: a peak or an RMS below it is silence
+FULL_SCALE = 32768.0  # of int16
 
 
 class _CacheFault(SeparationError):
@@ -44,15 +44,93 @@ class _Stopped(Exception):
     """Another thread failed, or the user interrupted."""
 
 
-class StemCache:
-    """Stems decoded once (the module's docstring says where and how).
+@dataclass(frozen=True)
+class CachedStem:
+    """A decoded stem in the cache.
 
-    Several processes may use one folder: a file is written under a name of its own and renamed
-    when it is whole, so two that decode the same stem do work twice and no harm.
+    Samples are ``int16 * scale / 32768``; ``scale`` exceeds 1 if the source exceeds full scale.
+    """
+
+    path: Path
+    nb_samples: int
+    nb_channels: int
+    sample_rate: int
+    scale: float
+    peak: float
+    source_rate: int
+    source_channels: int
+    notes: tuple[str, ...]
+
+    def add_to(self, out: np.ndarray, start: int) -> None:
+        """Add the samples from ``start`` on to float32 ``[n, C]``.
+
+        Raises:
+            SeparationError: the cache file is missing or damaged.
+        """
+        count = len(out) * self.nb_channels
+        offset = 2 * start * self.nb_channels
+        try:
+            samples = np.fromfile(self.path, "<i2", count, offset=offset)
+        except OSError:
+            samples = np.zeros(0)
+        if len(samples) < count:
+            raise SeparationError(
+                f"a stem in the cache {self.path.parent} is gone or damaged: run again, which "
+                "decodes it anew"
+            )
+        out += samples.reshape(-1, self.nb_channels) * np.float32(self.scale / FULL_SCALE)
+
+
+@dataclass(frozen=True)
+class CachedSong:
+    """A song whose stems are in the cache; ``nb_samples`` is the length of the shortest stem.
+
+    ``stems``: for each instrument the stems whose sum it is.
+    """
+
+    name: str
+    nb_samples: int
+    stems: dict[str, tuple[CachedStem, ...]]
+
+    def read(self, instrument: str, start: int, nb_samples: int) -> np.ndarray:
+        """Read float32 ``[nb_samples, C]`` from ``start`` on; past the song's end it is silent."""
+        stems = self.stems[instrument]
+        out = np.zeros((nb_samples, stems[0].nb_channels), np.float32)
+        inside = max(min(nb_samples, self.nb_samples - start), 0)
+        for stem in stems:
+            stem.add_to(out[:inside], start)
+        return out
+
+    def is_silent(self, instrument: str) -> bool:
+        """Return True if the instrument never exceeds -60 dB."""
+        return all(stem.peak < SILENCE for stem in self.stems[instrument])
+
+
+class CachedSongs(Songs):
+    """Songs in the cache; the summary includes their duration and size."""
+
+    def lines(self, most: int = 3) -> list[str]:
+        heading, *notes = super().lines(most)
+        stems = {
+            stem.path: stem for song in self for parts in song.stems.values() for stem in parts
+        }
+        for path, stem in list(stems.items())[:1]:  # all are in one folder and have one rate
+            minutes = sum(song.nb_samples for song in self) / stem.sample_rate / 60
+            size = sum(path.stat().st_size for path in stems)
+            heading += f", {minutes:.1f} minutes, {size / 1e9:.2f} GB in the cache {path.parent}"
+        return [heading, *notes]
+
+
+class StemCache:
+    """The cache of one folder, for one sample rate and number of channels.
+
+    Several processes may share a folder: files are written atomically, so two processes that
+    decode the same stem at the same time only waste work.
 
     Args:
-        folder: made when needed; None: ``default_folder()``.
-        sample_rate: in Hz. nb_channels: 1 or 2; both are the model's.
+        folder: created if missing; None: ``default_folder()``.
+        sample_rate: of the model, in Hz.
+        nb_channels: of the model, 1 or 2.
     """
 
     def __init__(
@@ -67,21 +145,27 @@ class StemCache:
         songs: Songs,
         jobs: Optional[int] = None,
         progress: Optional[Callable[[int, int], None]] = None,
-    ) -> Songs:
-        """Songs of ``find_songs`` with their stems in the cache.
+    ) -> CachedSongs:
+        """Decode the stems of songs that are not in the cache yet.
 
         Args:
-            jobs: stems to decode at a time; None: as many as there are processors.
-            progress: told the stems that are done and their number.
+            songs: of ``training_songs``.
+            jobs: number of stems to decode at a time; None: one per processor.
+            progress: called with the number of stems that are done and their total.
+
+        Returns:
+            The songs that can be used; notes name the others.
 
         Raises:
             SeparationError: the folder cannot be written, the disk is full, or no song is left.
         """
         self._prepare()
         files = list(
-            dict.fromkeys(file for song in songs for stem in song.stems.values() for file in stem)
+            dict.fromkeys(
+                file for song in songs for name in songs.instruments for file in song.files(name)
+            )
         )
-        decoded: dict[StemFile, Union[Stem, str]] = {}
+        decoded: dict[StemFile, Union[CachedStem, str]] = {}
         stop = threading.Event()
         with ThreadPoolExecutor(jobs or os.cpu_count()) as pool:
             work = {pool.submit(self._stem_or_reason, file, stop): file for file in files}
@@ -95,18 +179,18 @@ class StemCache:
                 raise
         kept, notes = [], list(songs.notes)
         for song in songs:
-            result = _assemble(song, decoded)
+            result = _assemble(song, songs.instruments, decoded)
             if isinstance(result, str):
                 notes.append(Note(song.name, LEFT_OUT, result))
             else:
                 kept.append(result)
                 notes.extend(_notes(result))
-        result = replace(songs, songs=tuple(kept), notes=tuple(notes))
-        refuse_none(result, "nothing was found")
+        result = CachedSongs(songs.source, tuple(kept), songs.instruments, tuple(notes))
+        refuse_none(result)
         return result
 
-    def stem(self, file: StemFile, stop: Optional[threading.Event] = None) -> Stem:
-        """A stem from the cache, decoded if it is not there.
+    def stem(self, file: StemFile, stop: Optional[threading.Event] = None) -> CachedStem:
+        """A stem from the cache, decoded if it is missing.
 
         Raises:
             SeparationError: the source cannot be read, or the cache cannot be written.
@@ -126,7 +210,8 @@ class StemCache:
                 )
         return stem
 
-    def _stem_or_reason(self, file: StemFile, stop: threading.Event) -> Union[Stem, str]:
+    def _stem_or_reason(self, file: StemFile, stop: threading.Event) -> Union[CachedStem, str]:
+        """A stem, or the reason why it cannot be decoded."""
         try:
             if stop.is_set():
                 raise _Stopped
@@ -148,18 +233,9 @@ class StemCache:
         return hashlib.sha256(json.dumps(identity + settings).encode()).hexdigest()[:40]
 
     def _prepare(self) -> None:
-        """See that the folder can be written to; sweep what killed processes left."""
+        """Raise a ``_CacheFault`` unless the folder can be written to."""
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            probe = self.folder / f".{secrets.token_hex(8)}.part"
-            probe.touch(exist_ok=False)
-            now = probe.stat().st_mtime  # the file system's clock, which may be another machine's
-            probe.unlink()
-            for path in self.folder.glob(".*.part"):
-                # others may be writing, on other machines too, and do so all the time
-                with contextlib.suppress(OSError):
-                    if now - path.stat().st_mtime > STALE:
-                        path.unlink()
+            Draft(self.folder / "probe").discard()
         except OSError as error:
             raise self._fault(error) from error
 
@@ -170,28 +246,26 @@ class StemCache:
         )
 
     def _write(self, path: Path, file: StemFile, stop: threading.Event) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.stem}-{secrets.token_hex(4)}.part")
-        try:
-            with open(temporary, "xb", buffering=0) as target:
+        with Draft(path) as draft:
+            with open(draft.path, "wb", buffering=0) as target:
                 facts = self._decode(file, target, 1.0, stop)
-                if facts["scale"] > 1.0:  # it exceeds full scale: again, in a scale that holds it
+                if facts["scale"] > 1.0:  # clipped: decode again, scaled down
                     target.seek(0)
                     target.truncate()
                     facts = self._decode(file, target, facts["scale"], stop)
                 text = json.dumps({"source": str(file.path), **facts}).encode()
                 _write_all(target, text + struct.pack("<Q", len(text)))
                 os.fsync(target.fileno())
-            os.replace(temporary, path)
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
+            draft.publish()
 
     def _decode(
         self, file: StemFile, target: BinaryIO, scale: float, stop: threading.Event
     ) -> dict[str, Any]:
-        """Write the samples as int16 ``[S, C]``; returns the fields of ``Stem``, with the scale
-        that it should have."""
+        """Write the samples as int16 ``[S, C]``.
+
+        Returns:
+            The fields of ``CachedStem``; ``scale`` is the one that avoids clipping.
+        """
         low = high = 0.0
         nb_samples = 0
         with AudioReader(file.path, stream=file.stream) as reader:
@@ -221,23 +295,20 @@ class StemCache:
 def default_folder() -> Path:
     """``$XDG_CACHE_HOME/spleeter-2/stems``, or below ``~/.cache``."""
     base = os.environ.get("XDG_CACHE_HOME", "")
-    # the specification has relative paths ignored
+    # the XDG specification says to ignore relative paths
     folder = Path(base) if os.path.isabs(base) else Path.home() / ".cache"
     return folder / "spleeter-2" / "stems"
 
 
 def _write_all(target: BinaryIO, data: bytes) -> None:
-    """Write to an unbuffered file, which may take a part only (the disk is nearly full)."""
+    """Write to an unbuffered file, whose ``write`` may take only a part (disk nearly full)."""
     view = memoryview(data)
     while len(view):
         view = view[target.write(view) :]
 
 
-def _open(path: Path) -> Optional[Stem]:
-    """The stem of a cache file: samples, facts in JSON, and the length of these in 8 bytes.
-
-    None where there is no such file, or it is damaged.
-    """
+def _open(path: Path) -> Optional[CachedStem]:
+    """The stem of a cache file, or None if the file is missing or damaged."""
     try:
         with open(path, "rb") as file:
             size = file.seek(-8, os.SEEK_END) + 8
@@ -245,21 +316,23 @@ def _open(path: Path) -> Optional[Stem]:
             file.seek(-8 - length, os.SEEK_END)
             facts = json.loads(file.read(length))
         del facts["source"]
-        stem = Stem(path=path, **{**facts, "notes": tuple(facts["notes"])})
+        stem = CachedStem(path=path, **{**facts, "notes": tuple(facts["notes"])})
         samples = 2 * stem.nb_samples * stem.nb_channels
     except (OSError, ValueError, TypeError, KeyError, struct.error):
         return None
     return stem if size == samples + length + 8 else None
 
 
-def _assemble(song: Song, decoded: dict[StemFile, Union[Stem, str]]) -> Union[DecodedSong, str]:
-    """The decoded song, or why it cannot be used."""
-    stems = {name: tuple(decoded[file] for file in files) for name, files in song.stems.items()}
+def _assemble(
+    song: Song, instruments: Sequence[str], decoded: dict[StemFile, Union[CachedStem, str]]
+) -> Union[CachedSong, str]:
+    """The song with its cached stems, or the reason why it cannot be used."""
+    stems = {name: tuple(decoded[file] for file in song.files(name)) for name in instruments}
     every = [stem for parts in stems.values() for stem in parts]
     for stem in every:
         if isinstance(stem, str):
             return stem
-    result = DecodedSong(song.name, min(stem.nb_samples for stem in every), stems)
+    result = CachedSong(song.name, min(stem.nb_samples for stem in every), stems)
     if not result.nb_samples:
         return "a stem holds no samples"
     if all(result.is_silent(name) for name in stems):
@@ -267,8 +340,8 @@ def _assemble(song: Song, decoded: dict[StemFile, Union[Stem, str]]) -> Union[De
     return result
 
 
-def _notes(song: DecodedSong) -> Iterator[Note]:
-    """What was done to a song's stems."""
+def _notes(song: CachedSong) -> Iterator[Note]:
+    """Remarks on how a song's stems were converted."""
     for instrument, stems in song.stems.items():
         for stem in stems:
             if stem.source_rate != stem.sample_rate:

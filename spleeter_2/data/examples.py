@@ -1,13 +1,12 @@
-"""Stems on disk -> training examples.
+"""Training and validation examples from cached songs.
 
-    songs = find_songs(Path("MUSDB18"), ("vocals", "accompaniment"))
+    songs = training_songs(Path("MUSDB18"), ("vocals", "accompaniment"))
     songs = StemCache(sample_rate=44100, nb_channels=2).decode(songs)
     training, validation = split(songs, 0.1, seed=0)
     examples = Examples(training, songs.instruments, nb_samples, USUAL, seed=0)
-    dataset = as_tf_dataset(examples, start=0, batch_size=4, transform=stft)
+    waveforms = examples[1000]  # [I, S, C]
 
-``stems.py`` says what may be a source, ``stem_cache.py`` where and how large the cache is. The
-mixture of an example is always the sum of its instruments: a data set's own mixture need not be.
+The mixture of an example is the sum of its instruments; a data set's own mixture may differ.
 """
 
 from __future__ import annotations
@@ -17,36 +16,41 @@ import hashlib
 import json
 import operator
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import numpy as np
+from msgspec.structs import asdict
 
 from spleeter_2.config.training import Augmentation
 from spleeter_2.errors import SeparationError
 
 from .augmentation import augment, nb_samples_needed
-from .songs import SILENCE, DecodedSong
+from .cache import SILENCE, CachedSong
 
-_ORDER, _CROP, _AUGMENT = range(3)  # purposes of random numbers, which do not touch each other
+_ORDER, _CROP, _AUGMENT = range(3)  # independent random streams, one per purpose
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Training examples without end; each is a pure function of the seed and its index.
+    """An endless sequence of training examples; each is a pure function of the seed and its index.
 
-    Among the examples ``k N .. (k + 1) N - 1``, N being the number of songs, each instrument comes
-    from each song once, in an order that changes with k (for instruments that follow another
-    because ``remix`` is between 0 and 1: once on average), at a moment that is uniform within the
-    song. A song shorter than an example is followed by silence.
+    With N songs, the examples ``k N .. (k + 1) N - 1`` take each instrument from each song once, in
+    an order that depends on k, at a position uniformly distributed over the song. (If ``remix`` is
+    between 0 and 1, instruments other than the first come from each song once on average.) A song
+    shorter than an example is padded with silence.
 
     Args:
-        songs: decoded ones.
-        instruments: the order of I.
+        songs: of ``StemCache.decode``.
+        instruments: in the order of the axis I.
         nb_samples: S, the length of an example.
+        augmentation: see ``Augmentation``; by default none.
         seed: not negative.
+
+    Raises:
+        SeparationError: there are no songs.
     """
 
-    songs: Sequence[DecodedSong]
+    songs: Sequence[CachedSong]
     instruments: Sequence[str]
     nb_samples: int
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -70,32 +74,31 @@ class Examples:
         rng = np.random.default_rng([self.seed, _AUGMENT, index])
         return augment(stems, self.augmentation, rng, self.nb_samples, _sample_rate(self.songs))
 
-    # an iteration would never end
+    # an iteration over __getitem__ would never end
     __iter__ = None
 
     def places(self, index: int) -> list[tuple[int, int]]:
-        """The song and the first sample of each instrument."""
+        """Song and first sample of each instrument of an example."""
         index = operator.index(index)
         if index < 0:
             raise IndexError("examples count from 0")
         epoch, position = divmod(index, len(self.songs))
         rng = np.random.default_rng([self.seed, _CROP, index])
         remixed = rng.random() < self.augmentation.remix
-        moments = rng.random(len(self.instruments))
+        positions = rng.random(len(self.instruments))
         places = []
-        for column, moment in enumerate(moments if remixed else [moments[0]]):
+        for column, position_in_song in enumerate(positions if remixed else positions[:1]):
             order = np.random.default_rng([self.seed, _ORDER, epoch, column])
             song = int(order.permutation(len(self.songs))[position])
             room = self.songs[song].nb_samples - nb_samples_needed(
                 self.augmentation, self.nb_samples
             )
-            places.append((song, int(moment * (max(room, 0) + 1))))
+            places.append((song, int(position_in_song * (max(room, 0) + 1))))
         return places if remixed else places * len(self.instruments)
 
     @functools.cached_property
     def identity(self) -> str:
-        """Hash of all that the examples depend on: whoever resumes a training with another one
-        does not continue with the same data."""
+        """Hash of songs and options; a resumed training sees the same examples if it is equal."""
         songs = [
             [
                 song.name,
@@ -108,21 +111,17 @@ class Examples:
         return hashlib.sha256(json.dumps([songs, settings]).encode()).hexdigest()
 
 
-@dataclass(frozen=True, eq=False)
-class Windows(Sequence):
-    """Fixed examples, never augmented, of ``fixed_windows``.
+@dataclass(frozen=True)
+class ValidationSet(Sequence):
+    """Fixed examples without augmentation; see ``validation_set``.
 
-    Attributes:
-        places: song and first sample of each.
-        sounding: bool ``[N, I]``: whether the instrument's RMS there exceeds -60 dB. A score such
-            as SDR means nothing where it does not.
+    ``places``: song and first sample of each example.
     """
 
-    songs: Sequence[DecodedSong]
+    songs: Sequence[CachedSong]
     instruments: tuple[str, ...]
     nb_samples: int
     places: tuple[tuple[int, int], ...]
-    sounding: np.ndarray
 
     def __len__(self) -> int:
         return len(self.places)
@@ -133,34 +132,32 @@ class Windows(Sequence):
         return _read(self.songs[song], self.instruments, start, self.nb_samples)
 
 
-def fixed_windows(
-    songs: Sequence[DecodedSong], instruments: Sequence[str], nb_samples: int, hop: int
-) -> Windows:
-    """All windows of ``nb_samples`` whose mixture is no silence, every ``hop`` samples.
+def validation_set(
+    songs: Sequence[CachedSong], instruments: Sequence[str], nb_samples: int
+) -> ValidationSet:
+    """Cut songs into examples of ``nb_samples``, without those whose mixture is silent.
 
-    They lie within their song; a song shorter than a window gives one, followed by silence.
+    An incomplete example at the end of a song is dropped; a song shorter than one example gives
+    one, padded with silence.
 
     Raises:
-        SeparationError: there are none.
+        SeparationError: no example is left.
     """
-    if hop < 1:
-        raise SeparationError(f"the hop between windows must be 1 sample or more, not {hop}")
-    places, sounding = [], []
-    for index, song in enumerate(songs):
-        for start in range(0, max(song.nb_samples - nb_samples, 0) + 1, hop):
-            stems = _read(song, instruments, start, nb_samples)
-            if _rms(stems.sum(axis=0)) > SILENCE:
-                places.append((index, start))
-                sounding.append([_rms(stem) > SILENCE for stem in stems])
+    places = [
+        (index, start)
+        for index, song in enumerate(songs)
+        for start in range(0, max(song.nb_samples - nb_samples, 0) + 1, nb_samples)
+        if _rms(_read(song, instruments, start, nb_samples).sum(axis=0)) > SILENCE
+    ]
     if not places:
         raise SeparationError(
-            "there is no window to validate with: no song is set aside, or all of it is silent"
+            "there are no examples to validate with: no song is set aside, or all of it is silent"
         )
-    return Windows(songs, tuple(instruments), nb_samples, tuple(places), np.array(sounding))
+    return ValidationSet(songs, tuple(instruments), nb_samples, tuple(places))
 
 
-def _read(song: DecodedSong, instruments: Sequence[str], start: int, nb_samples: int) -> np.ndarray:
-    """float32 ``[I, S, C]`` of one moment of a song."""
+def _read(song: CachedSong, instruments: Sequence[str], start: int, nb_samples: int) -> np.ndarray:
+    """Read float32 ``[I, S, C]`` of a song from ``start`` on."""
     return np.stack([song.read(name, start, nb_samples) for name in instruments])
 
 
@@ -168,5 +165,5 @@ def _rms(waveform: np.ndarray) -> float:
     return float(np.sqrt(np.mean(np.square(waveform))))
 
 
-def _sample_rate(songs: Sequence[DecodedSong]) -> int:
+def _sample_rate(songs: Sequence[CachedSong]) -> int:
     return next(iter(songs[0].stems.values()))[0].sample_rate

@@ -9,13 +9,14 @@ from collections.abc import Iterable
 
 import tensorflow as tf
 
+from spleeter_2.config.networks import CUNet, UNet
 from spleeter_2.config.schema import Configuration
 from spleeter_2.errors import SeparationError
 
 from .cunet import build_cunet
 from .unet import build_unet
 
-BUILDERS = {"unet": build_unet, "cunet": build_cunet}
+BUILDERS = {UNet: build_unet, CUNet: build_cunet}
 
 __all__ = ["build_model", "targets_needed"]
 
@@ -43,7 +44,7 @@ def build_model(
     """
     targets = targets_needed(configuration, instruments)
     nb_bins = configuration.model.nb_bins if band_only else configuration.stft.nb_bins
-    return BUILDERS[configuration.model.type](configuration, targets, nb_bins)
+    return BUILDERS[type(configuration.model)](configuration, targets, nb_bins)
 
 
 def targets_needed(

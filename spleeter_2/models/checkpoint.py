@@ -11,8 +11,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -32,12 +30,6 @@ def named_variables(model: tf.keras.Model) -> dict[str, tf.Variable]:
     return named
 
 
-def save_weights(model: tf.keras.Model, folder: Path, half: bool = False) -> None:
-    """Write a model's weights by ``write_checkpoint``, ``halved`` on request."""
-    values = {name: variable.numpy() for name, variable in named_variables(model).items()}
-    write_checkpoint(halved(values) if half else values, folder)
-
-
 def halved(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Kernels as float16, half the size.
 
@@ -47,29 +39,33 @@ def halved(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def write_checkpoint(values: Mapping[str, np.ndarray], folder: Path) -> None:
-    """Write named arrays as a checkpoint; a reader sees the old checkpoint or the new one.
+    """Write named arrays as a checkpoint.
 
     Args:
-        folder: where; it is made.
+        folder: an existing one, of ``files.atomic_folder`` where readers may come meanwhile.
 
     Raises:
-        OSError: the folder cannot be written to; ``new_folder`` and ``writing`` tell where.
+        OSError: the folder cannot be written to.
     """
     with file_errors():
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".checkpoint-") as temporary:
-            _write(values, temporary)
-            # data before index: an index never points at data that are not there
-            for name in sorted(os.listdir(temporary), key=lambda name: "data" not in name):
-                shutil.move(os.path.join(temporary, name), folder / name)
+        names = sorted(values)
+        tf.raw_ops.SaveV2(
+            prefix=os.path.join(folder, PREFIX),
+            tensor_names=names,
+            shape_and_slices=[""] * len(names),
+            tensors=[tf.constant(values[name]) for name in names],
+        )
+    (folder / "checkpoint").write_text(
+        f'model_checkpoint_path: "{PREFIX}"\nall_model_checkpoint_paths: "{PREFIX}"\n'
+    )
 
 
 @contextlib.contextmanager
 def file_errors() -> Iterator[None]:
-    """TensorFlow's errors of files become the system's.
+    """Turn TensorFlow's file errors into OSError.
 
     Raises:
-        OSError: in their place.
+        OSError: with the system's error code where TensorFlow's message has its text.
     """
     try:
         yield
@@ -78,19 +74,6 @@ def file_errors() -> Iterator[None]:
         code = next((code for code in errno.errorcode if f"; {os.strerror(code)}" in text), None)
         reason = (code, os.strerror(code)) if code else (text.splitlines()[0],)
         raise OSError(*reason) from error
-
-
-def _write(values: Mapping[str, np.ndarray], folder: str) -> None:
-    names = sorted(values)
-    tf.raw_ops.SaveV2(
-        prefix=os.path.join(folder, PREFIX),
-        tensor_names=names,
-        shape_and_slices=[""] * len(names),
-        tensors=[tf.constant(values[name]) for name in names],
-    )
-    Path(folder, "checkpoint").write_text(
-        f'model_checkpoint_path: "{PREFIX}"\nall_model_checkpoint_paths: "{PREFIX}"\n'
-    )
 
 
 def read_tensors(prefix: str) -> dict[str, np.ndarray]:
@@ -151,8 +134,3 @@ def assign(model: tf.keras.Model, arrays: Mapping[str, np.ndarray], source: obje
         )
     for name, variable in named_variables(model).items():
         variable.assign(arrays[name])
-
-
-def load_weights(model: tf.keras.Model, folder: Path) -> None:
-    """Fill a model from a checkpoint (``assign`` says what is refused)."""
-    assign(model, read_checkpoint(folder), folder)

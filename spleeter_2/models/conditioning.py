@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from spleeter_2.config.schema import Conditioning
+from spleeter_2.config.networks import Conditioning
 
 from .layers import Activate, Norm, plain, shape_of
 

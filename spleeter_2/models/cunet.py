@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from spleeter_2.config.schema import Configuration, CUNet
+from spleeter_2.config.networks import CUNet
+from spleeter_2.config.schema import Configuration
 
 from .conditioning import Conditions, Modulate, modulations
 from .frequency import Habits, frequency_transformation

@@ -16,8 +16,8 @@ lasaft        K times fc, weighed by the instrument   F u (K + 1)          every
 lightsaft     as lasaft, K bottlenecks of one map     F u (K + 1)          everything
 ============  ======================================  ===================  =====================
 
-``FrequencyTransformation.cost`` counts exactly. In Spleeter's U-Net each starts at zero, so that
-a pretrained network into which it is put computes at first what it did before.
+In Spleeter's U-Net each starts at zero, so that a pretrained network into which it is put computes
+at first what it did before.
 
 fc is the TDF of W. Choi et al., "Investigating U-Nets with various intermediate blocks", ISMIR
 2020; lasaft and lightsaft are from their "LaSAFT: Latent source attentive frequency
@@ -30,7 +30,7 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
-from spleeter_2.config.schema import FrequencyTransformation
+from spleeter_2.config.networks import FrequencyTransformation
 
 from .layers import ACTIVATIONS, Activate, BatchNormalization, Norm, plain, shape_of
 

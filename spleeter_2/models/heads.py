@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from spleeter_2.config.schema import Head
+from spleeter_2.config.networks import Head
 
 from .layers import LEAK, from_phases, low_bins, pad_bins, plain, scaled, to_phases
 from .polyphase import DilatedConv2D

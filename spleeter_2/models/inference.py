@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
+from msgspec.structs import replace
 
 from spleeter_2.config.loading import WINDOW
+from spleeter_2.config.networks import UNet
 from spleeter_2.config.schema import Configuration
 
 from . import build_model, checkpoint, targets_needed
@@ -75,7 +77,7 @@ def without_neutral_parts(
         arrays: the weights by name.
     """
     model = configuration.model
-    if model.type != "unet":
+    if not isinstance(model, UNet):
         return configuration
 
     def neutral(part: str, shape: tuple[int, ...]) -> bool:

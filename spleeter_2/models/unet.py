@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from spleeter_2.config.schema import Configuration, UNet
+from spleeter_2.config.networks import UNet
+from spleeter_2.config.schema import Configuration
 
 from .frequency import frequency_transformation
 from .heads import head

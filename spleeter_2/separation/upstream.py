@@ -15,7 +15,7 @@ from spleeter_2.audio.codecs import Encoding
 from spleeter_2.audio.ffmpeg import FAILED, STANDARD
 from spleeter_2.audio.reader import AudioReader
 from spleeter_2.errors import SeparationError, concerning_the_model
-from spleeter_2.files import Draft
+from spleeter_2.files import Draft, writing
 from spleeter_2.runtime.tensorflow_import import import_tensorflow
 
 from .separator import Separated, chosen
@@ -127,10 +127,10 @@ class UpstreamSeparator:
         from spleeter.audio import Codec
 
         with contextlib.ExitStack() as stack:
-            drafts = []
+            drafts = {}
             for name, path in outputs.items():
-                # upstream's ffmpeg tells the container by the suffix, which a draft keeps
-                draft = stack.enter_context(Draft(path))
+                with writing(path):  # upstream's ffmpeg chooses the container by the suffix
+                    draft = drafts[path] = stack.enter_context(Draft(path))
                 try:
                     self._adapter.save(
                         draft.path,
@@ -145,9 +145,9 @@ class UpstreamSeparator:
                     self._check_written(draft, path, len(estimates[name]))
                 elif not draft.path.is_file() or not draft.path.stat().st_size:
                     raise SeparationError(f"cannot write {path}: the audio adapter wrote nothing")
-                drafts.append(draft)
-            for draft in drafts:
-                draft.publish()
+            for path, draft in drafts.items():
+                with writing(path):
+                    draft.publish()
 
     def _check_written(self, draft: Draft, path: str, nb_samples: int) -> None:
         """Decode a stem: upstream does not ask its ffmpeg how it went, on a full disk say."""

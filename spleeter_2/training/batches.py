@@ -1,50 +1,65 @@
-"""Batches of training examples as a ``tf.data.Dataset``."""
+"""Training examples as STFTs, in batches of a ``tf.data.Dataset``."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any, Optional, Union
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from spleeter_2.data.examples import Examples, Windows
+from spleeter_2.audio.stft import Transform
+from spleeter_2.data.examples import Examples
+
+
+def named_spectrograms(
+    waveforms: np.ndarray, nb_targets: int, transform: Transform, nb_bins: int
+) -> dict[str, np.ndarray]:
+    """An example as STFTs; the mixture is the sum of the instruments.
+
+    Args:
+        waveforms: float32 ``[I, S, C]``, the targets first, then the residual if there is one.
+        nb_bins: F, the lowest bins of the STFT.
+
+    Returns:
+        complex64 ``mixture`` ``[T, F, C]``, ``targets`` ``[targets, T, F, C]`` and, if there is a
+        residual, ``residual`` ``[T, F, C]``.
+    """
+    stems = [transform.forward(waveform)[:, :nb_bins] for waveform in waveforms]
+    example = {"mixture": sum(stems[1:], start=stems[0]), "targets": np.stack(stems[:nb_targets])}
+    if len(stems) > nb_targets:
+        example["residual"] = stems[nb_targets]
+    return example
 
 
 def as_tf_dataset(
-    examples: Union[Examples, Windows],
-    start: int = 0,
-    batch_size: int = 1,
-    transform: Optional[Callable[[np.ndarray], Any]] = None,
+    examples: Examples,
+    start: int,
+    batch_size: int,
+    transform: Callable[[np.ndarray], Any],
     worker: int = 0,
     nb_workers: int = 1,
     nb_devices: int = 1,
-    nb_threads: Optional[int] = None,
-):
-    """Batches of examples from the index ``start`` on, in the order of their indices.
+) -> tf.data.Dataset:
+    """Batches of examples from the index ``start`` on, in the order of their indices, without end.
 
     Args:
-        examples: ``Examples`` give batches without end, ``Windows`` until they are used up.
         batch_size: examples in a batch of one worker.
-        transform: NumPy function of float32 ``[I, S, C]`` that runs beside the training; returns
-            an array, or a tuple, list or dict of arrays, of shapes that do not depend on the
-            example.
-        worker, nb_workers: of each ``nb_workers * batch_size`` examples this worker gets its
-            share, so that all together see the data of a single one with that batch.
-        nb_devices: of this worker; its batch comes as one batch for each of them, in order.
-        nb_threads: examples made at a time; None: as many as there are processors.
+        transform: NumPy function of float32 ``[I, S, C]``, run in parallel to the training; returns
+            an array, or a tuple, list or dict of arrays, whose shapes do not depend on the example.
+        worker, nb_workers: this worker takes its share of every ``nb_workers * batch_size``
+            examples, so that all workers together see the data of a single one with that batch.
+        nb_devices: of this worker; its batch is divided into one batch per device, in order.
 
     Returns:
-        a ``tf.data.Dataset`` of ``transform``'s structure, batched.
+        A dataset of ``transform``'s structure, batched.
     """
-    end = len(examples) if isinstance(examples, Windows) else np.iinfo(np.int64).max
-    function = transform or (lambda stems: stems)
-    sample = tf.nest.map_structure(np.asarray, function(examples[0]))
+    sample = tf.nest.map_structure(np.asarray, transform(examples[0]))
     flat = tf.nest.flatten(sample)
 
     def make(index):
-        return [np.asarray(part) for part in tf.nest.flatten(function(examples[int(index)]))]
+        return [np.asarray(part) for part in tf.nest.flatten(transform(examples[int(index)]))]
 
     @tf.autograph.experimental.do_not_convert
     def load(index):
@@ -58,11 +73,11 @@ def as_tf_dataset(
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     share = slice(worker * batch_size, (worker + 1) * batch_size)
     return (
-        tf.data.Dataset.range(start, end)
+        tf.data.Dataset.range(start, np.iinfo(np.int64).max)
         .batch(nb_workers * batch_size)
         .map(lambda indices: indices[share])
         .unbatch()
-        .map(load, num_parallel_calls=nb_threads or os.cpu_count(), deterministic=True)
+        .map(load, num_parallel_calls=os.cpu_count(), deterministic=True)
         .batch(batch_size // nb_devices)
         .prefetch(2 * nb_devices)
         .with_options(options)

@@ -1,4 +1,4 @@
-"""Teachers: trained models whose estimates a student learns from, beside or instead of the truth.
+"""Distillation: a student learns from trained models' estimates beside or instead of the truth.
 
 G. Hinton, O. Vinyals, J. Dean, "Distilling the knowledge in a neural network", 2015.
 """
@@ -15,9 +15,15 @@ from spleeter_2.config.schema import Configuration
 from spleeter_2.errors import SeparationError
 from spleeter_2.models.inference import load_for_inference
 
+from .losses import Batch
+
 
 def _teacher(descriptor: str) -> Configuration:
-    """Its configuration, if it has weights."""
+    """The configuration of a model with weights.
+
+    Raises:
+        SeparationError: an unknown model, or one without weights.
+    """
     try:
         configuration = load_configuration(descriptor)
     except SeparationError as error:
@@ -30,18 +36,17 @@ def _teacher(descriptor: str) -> Configuration:
 class Teachers:
     """The mean estimate of several models.
 
-    Every model sees the mixture rolled in time by a random number of frames, and what it says is
-    rolled back: strides let a network see music on a grid, and no place on it is better than
-    another, so what a student learns is the mean over all of them.
+    The mixture is rolled in time by a random number of frames, and the estimates are rolled back:
+    a network with strides depends on the position of its grid, and this averages over positions.
 
     Args:
-        student: whose targets are asked for; all models must have its STFT.
-        descriptors: of the models. A model that estimates a target's counterpart serves as well,
-            as mixture minus residual.
+        student: configuration with the targets to estimate; all models must have its STFT.
+        descriptors: of the models. A model that has a target as its residual gives it as mixture
+            minus its own targets.
 
     Raises:
-        SeparationError: a model that does not know the student's targets, or has another STFT or
-            no weights.
+        SeparationError: a model that does not separate the student's targets, has another STFT or
+            has no weights.
     """
 
     def __init__(self, student: Configuration, descriptors: Sequence[str]) -> None:
@@ -59,12 +64,17 @@ class Teachers:
             for configuration in configurations
         ]
         self.residuals = [configuration.residual for configuration in configurations]
-        # above its band a model says nothing
+        # estimates are zero above a model's band
         self.nb_bins = min(configuration.model.nb_bins for configuration in configurations)
         self.stride = max(configuration.model.stride for configuration in configurations)
 
     def estimates(self, mixture: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """Mixture complex64 ``[B, T, F, C]`` and a seed ``[2]`` -> ``[B, targets, T, F, C]``."""
+        """Estimates ``[B, I, T, F, C]`` of the student's targets.
+
+        Args:
+            mixture: complex64 ``[B, T, F, C]``.
+            seed: int64 ``[2]``, of the roll.
+        """
         shift = tf.random.stateless_uniform((), seed, 0, self.stride, tf.int32)
         mixture = tf.roll(mixture, shift, axis=1)
         found = []
@@ -76,21 +86,17 @@ class Teachers:
         mean = tf.add_n(found) / len(found)
         return tf.stop_gradient(tf.roll(mean, -shift, axis=2))
 
-    def taught(self, y_true: tf.Tensor, share: float, seed: tf.Tensor) -> tf.Tensor:
-        """The truth, with the estimates in the place of a share of it.
+    def blend(self, batch: Batch, share: float, seed: tf.Tensor) -> Batch:
+        """A batch in which the estimates replace a share of the true targets.
 
-        An MSE to this mean has the gradient of the mean of both MSEs. A residual stays what the
-        targets leave of the mixture; bins above the models' band stay as they are.
-
-        Args:
-            y_true: complex64 ``[B, 1 + I, T, F, C]``: mixture, targets and, if there is one, the
-                residual.
+        An MSE to this mean has the gradient of the mean of both MSEs. The residual changes so that
+        it still is the mixture minus the targets; bins above the models' band stay the same.
         """
-        nb_targets = len(self.targets)
-        mixture, truth = y_true[:, 0], y_true[:, 1 : 1 + nb_targets]
-        low = (self.estimates(mixture, seed) - truth)[..., : self.nb_bins, :] * share
-        above = truth.shape[3] - self.nb_bins
-        change = tf.pad(low, ((0, 0), (0, 0), (0, 0), (0, above), (0, 0)))
-        if y_true.shape[1] > nb_targets + 1:
-            change = tf.concat([change, -tf.reduce_sum(change, axis=1, keepdims=True)], axis=1)
-        return y_true + tf.pad(change, ((0, 0), (1, 0), (0, 0), (0, 0), (0, 0)))
+        targets = batch["targets"]
+        change = (self.estimates(batch["mixture"], seed) - targets)[..., : self.nb_bins, :] * share
+        above = targets.shape[3] - self.nb_bins
+        change = tf.pad(change, ((0, 0), (0, 0), (0, 0), (0, above), (0, 0)))
+        blended = {**batch, "targets": targets + change}
+        if "residual" in batch:
+            blended["residual"] = batch["residual"] - tf.reduce_sum(change, axis=1)
+        return blended

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -12,18 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from spleeter_2.config.loading import differences, with_models
+from spleeter_2.config.loading import differences, parse_configuration, to_json, with_models
+from spleeter_2.config.schema import Configuration
 from spleeter_2.errors import SeparationError
-from spleeter_2.files import Draft
-from spleeter_2.folders import new_folder, writing
+from spleeter_2.files import atomic_file, atomic_folder, lock, remove_stale, write_json
 from spleeter_2.models import checkpoint as weights
 
 from .curves import draw_curves
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
 
 STATES_KEPT = 2
 NAME = "progress.json"
@@ -54,16 +50,16 @@ class RunFolder:
 
     Args:
         path: the folder; it is made.
-        data: the configuration as JSON, complete.
+        configuration: of the run.
 
     Raises:
         SeparationError: it cannot be written to, or holds a run of another configuration.
     """
 
-    def __init__(self, path: Path, data: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, configuration: Configuration) -> None:
         self.path = path
         self.states = path / "states"
-        self.data = {**data, "weights": "best"}
+        self.data = {**to_json(configuration), "weights": "best"}
         config = path / "config.json"
         try:
             if config.is_file():
@@ -72,10 +68,9 @@ class RunFolder:
             elif path.exists() and any(path.iterdir()):
                 raise SeparationError(f"{path} holds other files: name a folder for the run")
             self.states.mkdir(parents=True, exist_ok=True)
-            self._lock = _locked(path)
-            for stale in self.states.glob(".*"):  # of a killed run
-                shutil.rmtree(stale, ignore_errors=True)
-            _write_json(config, self.data)
+            self._lock = lock(path, f"another training is at work in {path}")
+            remove_stale(self.states)
+            write_json(config, self.data)
         except OSError as error:
             raise SeparationError(f"cannot write {path}: {error.strerror or error}") from error
         except ValueError as error:
@@ -83,22 +78,22 @@ class RunFolder:
 
     def release(self) -> None:
         """Let another process train here."""
-        if self._lock:
-            self._lock.close()
+        self._lock.release()
 
     def _never_began(self) -> bool:
         """Whether all that is there is what a run leaves that stopped before its first state."""
         left = {"config.json", "states", "tensorboard", ".lock"}
         others = {path.name for path in self.path.iterdir()} - left
-        return not others and self.states.is_dir() and not any(self.states.iterdir())
+        return not others and self.states.is_dir() and not any(self.states.glob("[0-9]*"))
 
     def _check(self, found: Mapping[str, Any]) -> None:
-        """A run may be made longer; otherwise its configuration stays."""
-        # older runs name models relative to the working folder
+        """Refuse a run of another configuration; a run may be made longer."""
+        # older runs have models relative to the working folder
         found = with_models(found, os.path.abspath)
-        one, two = ({**data, "training": data.get("training") or {}} for data in (found, self.data))
+        with contextlib.suppress(SeparationError):  # invalid: compared as it is
+            found = to_json(parse_configuration(found))  # older runs lack the defaults
         free = ("training.epochs", "training.patience")
-        keys = [key for key in differences(one, two) if key not in free]
+        keys = [key for key in differences(found, self.data) if key not in free]
         if keys:
             more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
             raise SeparationError(
@@ -109,7 +104,7 @@ class RunFolder:
 
     def latest(self) -> tuple[dict[str, np.ndarray], Progress] | None:
         """The newest state that can be read, if there is one."""
-        for folder in sorted(self.states.iterdir(), reverse=True):
+        for folder in sorted(self.states.glob("[0-9]*"), reverse=True):
             try:
                 progress = json.loads((folder / NAME).read_text(encoding="utf-8"))
                 return weights.read_checkpoint(folder), Progress(**progress)
@@ -120,46 +115,21 @@ class RunFolder:
     def save_state(self, values: Mapping[str, np.ndarray], progress: Progress) -> None:
         """Write a state; the older ones stay until it is whole."""
         name = f"{progress.step:09d}"
-        with new_folder(self.states / name) as folder:
+        with atomic_folder(self.states / name) as folder:
             weights.write_checkpoint(values, folder)
-            _write_json(folder / NAME, asdict(progress))
-        for old in sorted(self.states.iterdir())[:-STATES_KEPT]:
+            write_json(folder / NAME, asdict(progress))
+        for old in sorted(self.states.glob("[0-9]*"))[:-STATES_KEPT]:
             shutil.rmtree(old, ignore_errors=True)
 
     def save_best(self, values: Mapping[str, np.ndarray]) -> None:
         """Replace the weights that ``-p`` takes."""
-        with new_folder(self.path / "best") as folder:
+        with atomic_folder(self.path / "best") as folder:
             weights.write_checkpoint(values, folder)
 
     def write_summary(
         self, summary: Mapping[str, Any], history: Sequence[Mapping[str, float]]
     ) -> None:
         """Write ``run.json`` and draw ``history.png``."""
-        with writing(self.path):
-            _write_json(self.path / "run.json", summary)
-            with Draft(self.path / "history.png") as draft:
-                draw_curves(history, draft.path)
-                draft.publish()
-
-
-def _locked(folder: Path) -> Any:
-    """A file that is locked for as long as it is open, or this process lives.
-
-    Raises:
-        SeparationError: another process has it.
-    """
-    if fcntl is None:
-        return None
-    file = open(folder / ".lock", "w")  # noqa: SIM115 kept by the caller
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        raise SeparationError(f"another training is at work in {folder}") from None
-    return file
-
-
-def _write_json(path: Path, data: object) -> None:
-    with Draft(path) as draft:
-        draft.path.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-        draft.publish()
+        write_json(self.path / "run.json", summary)
+        with atomic_file(self.path / "history.png") as path:
+            draw_curves(history, path)

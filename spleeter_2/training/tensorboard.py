@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from spleeter_2.audio.stft import Transform
-from spleeter_2.folders import writing
+from spleeter_2.files import writing
 from spleeter_2.models.checkpoint import file_errors
 
 RANGE = 80.0  # dB below the loudest bin, in the images

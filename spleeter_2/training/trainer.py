@@ -23,38 +23,29 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import tensorflow as tf
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
-
 from spleeter_2 import __version__
-from spleeter_2.config.loading import (
-    load_configuration,
-    parse_configuration,
-    read_configuration,
-    with_models,
-)
+from spleeter_2.config.loading import load_configuration, to_json, with_models
 from spleeter_2.config.schema import Configuration
-from spleeter_2.config.training import training_of
 from spleeter_2.data.cache import StemCache
-from spleeter_2.data.examples import Examples, Windows, fixed_windows
-from spleeter_2.data.songs import find_songs, split
+from spleeter_2.data.examples import Examples, ValidationSet, validation_set
+from spleeter_2.data.songs import split, training_songs
 from spleeter_2.errors import SeparationError
 from spleeter_2.models import build_model
 from spleeter_2.models import checkpoint as weights
 
+from .batches import named_spectrograms
 from .distillation import Teachers
 from .distribution import Distribution, LostWorker
 from .losses import build_loss
 from .mixed_precision import check_mixed_precision, layers_in
-from .model import Trainee
+from .model import TrainingModel
 from .run_folder import Progress, RunFolder
 from .tensorboard import Diary
-from .validation import Validation, spectrograms
+from .validation import Validation
 
 
 class Keeper(tf.keras.callbacks.Callback):
@@ -86,10 +77,9 @@ class Trainer:
     """Trains one model on one set of examples, in a folder.
 
     Args:
-        data: the configuration as JSON, complete (``read_configuration``).
-        configuration: the same, parsed.
+        configuration: model and training.
         examples: float32 ``[I, S, C]`` by number, for any number; S is ``crop_samples``.
-        windows: for ``Validation``.
+        validation: examples to validate with.
         folder: of the run; only the chief of several workers looks at it.
         distribution: the devices that train; None: one.
 
@@ -100,24 +90,24 @@ class Trainer:
 
     def __init__(
         self,
-        data: Mapping[str, Any],
         configuration: Configuration,
         examples: Examples,
-        windows: Windows,
+        validation: ValidationSet,
         folder: Path,
         summary: Mapping[str, Any] | None = None,
         distribution: Distribution | None = None,
     ) -> None:
         self.configuration = configuration
-        self.options = training_of(configuration)
+        self.options = configuration.training
         self.distribution = distribution or Distribution()
         self.distribution.check(self.options.batch_size)
         # each machine may have the models to train with in a folder of its own
-        self.distribution.agree({"configuration": with_models(data, os.path.basename)})
+        content = with_models(to_json(configuration), os.path.basename)
+        self.distribution.agree({"configuration": content})
         self.examples = examples
-        self.validation = Validation(configuration, windows)
+        self.validation = Validation(configuration, validation)
         if self.distribution.chief:
-            self.folder = RunFolder(folder, data)
+            self.folder = RunFolder(folder, configuration)
             self.summary = {**_versions(), "configuration": self.folder.data, **(summary or {})}
             self.diary = Diary(
                 folder / "tensorboard", configuration.sample_rate, self.validation.transform
@@ -126,27 +116,26 @@ class Trainer:
         self.broken = False
         tf.keras.utils.set_random_seed(self.options.seed)
         with self.distribution.watching(), self.distribution.strategy.scope():
-            self.trainee = self._build()
+            self.model = self._build()
         self._go_on()
 
-    def _build(self) -> Trainee:
+    def _build(self) -> TrainingModel:
         with layers_in(self.options.mixed_precision):
             network = build_model(self.configuration, band_only=True)
         pretrained = start_from(network, self.options.start) if self.options.start else frozenset()
         targets, teachers = self.configuration.targets, self.options.teachers
         found = Teachers(self.configuration, teachers) if teachers else None
-        trainee = Trainee(network, targets, self.options, pretrained, found)
-        trainee.compile(loss=build_loss(self.options.loss, self.configuration.stft.frame_length))
-        return trainee
+        loss = build_loss(self.options.loss, self.configuration.stft.frame_length)
+        return TrainingModel(network, targets, self.options, loss, pretrained, found)
 
     def _go_on(self) -> None:
         """Take the newest state of the folder, if there is one; all workers take the chief's."""
         if self.distribution.chief and (latest := self.folder.latest()):
             values, self.progress = latest
-            self.trainee.restore(values, self.folder.states)
+            self.model.restore(values, self.folder.states)
         if self.distribution.nb_workers > 1:
             self._follow_chief()
-            self.trainee.restore(self.distribution.from_chief(self.trainee.values()), "the chief")
+            self.model.restore(self.distribution.from_chief(self.model.values()), "the chief")
             # noise such as dropout's may differ
             tf.keras.utils.set_random_seed(self.options.seed + self.distribution.worker)
 
@@ -156,7 +145,7 @@ class Trainer:
     @property
     def step(self) -> int:
         """Steps that are done."""
-        return int(self.trainee.step.numpy())
+        return int(self.model.step.numpy())
 
     def fit(self, verbose: int | str = "auto") -> Progress:
         """Train until the epochs are over, or ``patience`` is.
@@ -193,7 +182,7 @@ class Trainer:
     def _fit(self, epochs: int, steps: int, verbose: int | str) -> None:
         first = self.progress.epoch
         with self.distribution.watching():
-            self.trainee.fit(
+            self.model.fit(
                 self._dataset(self.step * self.options.batch_size),
                 initial_epoch=first,
                 epochs=first + epochs,
@@ -204,14 +193,15 @@ class Trainer:
 
     def _dataset(self, start: int) -> tf.data.Dataset:
         transform = self.validation.transform
+        nb_targets = len(self.configuration.targets)
         model, stft = self.configuration.model, self.configuration.stft
-        # a teacher may look at more bins than the student
+        # a teacher's band may have more bins than the student's
         nb_bins = stft.nb_bins if self.options.teachers else model.nb_bins
         return self.distribution.dataset(
             self.examples,
             start,
             self.options.batch_size,
-            lambda x: spectrograms(transform, x, nb_bins),
+            lambda x: named_spectrograms(x, nb_targets, transform, nb_bins),
         )
 
     def describe(self, step: int) -> str:
@@ -227,22 +217,22 @@ class Trainer:
         return self._is_over()
 
     def _validate_and_save(self, logs: dict[str, float]) -> None:
-        with self.trainee.with_averages():
-            logs.update(self.validation.run(self.trainee))
-            self.diary.write(self.step, logs, self.validation.sounds(self.trainee))
+        with self.model.with_averages():
+            logs.update(self.validation.run(self.model))
+            self.diary.write(self.step, logs, self.validation.sounds(self.model))
         progress = self.progress
         progress.history.append({name: float(value) for name, value in logs.items()})
         progress.waited += 1
         if logs["val_loss"] < progress.best:
             progress.best, progress.waited = logs["val_loss"], 0
-            self.folder.save_best(self.trainee.averaged())
+            self.folder.save_best(self.model.averaged())
         self.save_state()
         summary = {**asdict(progress), **self.summary, "finished": self._is_over()}
         self.folder.write_summary(summary, progress.history)
 
     def save_state(self) -> None:
         """Write everything to go on from here."""
-        self.folder.save_state(self.trainee.values(), replace(self.progress, step=self.step))
+        self.folder.save_state(self.model.values(), replace(self.progress, step=self.step))
         self.progress.step = self.step  # not before: one that is interrupted is not saved
 
 
@@ -292,7 +282,7 @@ def train(
 
     Args:
         descriptor: of the configuration, whose ``training`` object says how.
-        data: see ``find_songs``.
+        data: see ``spleeter_2.data.songs``.
         folder: of the run; None: ``runs/NAME``.
         cache: of the decoded stems; None: see ``StemCache``.
         verbose: as Keras' ``fit`` takes it.
@@ -303,29 +293,25 @@ def train(
     Raises:
         SeparationError: one sentence.
     """
-    content = read_configuration(descriptor)
-    for key in ("weights", "card", "source"):  # they speak of other weights
-        content.pop(key, None)
-    try:
-        configuration = parse_configuration(content)
-        options = training_of(configuration)
-    except SeparationError as error:
-        raise SeparationError(f"{descriptor}: {error}") from error
+    # card and source describe the weights of the model that the configuration comes from
+    other = {"weights": None, "card": None, "source": None}
+    configuration = msgspec.structs.replace(load_configuration(descriptor), **other)
+    options = configuration.training
     check_mixed_precision(options.mixed_precision)
     distribution = Distribution.of_machine(_say)
     distribution.check(options.batch_size)
-    nb_samples = (options.crop_frames(configuration) - 1) * configuration.stft.frame_step
+    nb_samples = (configuration.crop_frames - 1) * configuration.stft.frame_step
     folder = folder or Path("runs") / configuration.name
-    songs = find_songs(data, configuration.instruments)
+    songs = training_songs(data, configuration.instruments)
     songs = StemCache(cache, configuration.sample_rate, configuration.nb_channels).decode(songs)
     _say(str(songs))
     training, validation = split(songs, options.validation)
     _say(f"validated with: {', '.join(song.name for song in validation)}")
     examples = Examples(training, songs.instruments, nb_samples, options.augmentation, options.seed)
-    windows = fixed_windows(validation, songs.instruments, nb_samples, nb_samples)
+    fixed = validation_set(validation, songs.instruments, nb_samples)
     summary = {"data": {"summary": songs.lines(), "identity": examples.identity}}
     distribution.agree({"songs": examples.identity})
-    trainer = Trainer(content, configuration, examples, windows, folder, summary, distribution)
+    trainer = Trainer(configuration, examples, fixed, folder, summary, distribution)
     if not distribution.chief:
         trainer.fit(verbose)
         return folder

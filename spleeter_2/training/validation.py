@@ -1,4 +1,4 @@
-"""Validation: loss and SDR over fixed windows of the songs that are set aside."""
+"""Validation: loss and SDR over fixed examples of the songs that are set aside."""
 
 from __future__ import annotations
 
@@ -8,37 +8,38 @@ import tensorflow as tf
 from spleeter_2.audio.mixing import residual
 from spleeter_2.audio.stft import Transform
 from spleeter_2.config.schema import Configuration
-from spleeter_2.data.examples import Windows
+from spleeter_2.data.examples import ValidationSet
 
-from .model import Trainee
+from .batches import named_spectrograms
+from .model import TrainingModel
 
 
 class Validation:
-    """A fixed set of windows, and what a network makes of them.
+    """Scores of a model on a fixed set of examples.
 
     Args:
-        windows: float32 ``[I, S, C]`` each, the instruments in the configuration's order.
+        examples: their instruments are in the configuration's order.
     """
 
-    def __init__(self, configuration: Configuration, windows: Windows) -> None:
+    def __init__(self, configuration: Configuration, examples: ValidationSet) -> None:
         self.configuration = configuration
-        self.windows = windows
+        self.examples = examples
         self.transform = Transform(configuration.stft.frame_length, configuration.stft.frame_step)
 
-    def run(self, trainee: Trainee) -> dict[str, float]:
+    def run(self, model: TrainingModel) -> dict[str, float]:
         """Mean loss, and the mean over songs of the SDR in dB of every instrument.
 
-        A song's SDR is that of all its windows together, 10 log10 of the energy of the stem over
-        that of the error; songs in which an instrument is silent do not count for it.
+        A song's SDR is 10 log10 of the energy of the stem over that of the error, summed over all
+        its examples; songs in which an instrument is silent do not count for that instrument.
         """
         names = self.configuration.instruments
-        estimate = tf.function(trainee, autograph=False)
+        estimate = tf.function(model, autograph=False)
         losses = []
         energies: dict[int, np.ndarray] = {}
-        for waveforms, (song, _) in zip(self.windows, self.windows.places, strict=True):
-            truth = self._truth(waveforms)
-            estimates = estimate(truth[:, 0], training=False)
-            losses.append(float(trainee.loss.call(truth, estimates)[0]))
+        for waveforms, (song, _) in zip(self.examples, self.examples.places, strict=True):
+            batch = self._batch(waveforms)
+            estimates = estimate(batch["mixture"], training=False)
+            losses.append(float(model.loss_function(batch, estimates)[0]))
             errors = self.waveforms(waveforms, estimates.numpy()[0]) - waveforms
             sums = [
                 np.sum(np.square(x, dtype=np.float64), axis=(1, 2)) for x in (waveforms, errors)
@@ -52,11 +53,11 @@ class Validation:
                 found[f"val_sdr_{name}"] = float(np.mean(ratios))
         return found
 
-    def sounds(self, trainee: Trainee) -> dict[str, np.ndarray]:
-        """The first window: mixture, and of every instrument truth and estimate, ``[S, C]``."""
-        waveforms = self.windows[0]
-        mixture = self._truth(waveforms)[:, 0]
-        estimates = self.waveforms(waveforms, trainee(mixture, training=False).numpy()[0])
+    def sounds(self, model: TrainingModel) -> dict[str, np.ndarray]:
+        """The first example ``[S, C]``: mixture, truth and estimate of every instrument."""
+        waveforms = self.examples[0]
+        mixture = self._batch(waveforms)["mixture"]
+        estimates = self.waveforms(waveforms, model(mixture, training=False).numpy()[0])
         sounds = {"mixture": waveforms.sum(axis=0)}
         for name, true, estimate in zip(
             self.configuration.instruments, waveforms, estimates, strict=True
@@ -64,10 +65,11 @@ class Validation:
             sounds.update({f"{name}/truth": true, f"{name}/estimate": estimate})
         return sounds
 
-    def _truth(self, waveforms: np.ndarray) -> np.ndarray:
-        """Instruments ``[I, S, C]`` -> ``[1, 1 + I, T, F, C]``, the band's bins."""
-        nb_bins = self.configuration.model.nb_bins
-        return spectrograms(self.transform, waveforms, nb_bins)[np.newaxis]
+    def _batch(self, waveforms: np.ndarray) -> dict[str, np.ndarray]:
+        """Instruments ``[I, S, C]`` -> batch of one example with the bins of the model's band."""
+        nb_targets, nb_bins = len(self.configuration.targets), self.configuration.model.nb_bins
+        example = named_spectrograms(waveforms, nb_targets, self.transform, nb_bins)
+        return {name: stft[np.newaxis] for name, stft in example.items()}
 
     def waveforms(self, waveforms: np.ndarray, estimates: np.ndarray) -> np.ndarray:
         """Estimates ``[targets, T, F, C]`` -> waveforms of all instruments ``[I, S, C]``."""
@@ -80,9 +82,3 @@ class Validation:
         if self.configuration.residual:
             found[self.configuration.residual] = residual(waveforms.sum(axis=0), found)
         return np.stack([found[name] for name in self.configuration.instruments])
-
-
-def spectrograms(transform: Transform, waveforms: np.ndarray, nb_bins: int) -> np.ndarray:
-    """Instruments ``[I, S, C]`` -> complex64 ``[1 + I, T, nb_bins, C]``, their sum first."""
-    stems = [transform.forward(waveform)[:, :nb_bins] for waveform in waveforms]
-    return np.stack([np.sum(stems, axis=0), *stems])

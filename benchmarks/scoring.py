@@ -1,8 +1,8 @@
 """Time and memory of ``python -m evaluation run``, and against upstream's ``spleeter evaluate``.
 
-    python benchmarks/evaluation.py                      # 4 tracks of 60 s made from stempeg's
-    python benchmarks/evaluation.py --seconds 240 --tracks 2 --sources 2 4
-    python benchmarks/evaluation.py --upstream           # wants MODEL_PATH, with Deezer's 2stems
+    python benchmarks/scoring.py                      # 4 tracks of 60 s made from stempeg's
+    python benchmarks/scoring.py --seconds 240 --tracks 2 --sources 2 4
+    python benchmarks/scoring.py --upstream           # wants MODEL_PATH, with Deezer's 2stems
 
 Each run is a fresh process; peak memory is that of its largest process. Upstream's command fails on
 two stems when all is computed (KeyError: 'accompaniment'): its time until then is given.
@@ -29,9 +29,9 @@ import stempeg
 
 from evaluation.results import read_run
 from evaluation.scores import FRAMEWISE, bss_eval, round_to_16_bits
+from spleeter_2.data.songs import STREAMS
 
 RATE = 44100
-STREAMS = ("mixture", "drums", "bass", "other", "vocals")
 LAUNCHER = """
 import resource, subprocess, sys, time
 start = time.perf_counter()

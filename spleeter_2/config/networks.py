@@ -1,0 +1,241 @@
+"""The ``model`` object of a configuration: the networks and their parts."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+from msgspec import Meta
+from msgspec.structs import force_setattr
+
+from .validation import Options, Positive, Probability, require
+
+Activation = Literal["identity", "relu", "leaky_relu", "sigmoid", "tanh"]
+
+
+class FrequencyTransformation(Options):
+    """A residual block along frequency; formulas are in ``models/frequency.py``.
+
+    ``level`` is the U-Net's encoder stage that it follows; the conditioned U-Net has one in every
+    block. Each type uses only some of the other keys:
+
+    - "conv", "dilated", "grouped": ``kernel_size`` in bins, inner ``width`` in channels,
+      ``dilations`` (one convolution each, in sequence or ``parallel``), ``bands`` with separate
+      kernels. A plain convolution has one band and one dilation.
+    - "fc", "lasaft", "lightsaft": ``bn_factor`` and ``min_bn_units`` set the bottleneck's units
+      (null: no bottleneck), ``bias`` adds a bias to the linear maps.
+    - "lasaft", "lightsaft": ``num_tdfs`` maps, weighted by attention with keys of size ``dk``.
+    """
+
+    type: Literal["fc", "conv", "dilated", "grouped", "lasaft", "lightsaft"] = "grouped"
+    level: Positive = 6
+    bands: Positive | None = None  # default: 4 if grouped, else 1
+    kernel_size: Positive = 3
+    # default: 1, 2, 4, 8 if dilated, else 1
+    dilations: Annotated[tuple[Positive, ...], Meta(min_length=1)] | None = None
+    parallel: bool = False
+    width: Positive = 128
+    bn_factor: Positive | None = 16
+    min_bn_units: Positive = 16
+    bias: bool = False
+    num_tdfs: Positive = 6
+    dk: Positive = 32
+
+    def __post_init__(self) -> None:
+        if self.bands is None:
+            force_setattr(self, "bands", 4 if self.type == "grouped" else 1)
+        if self.dilations is None:
+            dilations = (1, 2, 4, 8) if self.type == "dilated" else (1,)
+            force_setattr(self, "dilations", dilations)
+        require(self.kernel_size % 2 == 1, f"kernel_size must be odd, not {self.kernel_size}")
+        require(
+            self.type == "grouped" or self.bands == 1,
+            f"bands must be 1 for type {self.type}, not {self.bands}: only type grouped has bands",
+        )
+        require(
+            self.type in ("grouped", "dilated") or self.dilations == (1,),
+            f"dilations must be [1] for type {self.type}, not {list(self.dilations)}: only the "
+            "types grouped and dilated have dilations",
+        )
+        require(
+            self.type != "lightsaft" or self.bn_factor is not None,
+            "bn_factor must not be null for type lightsaft, which needs a bottleneck",
+        )
+
+    @property
+    def conditioned(self) -> bool:
+        """True if the result depends on the target instrument."""
+        return self.type in ("lasaft", "lightsaft")
+
+    @property
+    def linear(self) -> bool:
+        """True for linear maps over all bins, False for convolutions."""
+        return self.conditioned or self.type == "fc"
+
+    def bottleneck(self, nb_bins: int) -> int | None:
+        """Bottleneck units for ``nb_bins`` bins, or None without a bottleneck."""
+        if self.bn_factor is None:
+            return None
+        size = nb_bins * self.num_tdfs if self.type == "lasaft" else nb_bins
+        return max(size // self.bn_factor, self.min_bn_units)
+
+    @property
+    def inner(self) -> int:
+        """Input channels of the last convolution."""
+        return self.width * (len(self.dilations) if self.parallel else 1)
+
+    def last_kernel(self, channels: int) -> tuple[int, ...]:
+        """Shape of the last convolution's kernel, for ``channels`` output channels."""
+        return (self.bands, self.kernel_size, self.inner, channels)
+
+
+class Head(Options):
+    """Decoder features -> spectrogram: a mask, or a complex regression."""
+
+    type: Literal["mask", "regression"] = "mask"
+    width: Positive = 16  # channels of the regression's hidden layer
+
+
+class UNet(Options, tag_field="type", tag="unet"):
+    """Spleeter's U-Net (Jansson et al., ISMIR 2017).
+
+    Attributes:
+        nb_bins: lowest frequency bins, the network's input; the estimate is silent above them.
+        level: RMS, relative to full scale, to which each window's mixture is scaled in front of
+            the network; the estimate is scaled back (null: no scaling).
+        max_gain: limit of that gain in dB.
+        shift_average: compute the deepest level twice, half its stride apart, and average.
+    """
+
+    nb_bins: Positive = 1024
+    level: Annotated[float, Meta(gt=0, le=1)] | None = 0.15
+    max_gain: float = 40.0
+    filters: Annotated[tuple[Positive, ...], Meta(min_length=2)] = (16, 32, 64, 128, 256, 512)
+    dropout: Probability = 0.5
+    shift_average: bool = False
+    frequency: tuple[FrequencyTransformation, ...] = ()
+    head: Head = Head()
+
+    def __post_init__(self) -> None:
+        for index, block in enumerate(self.frequency):
+            require(
+                not block.conditioned,
+                f"frequency[{index}].type {block.type} needs a condition, which the U-Net lacks: "
+                "use it in a model of type cunet",
+            )
+            require(
+                block.level <= len(self.filters),
+                f"frequency[{index}].level {block.level} does not exist, the U-Net has "
+                f"{len(self.filters)} levels",
+            )
+        levels = [block.level for block in self.frequency]
+        require(
+            len(set(levels)) == len(levels),
+            "frequency must have at most one block per level, not blocks at the levels "
+            f"{', '.join(map(str, levels))}",
+        )
+
+    @property
+    def stride(self) -> int:
+        """Frames and bins are padded to a multiple of this."""
+        return 2 ** len(self.filters)
+
+
+class Conditioning(Options):
+    """How the target instrument steers the conditioned U-Net.
+
+    Attributes:
+        type: "film" scales and shifts every channel, "pocm" mixes channels, "gpocm" computes a
+            gate from the mixed channels.
+        where: the blocks that are conditioned.
+        transposed: "pocm" and "gpocm" transpose their matrix (the reference's ``naive``).
+        norm: normalise gamma and beta over the instruments.
+        control_layers: dense layers between embedding and gamma, plus one.
+    """
+
+    type: Literal["film", "pocm", "gpocm"] = "gpocm"
+    where: Literal["encoder", "decoder", "full"] = "decoder"
+    transposed: bool = False
+    norm: bool = True
+    gamma_activation: Activation = "identity"
+    beta_activation: Activation = "identity"
+    embedding: Positive = 64
+    control_layers: Annotated[int, Meta(ge=2)] = 4
+
+
+class CUNet(Options, tag_field="type", tag="cunet"):
+    """LaSAFT's conditioned U-Net: one network for all instruments (Choi et al., ICASSP 2021).
+
+    Attributes:
+        nb_bins: all frequency bins of the STFT.
+        spectrogram: the network's input.
+        estimate: "mapping" estimates the spectrogram, "masking" a mask.
+        blocks: encoders, one block in the middle, and as many decoders.
+        layers: convolutions per block.
+        time_levels: levels, counted from 0, that halve the number of frames (null: all); every
+            level halves the bins.
+    """
+
+    nb_bins: int = 2049
+    spectrogram: Literal["complex", "magnitude"] = "complex"
+    estimate: Literal["mapping", "masking"] = "mapping"
+    blocks: Annotated[int, Meta(ge=3)] = 9
+    channels: Positive = 24
+    layers: Positive = 5
+    kernel_size: Positive = 3
+    time_levels: tuple[int, ...] | None = None
+    activation: Activation = "relu"
+    first_activation: Activation = "relu"
+    last_activation: Activation = "identity"
+    frequency: FrequencyTransformation | None = None
+    conditioning: Conditioning = Conditioning()
+
+    def __post_init__(self) -> None:
+        for name in ("blocks", "kernel_size"):
+            value = getattr(self, name)
+            require(value % 2 == 1, f"{name} must be odd, not {value}")
+        levels = self.time_levels or ()
+        require(
+            len(set(levels)) == len(levels) and all(0 <= i < self.depth for i in levels),
+            f"time_levels must be different levels between 0 and {self.depth - 1}, "
+            f"not {list(levels)}",
+        )
+        require(
+            self.nb_bins > 2**self.depth and (self.nb_bins - 1) % 2**self.depth == 0,
+            f"nb_bins must be a multiple of {2**self.depth} plus 1, so that {self.blocks} blocks "
+            f"can halve it, not {self.nb_bins}",
+        )
+        deepest = (self.nb_bins - 1) // 2**self.depth
+        bands = self.frequency.bands if self.frequency else 1
+        require(
+            bands <= deepest,
+            f"frequency.bands must be at most {deepest}, the bins of the deepest block, "
+            f"not {bands}",
+        )
+
+    @property
+    def depth(self) -> int:
+        """Number of encoders, and of decoders."""
+        return self.blocks // 2
+
+    @property
+    def strides(self) -> tuple[tuple[int, int], ...]:
+        """Strides (frames, bins) per level."""
+        levels = range(self.depth) if self.time_levels is None else self.time_levels
+        return tuple((2 if level in levels else 1, 2) for level in range(self.depth))
+
+    @property
+    def stride(self) -> int:
+        """The number of frames must be a multiple of this."""
+        return math.prod(frames for frames, _ in self.strides)
+
+    def places(self) -> tuple[str, ...]:
+        """Names of the blocks, from input to output."""
+        numbers = range(1, self.depth + 1)
+        encoders = tuple(f"encoder_{number}" for number in numbers)
+        return (*encoders, "mid", *(f"decoder_{number}" for number in numbers))
+
+    def conditioned_places(self) -> tuple[str, ...]:
+        """Names of the conditioned blocks, from input to output."""
+        where = self.conditioning.where
+        return tuple(name for name in self.places() if where == "full" or name.startswith(where))
