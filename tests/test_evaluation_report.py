@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browser import CHROMIUM, Browser
-from evaluation_data import NAMES, RATE
+from support.browser import CHROMIUM, Browser
+from support.evaluation import NAMES, RATE
 
 from evaluation import plots as pictures
 from evaluation.over_mixture import measure

@@ -14,9 +14,9 @@ import museval
 import numpy as np
 import pytest
 import soundfile
-from conftest import files_below
-from evaluation_data import NAMES, RATE, excerpt, misbehave, stubborn, two, write_folder
-from golden import golden
+from support.common import files_below
+from support.evaluation import NAMES, RATE, excerpt, misbehave, stubborn, two, write_folder
+from support.golden import golden
 
 from evaluation import tables, workers
 from evaluation.__main__ import entrypoint

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import files_below
+from support.common import files_below
 
 from spleeter_2.errors import SeparationError
 from spleeter_2.files import Draft, atomic_file, atomic_folder, lock, write_json, write_text

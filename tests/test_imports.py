@@ -10,7 +10,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def lint(root: Path) -> subprocess.CompletedProcess:
     command = [Path(sys.executable).with_name("lint-imports"), "--no-cache"]
-    return subprocess.run(command, cwd=root, capture_output=True, text=True, env={"PYTHONPATH": "."})
+    return subprocess.run(
+        command, cwd=root, capture_output=True, text=True, env={"PYTHONPATH": "."}
+    )
 
 
 def test_imports_follow_the_rules():
@@ -23,7 +25,9 @@ def test_forbidden_imports_are_caught(tmp_path):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("weights"))
     shutil.copy(ROOT / ".importlinter", tmp_path)
     with (tmp_path / "spleeter_2/audio/stft.py").open("a") as file:
-        file.write("\n\ndef late():\n    from spleeter_2.data import songs\n    import tensorflow\n")
+        file.write(
+            "\n\ndef late():\n    from spleeter_2.data import songs\n    import tensorflow\n"
+        )
     done = lint(tmp_path)
     assert done.returncode == 1
     assert "spleeter_2.audio is not allowed to import spleeter_2.data" in done.stdout

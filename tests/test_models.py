@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from model_test import UNET, noise, run_model_test, small
 from msgspec import to_builtins
 from msgspec.structs import replace
+from support.models import UNET, noise, run_model_test, small
 
 from spleeter_2.audio.mixing import residual
 from spleeter_2.config.networks import FrequencyTransformation, Head

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from model_test import CUNET, noise, run_model_test, small
 from msgspec.structs import replace
+from support.models import CUNET, noise, run_model_test, small
 
 from spleeter_2.config.loading import embedded_names, load_configuration
 from spleeter_2.errors import SeparationError

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from model_test import CUNET, UNET, noise, run_model_test, small
+from support.models import CUNET, UNET, noise, run_model_test, small
 
 from spleeter_2.errors import SeparationError
 from spleeter_2.models import build_model

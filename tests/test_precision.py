@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
-from model_test import CUNET, UNET, noise, small
-from test_training import trainer
+from support.models import CUNET, UNET, noise, small
+from support.training import trainer
 
 from spleeter_2.models import build_model
 from spleeter_2.models.checkpoint import named_variables

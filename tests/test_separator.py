@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import soundfile
 import soxr
-from conftest import RATE, files_below
+from support.common import RATE, files_below
 
 from evaluation.metrics import sdr
 from spleeter_2 import SeparationError, Separator

@@ -4,10 +4,10 @@ import json
 
 import numpy as np
 import pytest
-from conftest import values_of
-from model_test import SMALL, noise
 from msgspec.structs import replace
-from test_training import UNET, trainer
+from support.common import values_of
+from support.models import SMALL, noise
+from support.training import UNET, trainer
 
 from spleeter_2.config.loading import load_configuration, parse_configuration
 from spleeter_2.config.schema import Stft

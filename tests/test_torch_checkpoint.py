@@ -20,7 +20,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from golden import golden
+from support.golden import golden
 
 from weight_converter.torch_checkpoint import CheckpointError, Placeholder, read_checkpoint
 

@@ -14,74 +14,20 @@ import matplotlib.image
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import RATE
-from model_test import SMALL
+from support.common import RATE
+from support.training import Tones, ValidationSet, states, trainer
 
 from spleeter_2 import Separator
-from spleeter_2.config.loading import parse_configuration
 from spleeter_2.config.training import Training
 from spleeter_2.errors import SeparationError
 from spleeter_2.models import checkpoint as weights
 from spleeter_2.training import model as training_model
 from spleeter_2.training.optimizer import Adam, Schedule
-from spleeter_2.training.trainer import Trainer, start_from
+from spleeter_2.training.trainer import start_from
 
-NB_SAMPLES = 31 * 32
 KEPT = {
     ".lock", "best", "config.json", "history.png", "run.json", "states", "tensorboard"
 }  # fmt: skip
-UNET = {
-    "type": "unet",
-    "nb_bins": 64,
-    "filters": [4, 6, 8],
-    "dropout": 0.0,
-    "head": {"type": "mask"},
-}
-
-
-class Tones:
-    """Two instruments that a small network can tell apart: a low tone, and high noise."""
-
-    def __getitem__(self, index):
-        random = np.random.default_rng([7, index])
-        time = np.arange(NB_SAMPLES)[:, np.newaxis] / 8000
-        tone = 0.3 * np.sin(2 * np.pi * random.uniform(200, 900) * time + random.uniform(0, 6))
-        noise = np.diff(random.normal(0, 0.1, (NB_SAMPLES + 2, 1)), n=2, axis=0)
-        return np.stack([np.repeat(x, 2, axis=1) for x in (tone, noise)]).astype(np.float32)
-
-
-class ValidationSet(list):
-    """Four examples of two songs."""
-
-    places = ((0, 0), (0, 1), (1, 0), (1, 1))
-
-    def __init__(self, examples=None):
-        super().__init__(examples or (Tones()[10**6 + index] for index in range(4)))
-        self.places = self.places[: len(self)]
-
-
-def trainer(folder, examples=None, model=None, distribution=None, **changes):
-    """A run of four steps per epoch, of a network so small that it takes no time.
-
-    The changes are keys of the configuration, or of its training.
-    """
-    whole = {key: changes.pop(key) for key in ("stft", "segment", "sample_rate") if key in changes}
-    options = {
-        "steps_per_epoch": 4, "epochs": 3, "batch_size": 2, "learning_rate": 0.01, **changes
-    }  # fmt: skip
-    data = {
-        **SMALL, "spleeter_2": 1, "targets": ["vocals"], "residual": "accompaniment",
-        "model": {**UNET, **(model or {})}, "training": options, **whole,
-    }  # fmt: skip
-    examples = examples or Tones()
-    validation = ValidationSet()
-    configuration = parse_configuration(data)
-    summary = {"data": {"summary": "tones"}}
-    return Trainer(configuration, examples, validation, folder, summary, distribution)
-
-
-def states(folder: Path) -> list[str]:
-    return sorted(path.name for path in (folder / "states").iterdir())
 
 
 def test_it_learns_and_the_folder_is_a_model(tmp_path):
@@ -387,14 +333,14 @@ def test_killed_while_it_writes(tmp_path):
     script = (
         "import os, signal, sys; sys.path.insert(0, sys.argv[2])\n"
         "from pathlib import Path\n"
-        "import test_training, spleeter_2.training.run_folder as t\n"
+        "import support.training, spleeter_2.training.run_folder as t\n"
         "write = t.write_json\n"
         "def killed(path, data):\n"
         "    if path.name == 'progress.json' and data['step'] == 8:\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "    write(path, data)\n"
         "t.write_json = killed\n"
-        "test_training.trainer(Path(sys.argv[1])).fit(verbose=0)\n"
+        "support.training.trainer(Path(sys.argv[1])).fit(verbose=0)\n"
     )
     command = [sys.executable, "-c", script, str(tmp_path), str(Path(__file__).parent)]
     done = subprocess.run(command, capture_output=True, text=True)

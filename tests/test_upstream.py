@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 import soundfile
-from conftest import RATE, files_below
+from support.common import RATE, files_below
 
 from spleeter_2.errors import SeparationError
 from spleeter_2.separation.upstream import UpstreamSeparator

@@ -12,8 +12,8 @@ import tempfile
 import numpy as np
 import pytest
 import soundfile
-from conftest import files_below
-from golden import golden
+from support.common import files_below
+from support.golden import golden
 
 from spleeter_2 import Separator
 from spleeter_2.config.loading import load_configuration

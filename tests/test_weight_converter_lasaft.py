@@ -6,7 +6,7 @@ import einops
 import numpy as np
 import pytest
 import tensorflow as tf
-from golden import golden
+from support.golden import golden
 
 from spleeter_2.audio.stft import Transform
 from spleeter_2.config.loading import WINDOW, parse_configuration

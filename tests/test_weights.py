@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import values_of
+from support.common import values_of
 
 from spleeter_2.config.loading import load_configuration
 from spleeter_2.errors import SeparationError

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from conftest import values_of
 
 from spleeter_2.config.loading import parse_configuration
 from spleeter_2.config.schema import Configuration
 from spleeter_2.models import build_model
 from spleeter_2.models import checkpoint as weights
 from spleeter_2.models.inference import inference_function
+from support.common import values_of
 
 SMALL = {
     "name": "small",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SMALL_SET = ROOT / "tests/data/lasaft"
 GOLDEN = Path(os.environ.get("LASAFT_GOLDEN", ROOT.parent / "shared/lasaft/golden"))
 

@@ -1,0 +1,21 @@
+"""A sample rate, the files below a folder, a model's weights by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+RATE = 44100
+
+
+def files_below(folder: Path) -> list[str]:
+    """All files below a folder, hidden ones too, relative and sorted."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def values_of(model) -> dict[str, np.ndarray]:
+    """A model's weights by name, as ``write_checkpoint`` takes them."""
+    from spleeter_2.models.checkpoint import named_variables
+
+    return {name: variable.numpy() for name, variable in named_variables(model).items()}
