@@ -19,10 +19,11 @@ setup(
     packages=find_packages(include=["spleeter_2*", "weight_converter*", "evaluation*"]),
     package_data={
         "spleeter_2.config": ["presets/*", "presets/weights/*", "presets/weights/*/*"],
+        "evaluation": ["report.html.jinja"],
     },
     install_requires=[
         # Spleeter brings, and pins, tensorflow 2.12.1, numpy < 2, pandas 1.5 and typer 0.3,
-        # and with [evaluation] museval, musdb and what they need (stempeg, jsonschema).
+        # and with [evaluation] museval, musdb and what they need (stempeg).
         "spleeter[evaluation]==2.4.2",
         "tensorflow==2.12.1",
         "setuptools<81",  # TensorFlow 2.12 and stempeg import pkg_resources
@@ -37,6 +38,8 @@ setup(
         "einops>=0.6,<1",
         "tqdm>=4.60",
         "matplotlib>=3.7",  # pictures of the reports
+        "jinja2>=3.1",
+        "pandas>=1.5",
     ],
     extras_require={
         "tests": ["pytest>=7", "pytest-xdist>=3", "hypothesis>=6", "import-linter>=2", "build"],

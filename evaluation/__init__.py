@@ -1,1 +1,1 @@
-"""Evaluate models: scores on MUSDB18 and the like, comparison of runs, reports."""
+"""Evaluation of models: scores on MUSDB18 and other songs, comparisons, reports, ablations."""

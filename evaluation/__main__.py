@@ -1,4 +1,4 @@
-"""The command line of evaluation: run, compare, report, ablation. Parses, calls, prints."""
+"""Command line of the evaluation: run, compare, report, ablation."""
 
 from __future__ import annotations
 
@@ -23,12 +23,11 @@ from .options import (
 application = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
-    help="Score models on MUSDB18 and the like, compare runs, write reports, train variants.",
+    help="Score models on MUSDB18 or other songs, compare runs, write reports, train variants.",
 )
 
-
 RunsArgument = typer.Argument(
-    ..., help="Folders of results, or folders of such; the first is the reference."
+    ..., help="Folders of runs, or folders that contain runs; the first run is the reference."
 )
 
 
@@ -45,12 +44,12 @@ def run_command(
     save_audio: bool = SaveAudioOption,
     mwf: bool = MwfOption,
     overlap: Optional[float] = typer.Option(
-        None, "--overlap", help="Share of each window computed twice, 0 to 0.5."
+        None, "--overlap", help="Share of each window that is computed twice, 0 to 0.5."
     ),
     device: Optional[str] = typer.Option(None, "--device", help="cpu, gpu or gpu:N."),
     verbose: bool = VerboseOption,
 ) -> None:
-    """Separate and score; a second run does only what is missing."""
+    """Separate and score tracks; an existing run is resumed."""
     from .runner import Settings, evaluate
 
     evaluate(
@@ -77,7 +76,7 @@ def compare_command(
     runs: List[Path] = RunsArgument,
     verbose: bool = VerboseOption,
 ) -> None:
-    """Lay runs side by side; the others against the first, with tests."""
+    """Print runs side by side, and the significance of differences to the first."""
     from .compare import compare, text
     from .results import find_runs
 
@@ -88,14 +87,20 @@ def compare_command(
 def report_command(
     runs: List[Path] = RunsArgument,
     output_path: Path = typer.Option(
-        Path("report.html"), "--output_path", "-o", help="The page; Markdown goes beside it."
+        Path("report.html"),
+        "--output_path",
+        "-o",
+        help="HTML file; a Markdown file is written beside it.",
     ),
     excerpts: int = typer.Option(
-        2, "--excerpts", min=0, help="Tracks to see and hear, if the runs kept their estimates."
+        2,
+        "--excerpts",
+        min=0,
+        help="Tracks with spectrograms and players, if the runs kept their estimates.",
     ),
     verbose: bool = VerboseOption,
 ) -> None:
-    """Write a self-contained HTML page, and Markdown."""
+    """Write a self-contained HTML page, and its tables as Markdown."""
     from .report import write_report
     from .results import find_runs
 
@@ -106,25 +111,28 @@ def report_command(
 @application.command("ablation", no_args_is_help=True)
 def ablation_command(
     plan: Path = typer.Argument(
-        ..., help="JSON file: a configuration, and what each run changes in it."
+        ..., help="JSON file: a configuration, and the changes of each run."
     ),
     data: Path = typer.Option(
         ..., "--data", "-d", help="Songs to train with: see 'spleeter train'."
     ),
     mus_dir: Optional[Path] = typer.Option(
-        None, "--mus_dir", help="Data set to score. [default: that of --data]"
+        None, "--mus_dir", help="Data set to score. [default: as --data]"
     ),
     output_path: Path = typer.Option(
-        Path("ablation"), "--output_path", "-o", help="Folder of the results; gone on with."
+        Path("ablation"),
+        "--output_path",
+        "-o",
+        help="Folder of the results; existing ones are resumed.",
     ),
     subset: str = SubsetOption,
-    jobs: int = typer.Option(1, "--jobs", help="Trainings at a time; they share the cores."),
+    jobs: int = typer.Option(1, "--jobs", help="Trainings at a time, which share the cores."),
     cache: Optional[Path] = typer.Option(
-        None, "--cache", help="Folder for the decoded stems: see 'spleeter train'."
+        None, "--cache", help="Folder of decoded stems: see 'spleeter train'."
     ),
     verbose: bool = VerboseOption,
 ) -> None:
-    """Train variants of a model alike, score them, and say what each change is worth."""
+    """Train variants of a model under equal conditions, and compare their scores."""
     from .ablation import Options, ablation
 
     page = ablation(plan, Options(data, mus_dir, output_path, subset, jobs, cache, verbose))
@@ -134,11 +142,11 @@ def ablation_command(
 
 @application.callback()
 def options() -> None:
-    """Score models on MUSDB18 and the like, compare runs, write reports, train variants."""
+    """Score models on MUSDB18 or other songs, compare runs, write reports, train variants."""
 
 
 def entrypoint() -> None:
-    """Run the program; end it with a status that tells how it went."""
+    """Run the program and exit with its status."""
     run(application, "evaluation")
 
 

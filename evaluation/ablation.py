@@ -1,16 +1,17 @@
-"""Train variants of one configuration alike, score them, and say what each change is worth.
+"""Train variants of a configuration under equal conditions, score them, and compare their scores.
 
-OUT/configurations/NAME-SEED.json   what is trained: the file's configuration with one change
-OUT/logs/NAME-SEED.txt              what its training said
-OUT/runs/NAME-SEED/                 the run of the training, as ``-p`` takes it
-OUT/scores/NAME-SEED/               the run of the evaluation, as ``compare`` and ``report`` take it
-OUT/results.json, ablation.md, val_loss.png, spectrograms.png
+OUT/configurations/NAME-SEED.json   the configuration of the plan with the changes of one run
+OUT/logs/NAME-SEED.txt              messages of the training
+OUT/runs/NAME-SEED/                 folder of the training, for ``-p``
+OUT/scores/NAME-SEED/               folder of the evaluation, for ``compare`` and ``report``
+OUT/results.json, ablation.md, val_loss.png, spectrograms-SOURCE.png
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import shlex
 import signal
@@ -24,23 +25,30 @@ from typing import Any
 from msgspec.structs import replace
 
 from spleeter_2.config.loading import load_configuration, parse_configuration
+from spleeter_2.console import configure_logging
 from spleeter_2.data.songs import split, training_songs
 from spleeter_2.errors import SeparationError
 from spleeter_2.files import write_text
 
 from .ablation_plan import Plan, Variant, configured, read_plan
+from .ablation_report import write_results
 from .results import Run
-from .runner import Settings, duration, hardware, say, score_missing, versions
+from .runner import Settings, hardware, score_missing, time_left, versions
 from .tracks import find_tracks
 from .workers import Failure, run_tasks
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Options:
-    """Of the command.
+    """Options of an ablation.
 
-    ``data``: songs to train with. ``scored``: data set to score, None for ``data``. ``jobs``:
-    trainings at a time, which share the cores.
+    Attributes:
+        data: songs to train with.
+        scored: data set to score (default: ``data``).
+        jobs: trainings at a time, which share the cores.
+        cache: folder of decoded stems.
     """
 
     data: Path
@@ -56,16 +64,14 @@ def ablation(path: Path, options: Options) -> Path:
     """Train what is not trained yet, score what has no scores, write tables and pictures.
 
     Args:
-        path: the ablation's JSON file.
+        path: JSON file of the plan.
 
     Returns:
         The Markdown file.
 
     Raises:
-        SeparationError: a plan, data or folder that cannot be used; a training that failed.
+        SeparationError: the plan, the data or the folder cannot be used, or a training failed.
     """
-    from .ablation_report import write_results
-
     if options.jobs < 1:
         raise SeparationError(f"--jobs must be positive, not {options.jobs}")
     plan = read_plan(path)
@@ -73,7 +79,7 @@ def ablation(path: Path, options: Options) -> Path:
     tracks = find_tracks(scored, options.subset, ())
     variants = [
         Variant(run, seed, options.output) for seed in plan.seeds for run in plan.runs
-    ]  # a seed at a time: what is complete early can be looked at early
+    ]  # seed by seed: the first seed's results can be looked at early
     contents = [configured(plan, path, variant.run, variant.seed) for variant in variants]
     _refuse_known_songs(contents[0], options.data, [track.name for track in tracks])
     for variant, content in zip(variants, contents, strict=True):
@@ -98,14 +104,14 @@ def _write_configuration(variant: Variant, content: dict[str, Any]) -> None:
 
 
 def _is_trained(variant: Variant) -> bool:
-    """Whether a training has come to its end with this configuration."""
+    """Return True if a training with this configuration has finished."""
     try:
-        summary = json.loads((variant.training / "run.json").read_text("utf-8"))
+        summary = variant.summary()
         trained = load_configuration(str(variant.training))
     except (OSError, ValueError, SeparationError):
         return False
     wanted = load_configuration(str(variant.configuration))
-    return summary.get("finished", False) and replace(trained, weights=None) == wanted
+    return summary.finished and replace(trained, weights=None) == wanted
 
 
 @dataclass(frozen=True)
@@ -118,49 +124,52 @@ class _Task:
 def _train_all(variants: Sequence[Variant], options: Options) -> None:
     tasks = [_Task(variant, options.data, options.cache) for variant in variants]
     if tasks:
-        say(f"{len(tasks)} training(s), {options.jobs} at a time; logs in {options.output}/logs")
+        log.info(
+            f"{len(tasks)} training(s), {options.jobs} at a time; logs in {options.output}/logs"
+        )
     started = time.monotonic()
     threads = max(1, (os.cpu_count() or 1) // options.jobs)
     results = run_tasks(tasks, train_variant, options.jobs, options.verbose, threads)
     failures = []
     with contextlib.closing(results):
         for count, (task, outcome) in enumerate(results, 1):
-            left = (time.monotonic() - started) / count * (len(tasks) - count)
-            said = f"[{count}/{len(tasks)}] {task.variant.name}"
+            title = f"[{count}/{len(tasks)}] {task.variant.name}"
             if isinstance(outcome, Failure):
                 failures.append(f"{task.variant.name}: {outcome}")
-                say(f"{said}: error: {outcome}")
+                log.error(f"{title}: error: {outcome}")
             else:
-                say(f"{said}: val_loss {outcome:.4g}; {duration(left)} left")
+                left = time_left(count, len(tasks), time.monotonic() - started)
+                log.info(f"{title}: val_loss {outcome:.4g}; {left}")
     if failures:
-        raise SeparationError(f"{failures[0]} (the same command goes on with what is missing)")
+        raise SeparationError(f"{failures[0]} (run the same command again to resume)")
 
 
 def train_variant(task: _Task) -> float:
-    """Train one variant, in a process of its own. SIGTERM lets it save a state first.
+    """Train one variant in a worker process; on SIGTERM its state is saved.
 
     Returns:
         The best validation loss.
     """
     from spleeter_2.training.trainer import train
 
-    log = task.variant.log
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with _exit_on_sigterm(), log.open("a", encoding="utf-8") as file:
+    path = task.variant.log
+    path.parent.mkdir(parents=True, exist_ok=True)
+    configure_logging()
+    with _exit_on_sigterm(), path.open("a", encoding="utf-8") as file:
         with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
-            folder = train(
+            train(
                 str(task.variant.configuration),
                 task.data,
                 task.variant.training,
                 task.cache,
                 verbose=2,
             )
-    return json.loads((folder / "run.json").read_text("utf-8"))["best"]
+    return task.variant.summary().best
 
 
 @contextlib.contextmanager
 def _exit_on_sigterm() -> Iterator[None]:
-    """An exception, on which a training saves its state, in the place of a sudden end."""
+    """Raise SystemExit on SIGTERM: a training saves its state on exceptions."""
     before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         yield
@@ -169,7 +178,7 @@ def _exit_on_sigterm() -> Iterator[None]:
 
 
 def _refuse_known_songs(content: dict[str, Any], data: Path, scored: Sequence[str]) -> None:
-    """Songs that were trained with say nothing of the others."""
+    """Raise SeparationError for songs of both training and test set."""
     configuration = parse_configuration(content)
     found = training_songs(data, configuration.instruments)
     songs, _ = split(found, configuration.training.validation)
@@ -182,7 +191,7 @@ def _refuse_known_songs(content: dict[str, Any], data: Path, scored: Sequence[st
 
 
 def _scored(variant: Variant, plan: Plan, scored: Path, options: Options) -> Run:
-    """Scores of a variant; those that are drawn keep their estimates too."""
+    """Score a variant; estimates are kept for the spectrograms."""
     drawn = variant.run in plan.panels and variant.seed == plan.seeds[0]
     settings = Settings(
         model=str(variant.training),

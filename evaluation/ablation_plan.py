@@ -1,11 +1,13 @@
-"""An ablation's file: a configuration, its variants and their seeds."""
+"""The file of an ablation: a configuration, its variants and seeds."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from msgspec.structs import replace
 
 from spleeter_2.config.loading import (
@@ -20,11 +22,13 @@ from spleeter_2.errors import SeparationError
 
 
 class Plan(Options):
-    """An ablation's JSON file.
+    """The JSON file of an ablation.
 
-    ``configuration``: of the proposal, a configuration as ``-p`` takes it. ``runs``: by name, what
-    is laid over it; the first is what the others are compared with. ``seeds``: each run is trained
-    once with each. ``panels``: names of runs whose spectrograms are drawn side by side.
+    Attributes:
+        configuration: a configuration as for ``-p``.
+        runs: changes of the configuration by name of the run; the first run is the reference.
+        seeds: every run is trained once with each.
+        panels: runs whose spectrograms are drawn side by side.
     """
 
     spleeter_2: int
@@ -45,36 +49,68 @@ class Plan(Options):
             require(name in self.runs, f"panels: there is no run {name!r}")
 
 
+class TrainingSummary(msgspec.Struct):
+    """The parts of a training's ``run.json`` that an ablation reads.
+
+    Attributes:
+        best: lowest validation loss.
+        history: one object per epoch.
+    """
+
+    best: float
+    step: int
+    history: list[dict[str, float]]
+    finished: bool = False
+
+
 @dataclass(frozen=True)
 class Variant:
-    """One training: a run of the plan with one of the seeds."""
+    """One training: a run of the plan with one seed.
+
+    Attributes:
+        folder: of the ablation.
+    """
 
     run: str
     seed: int
-    folder: Path  # of the whole ablation
+    folder: Path
 
     @property
     def name(self) -> str:
+        """Name of the variant's files and folders."""
         return f"{self.run}-{self.seed}"
 
     @property
     def configuration(self) -> Path:
+        """The file of the configuration to train."""
         return self.folder / "configurations" / f"{self.name}.json"
 
     @property
     def training(self) -> Path:
+        """The folder of the training."""
         return self.folder / "runs" / self.name
+
+    def summary(self) -> TrainingSummary:
+        """Read the training's ``run.json``.
+
+        Raises:
+            OSError, ValueError: there is none, or it is damaged.
+        """
+        text = (self.training / "run.json").read_text("utf-8")
+        # not msgspec.json: a loss may be Infinity, which strict JSON does not have
+        return msgspec.convert(json.loads(text), TrainingSummary)
 
     @property
     def log(self) -> Path:
+        """The file with the messages of the training."""
         return self.folder / "logs" / f"{self.name}.txt"
 
 
 def read_plan(path: Path) -> Plan:
-    """Read an ablation's file; every one of its configurations is checked.
+    """Read the file of an ablation and check the configuration of every run.
 
     Raises:
-        SeparationError: one sentence that names the file and the fault.
+        SeparationError: the file or a configuration is not valid.
     """
     data = read_json(path)
     try:
@@ -87,7 +123,7 @@ def read_plan(path: Path) -> Plan:
 
 
 def _check(plan: Plan, path: Path, run: str) -> None:
-    """Refuse a run whose configuration is none, and say whether that is the run's own fault."""
+    """Raise SeparationError for an invalid configuration; name the run if its changes cause it."""
     fault = _fault(configured(plan, path, run, plan.seeds[0]))
     if fault:
         bare = replace(plan, runs={run: {}}, panels=())
@@ -104,11 +140,11 @@ def _fault(content: dict[str, Any]) -> str | None:
 
 
 def configured(plan: Plan, path: Path, run: str, seed: int) -> dict[str, Any]:
-    """The complete configuration of a run with a seed."""
+    """Complete configuration of a run with a seed."""
     path = path.resolve()
     base = {"spleeter_2": plan.spleeter_2, **plan.configuration}
     whole = merge(complete(base, path), anchored(plan.runs[run], path.parent))
-    for key in ("weights", "card", "source"):  # they speak of other weights
+    for key in ("weights", "card", "source"):  # they describe other weights
         whole.pop(key, None)
     changes = {"name": f"{run}-{seed}", "training": {"seed": seed}}
     return merge({"training": {}, **whole}, changes)

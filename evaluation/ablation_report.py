@@ -1,166 +1,178 @@
-"""What an ablation found: ``results.json``, tables in Markdown, pictures."""
+"""Results of an ablation: ``results.json``, tables in Markdown, plots."""
 
 from __future__ import annotations
 
-import json
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
+import msgspec
+import pandas as pd
 
 from spleeter_2.files import atomic_file, write_json, write_text
 
-from . import plots as pictures
+from . import plots
+from .ablation_plan import Plan, Variant
 from .compare import compare
 from .excerpts import choose_excerpts
-from .results import METRICS, Run
+from .results import Run
 from .scores import FRAMEWISE
-from .tables import UNITS, markdown, median, total_over_mixture, values
+from .tables import OVERALL, UNITS, as_markdown, medians
 
-if TYPE_CHECKING:
-    from .ablation_plan import Plan, Variant
 
-OVER = "over, all bins"
+class Outcome(msgspec.Struct):
+    """One training.
+
+    Attributes:
+        history: one object per epoch.
+        scores: medians over tracks by source and metric; NaN where not defined.
+    """
+
+    val_loss: float
+    steps: int
+    history: list[dict[str, float]]
+    scores: dict[str, dict[str, float]]
+
+
+class RunResults(msgspec.Struct):
+    """One run of the plan with all of its seeds."""
+
+    changes: dict[str, Any]
+    seeds: dict[int, Outcome]
+
+
+class Results(msgspec.Struct):
+    """The file ``results.json``."""
+
+    command: str
+    versions: dict[str, str]
+    hardware: dict[str, Any]
+    description: str
+    tracks: list[str]
+    runs: dict[str, RunResults]
 
 
 def write_results(plan: Plan, runs: Mapping[Variant, Run], facts: Mapping[str, Any]) -> Path:
-    """Write tables and pictures into the ablation's folder.
+    """Write tables and plots into the folder of the ablation.
 
     Args:
-        runs: of the evaluation, complete, for every training.
-        facts: command, versions and hardware, to be noted with the results.
+        runs: complete evaluations of all variants.
+        facts: command, versions and hardware.
 
     Returns:
         The Markdown file.
     """
     folder = next(iter(runs)).folder
-    results = {
+    results = Results(
         **facts,
-        "description": plan.description,
-        "tracks": [name for _, name in next(iter(runs.values())).tracks],
-        "runs": {
-            name: {
-                "changes": changes,
-                "seeds": {v.seed: _outcome(v, run) for v, run in runs.items() if v.run == name},
-            }
+        description=plan.description,
+        tracks=[name for _, name in next(iter(runs.values())).tracks],
+        runs={
+            name: RunResults(
+                changes, {v.seed: _outcome(v, run) for v, run in runs.items() if v.run == name}
+            )
             for name, changes in plan.runs.items()
         },
-    }
-    write_json(folder / "results.json", results)
+    )
+    write_json(folder / "results.json", msgspec.to_builtins(results))
     curves = {
-        name: [outcome["history"] for outcome in found["seeds"].values()]
-        for name, found in results["runs"].items()
+        name: [outcome.history for outcome in found.seeds.values()]
+        for name, found in results.runs.items()
     }
-    _write_picture(folder / "val_loss.png", pictures.histories(curves))
-    drawn = _write_panels(plan, runs, folder)
+    _write_picture(folder / "val_loss.png", plots.histories(curves))
+    pictures = _write_spectrograms(plan, runs, folder)
     page = folder / "ablation.md"
-    write_text(page, as_markdown(results, drawn))
+    write_text(page, as_page(results, ["val_loss.png", *pictures]))
     return page
 
 
-def _outcome(variant: Variant, run: Run) -> dict[str, Any]:
-    """One training: its history, and its scores as medians over tracks."""
-    training = json.loads((variant.training / "run.json").read_text("utf-8"))
-    scores = run.scores()
-    found = {}
-    for source in run.sources:
-        found[source] = {metric: median(values(scores, source, metric)) for metric in METRICS}
-        found[source][OVER] = 100 * total_over_mixture(scores, source).share
-    return {
-        "val_loss": training["best"],
-        "steps": training["step"],
-        "history": training["history"],
-        "scores": found,
-    }
+def _outcome(variant: Variant, run: Run) -> Outcome:
+    training = variant.summary()
+    found = medians(run.scores())
+    scores = {source: found[source].to_dict() for source in run.sources}
+    return Outcome(training.best, training.step, training.history, scores)
 
 
-def as_markdown(results: Mapping[str, Any], pictures_drawn: Sequence[str]) -> str:
-    """The tables: every run, then what the first one gains over each of the others."""
-    runs = results["runs"]
-    sources = list(next(iter(next(iter(runs.values()))["seeds"].values()))["scores"])
-    nb_seeds = len(next(iter(runs.values()))["seeds"])
-    first, *others = runs
+def as_page(results: Results, pictures: Sequence[str]) -> str:
+    """The Markdown page: the scores of all runs, and the differences of the first run to others."""
+    scores = _scores(results)
+    first, *others = results.runs
+    nb_seeds = len(scores.loc[first])
+    rows = [{"run": name, **_over_seeds(scores.loc[name])} for name in results.runs]
     parts = [
         "# Ablation",
-        results["description"],
-        f"Scored on {', '.join(results['tracks'])}. Medians over frames, then over tracks; mean "
-        f"and, in brackets, standard deviation over {nb_seeds} seed(s). val_loss is each run's "
-        "own loss: compare it among runs with the same loss only.",
-        markdown(_table(runs, sources)),
-        f"## What {first} gains",
-        f"{first} minus another run, seed by seed. A difference within twice its standard "
-        "deviation is no finding.",
-        markdown(_gains(runs, first, others, sources)),
-        *(f"![{name}]({name})" for name in ("val_loss.png", *pictures_drawn)),
-        f"```\n{results['command']}\n```",
+        results.description,
+        f"Scored on {', '.join(results.tracks)}. Medians over frames, then over tracks; mean "
+        f"(standard deviation) over {nb_seeds} seed(s). val_loss is each run's own loss: compare "
+        "it only among runs with the same loss.",
+        as_markdown(pd.DataFrame(rows)),
     ]
+    if others:
+        metrics = scores.drop(columns="val_loss")
+        rows = [
+            {"run": name, **_over_seeds(metrics.loc[first] - metrics.loc[name], "+")}
+            for name in others
+        ]
+        parts += [
+            f"## {first} minus other runs",
+            "Mean (standard deviation) of the differences seed by seed. A mean within two standard "
+            "deviations of zero is no finding.",
+            as_markdown(pd.DataFrame(rows)),
+        ]
+    parts += [f"![{Path(name).stem}]({name})" for name in pictures]
+    parts += [f"```\n{results.command}\n```"]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _columns(sources: Sequence[str]) -> list[tuple[str, str]]:
-    return [(source, metric) for source in sources for metric in (*FRAMEWISE, OVER)]
+def _scores(results: Results) -> pd.DataFrame:
+    """Scores and val_loss of every training, indexed by run and seed."""
+    rows = {}
+    for name, found in results.runs.items():
+        for seed, outcome in found.seeds.items():
+            rows[name, seed] = {
+                f"{source} {metric} ({UNITS[metric]})": scores[metric]
+                for source, scores in outcome.scores.items()
+                for metric in (*FRAMEWISE, OVERALL)
+            }
+            rows[name, seed]["val_loss"] = outcome.val_loss
+    return pd.DataFrame.from_dict(rows, "index")
 
 
-def _header(sources: Sequence[str]) -> list[str]:
-    return [f"{source} {metric} ({UNITS.get(metric, '%')})" for source, metric in _columns(sources)]
+def _over_seeds(table: pd.DataFrame, sign: str = "") -> dict[str, str]:
+    """Mean of every column, with the standard deviation in brackets if there are several seeds."""
+    cells = {}
+    for column in table:
+        digits = 4 if column == "val_loss" else 2
+        cells[column] = f"{table[column].mean():{sign}.{digits}f}"
+        if len(table) > 1:
+            cells[column] += f" ({table[column].std():.{digits}f})"
+    return cells
 
 
-def _table(runs: Mapping[str, Any], sources: Sequence[str]) -> list[list[str]]:
-    rows = [["run", *_header(sources), "val_loss"]]
-    for name, found in runs.items():
-        cells = [_over_seeds(found, source, metric) for source, metric in _columns(sources)]
-        losses = [outcome["val_loss"] for outcome in found["seeds"].values()]
-        rows.append([name, *(_spread(cell, "{:.2f}") for cell in cells), _spread(losses, "{:.4f}")])
-    return rows
+def _write_spectrograms(plan: Plan, runs: Mapping[Variant, Run], folder: Path) -> list[str]:
+    """Draw the spectrograms of the plan's panels for the first seed.
 
-
-def _gains(
-    runs: Mapping[str, Any], first: str, others: Sequence[str], sources: Sequence[str]
-) -> list[list[str]]:
-    rows = [["over", *_header(sources)]]
-    for name in others:
-        differences = [
-            np.subtract(
-                _over_seeds(runs[first], source, metric), _over_seeds(runs[name], source, metric)
-            )
-            for source, metric in _columns(sources)
-        ]
-        rows.append([name, *(_spread(cell, "{:+.2f}") for cell in differences)])
-    return rows
-
-
-def _over_seeds(found: Mapping[str, Any], source: str, metric: str) -> list[float]:
-    return [outcome["scores"][source][metric] for outcome in found["seeds"].values()]
-
-
-def _spread(numbers: Sequence[float], form: str) -> str:
-    """Mean over seeds; with several, their standard deviation in brackets."""
-    told = form.format(np.mean(numbers))
-    if len(numbers) == 1:
-        return told
-    return f"{told} ({form.replace('+', '').format(np.std(numbers, ddof=1))})"
-
-
-def _write_panels(plan: Plan, runs: Mapping[Variant, Run], folder: Path) -> list[str]:
-    """Spectrograms of the plan's panels, of the first seed; names of the files."""
-    seed = plan.seeds[0]
-    by_name = {variant.run: run for variant, run in runs.items() if variant.seed == seed}
+    Returns:
+        The names of the files, one per source.
+    """
     if not plan.panels:
         return []
+    seed = plan.seeds[0]
+    by_name = {variant.run: run for variant, run in runs.items() if variant.seed == seed}
     comparison = compare([by_name[name] for name in plan.panels])
     (excerpt,), _ = choose_excerpts(comparison, 1)
-    song = excerpt.song
-    written = []
+    names = zip(plan.panels, comparison.labels, strict=True)
+    estimates = {name: excerpt.estimates[label] for name, label in names}
+    excerpt = dataclasses.replace(excerpt, estimates=estimates)
+    files = []
     for source in comparison.sources:
-        panels = [("mixture", song.mixture), (f"{source}: reference", song.references[source])]
-        for name, label in zip(plan.panels, comparison.labels, strict=True):
-            panels.append((f"{source}: {name}", excerpt.estimates[label][source]))
-        file = f"spectrograms-{source}.png"
-        image = pictures.spectrograms(panels, song.mixture, song.sample_rate)
-        _write_picture(folder / file, image)
-        written.append(file)
-    return written
+        files.append(f"spectrograms-{source}.png")
+        image = plots.spectrograms(
+            excerpt.panels(source), excerpt.song.mixture, excerpt.song.sample_rate
+        )
+        _write_picture(folder / files[-1], image)
+    return files
 
 
 def _write_picture(path: Path, image: bytes) -> None:

@@ -1,33 +1,36 @@
-"""Runs side by side, with tests that tell a difference from chance."""
+"""Comparison of runs, with tests of significance."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+import pandas as pd
 
 from spleeter_2.errors import SeparationError
 
-from .results import METRICS, Run, TrackScores
-from .tables import UNITS, columns, median, set_up, total_over_mixture, values
+from .results import Run, TrackScores
+from .tables import as_text, describe_sources, medians, numbers, with_units
 
 CONFIDENCE = 0.95
 RESAMPLES = 9999
-FEWEST = 6  # with fewer tracks no Wilcoxon test can reach 5 %
+FEWEST = 6  # with fewer tracks no p of the Wilcoxon test is below 5 %
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One metric of run B against run A, track by track.
+    """A metric of run B minus the same metric of run A, in the metric's unit.
 
-    ``median``: of the differences B - A. ``interval``: bootstrap over tracks, 95 %, or None for a
-    single track. ``p``: two-sided Wilcoxon signed-rank test. ``nb_tracks``: those where both have
-    the metric. Units are the metric's.
+    Attributes:
+        median: over tracks.
+        interval: 95 % bootstrap interval of the median; None for fewer than two tracks.
+        p: of the two-sided Wilcoxon signed-rank test.
+        nb_tracks: tracks where both runs have the metric.
     """
 
-    source: str
-    metric: str
     median: float
     interval: tuple[float, float] | None
     p: float
@@ -35,25 +38,30 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """Whether the difference exceeds chance."""
+        """The words "higher" or "lower" if p < 0.05 and the interval excludes 0, else
+        "not significant"."""
         if self.interval is None or self.p >= 1 - CONFIDENCE:
-            return "not told apart"
+            return "not significant"
         lower, upper = self.interval
         if lower <= 0 <= upper:
-            return "not told apart"
+            return "not significant"
         return "higher" if lower > 0 else "lower"
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs of one set-up on the same tracks, each with its scores; the first is the reference."""
+    """Runs of the same sources on the same tracks, with their scores; the first is the reference.
+
+    Attributes:
+        scores: one list per run, all in the same order of tracks.
+    """
 
     runs: list[Run]
     scores: list[list[TrackScores]]
 
     @property
     def labels(self) -> list[str]:
-        """A name for each run: the method's, or the folder where two share it."""
+        """The methods' names, with folders in place of those that occur twice."""
         names = [run.name for run in self.runs]
         return [
             name if names.count(name) == 1 else str(run.folder)
@@ -62,43 +70,42 @@ class Comparison:
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """Of the set-up."""
+        """The sources that are scored."""
         return self.runs[0].sources
 
-    def differences(self, index: int) -> list[Difference]:
-        """Every metric of run ``index`` against the first."""
-        return [
-            difference(
-                values(self.scores[0], source, metric),
-                values(self.scores[index], source, metric),
-                source,
-                metric,
-            )
-            for source in self.sources
-            for metric in METRICS
-        ]
+    @cached_property
+    def numbers(self) -> list[pd.DataFrame]:
+        """Metrics of each run by track: see ``tables.numbers``."""
+        return [numbers(scores) for scores in self.scores]
+
+    def differences(self, index: int) -> dict[tuple[str, str], Difference]:
+        """Differences of run ``index`` to the first run, by source and metric."""
+        first, second = self.numbers[0], self.numbers[index]
+        return {
+            column: difference(first[column].to_numpy(), second[column].to_numpy())
+            for column in first.columns
+        }
 
 
 def compare(runs: Sequence[Run]) -> Comparison:
-    """Lay runs side by side.
+    """Read the scores of runs.
 
     Raises:
-        SeparationError: runs of different set-ups, or on different tracks; a run that is not
-            complete.
+        SeparationError: the runs have different sources or tracks, or one is not complete.
     """
     first = runs[0]
     for run in runs[1:]:
         if run.sources != first.sources:
             raise SeparationError(
-                f"{first.folder} has {set_up(first)}, {run.folder} has {set_up(run)}: their "
-                "numbers are not comparable; see --sources of 'run'"
+                f"{first.folder} has {describe_sources(first)}, {run.folder} has "
+                f"{describe_sources(run)}: their scores are not comparable; see --sources of 'run'"
             )
         for one, two in ((first, run), (run, first)):
-            apart = [name for _, name in sorted(set(one.tracks) - set(two.tracks))]
-            if apart:
+            missing = [name for _, name in sorted(set(one.tracks) - set(two.tracks))]
+            if missing:
                 raise SeparationError(
-                    f"{two.folder} lacks {len(apart)} track(s) that {one.folder} has "
-                    f"({', '.join(apart[:3])}{', ...' if len(apart) > 3 else ''}): run both on "
+                    f"{two.folder} lacks {len(missing)} track(s) that {one.folder} has "
+                    f"({', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}): run both on "
                     "the same tracks"
                 )
     scores = [sorted(run.scores(), key=lambda track: (track.subset, track.name)) for run in runs]
@@ -112,80 +119,82 @@ def compare(runs: Sequence[Run]) -> Comparison:
     return Comparison(list(runs), scores)
 
 
-def difference(first: np.ndarray, second: np.ndarray, source: str, metric: str) -> Difference:
+def difference(first: np.ndarray, second: np.ndarray) -> Difference:
     """Compare a metric of two runs, float ``[tracks]`` each, NaN where it is not defined."""
     from scipy import stats
 
     paired = second - first
     paired = paired[~np.isnan(paired)]
-    count = len(paired)
-    if not count:
-        return Difference(source, metric, float("nan"), None, float("nan"), 0)
+    if not len(paired):
+        return Difference(math.nan, None, math.nan, 0)
     p = float(stats.wilcoxon(paired).pvalue) if np.any(paired) else 1.0
     interval = None
-    if count > 1:
-        generator = np.random.default_rng(0)
-        picks = generator.integers(0, count, (RESAMPLES, count))
-        medians = np.median(paired[picks], axis=1)
-        tail = 100 * (1 - CONFIDENCE) / 2
-        lower, upper = np.percentile(medians, [tail, 100 - tail])
-        interval = (float(lower), float(upper))
-    return Difference(source, metric, float(np.median(paired)), interval, p, count)
+    if len(paired) > 1:
+        # percentiles: BCa is not defined where all differences are equal
+        found = stats.bootstrap(
+            (paired,),
+            np.median,
+            n_resamples=RESAMPLES,
+            confidence_level=CONFIDENCE,
+            method="percentile",
+            random_state=np.random.default_rng(0),
+        ).confidence_interval
+        interval = (float(found.low), float(found.high))
+    return Difference(float(np.median(paired)), interval, p, len(paired))
 
 
-def side_by_side(comparison: Comparison) -> list[list[str]]:
-    """Rows of medians over tracks, a column per run; the first row is the header."""
-    rows = [["source", "metric", "", *comparison.labels]]
-    for source in comparison.sources:
-        for metric in METRICS:
-            numbers = (median(values(scores, source, metric)) for scores in comparison.scores)
-            rows.append([source, metric, UNITS[metric], *map(_number, numbers)])
-        totals = (100 * total_over_mixture(scores, source).share for scores in comparison.scores)
-        rows.append([source, "over, all bins", "%", *map(_number, totals)])
-    return rows
+def side_by_side(comparison: Comparison) -> pd.DataFrame:
+    """Table of medians over tracks: a row per source and metric, a column per run."""
+    runs = zip(comparison.labels, comparison.scores, strict=True)
+    return with_units(pd.DataFrame({label: medians(scores) for label, scores in runs}))
 
 
-def difference_rows(comparison: Comparison, index: int) -> list[list[str]]:
-    """Rows of differences of one run against the first; the first row is the header."""
-    rows = [["source", "metric", "", "difference", "95 % interval", "p", "tracks", "verdict"]]
-    for found in comparison.differences(index):
-        interval = "-"
-        if found.interval is not None:
-            interval = "{:+.3f} to {:+.3f}".format(*found.interval)
-        told = "-" if np.isnan(found.median) else f"{found.median:+.3f}"
-        p = "-" if np.isnan(found.p) else f"{found.p:.4f}"
-        unit = UNITS[found.metric]
-        row = [found.source, found.metric, unit, told, interval, p, str(found.nb_tracks)]
-        rows.append([*row, found.verdict])
-    return rows
+def difference_table(comparison: Comparison, index: int) -> pd.DataFrame:
+    """Table of the differences of run ``index`` to the first run."""
+    rows = [
+        {
+            "difference": _number(found.median, "+.3f"),
+            "95 % interval": _interval(found.interval),
+            "p": _number(found.p, ".4f"),
+            "tracks": found.nb_tracks,
+            "verdict": found.verdict,
+        }
+        for found in comparison.differences(index).values()
+    ]
+    columns = comparison.numbers[0].columns
+    return with_units(pd.DataFrame(rows, columns))
 
 
 def remarks(comparison: Comparison) -> list[str]:
-    """How to read the differences."""
+    """Sentences that explain the tables."""
     count = len(comparison.scores[0])
     sentences = [
-        f"{set_up(comparison.runs[0])}, {count} track(s) of "
-        f"{comparison.runs[0].information['subset']}; medians over tracks"
+        f"{describe_sources(comparison.runs[0])}, {count} track(s) of "
+        f"{comparison.runs[0].information.subset}; medians over tracks"
     ]
     if len(comparison.runs) > 1:
         sentences.append(
             "difference: median over tracks of a run minus the first run; interval: bootstrap over "
-            "tracks; p: Wilcoxon signed-rank test; 'not told apart' unless p < 0.05 and the "
-            "interval leaves out zero"
+            "tracks; p: Wilcoxon signed-rank test; 'not significant' unless p < 0.05 and the "
+            "interval excludes zero"
         )
         if count < FEWEST:
-            sentences.append(f"{count} track(s) are too few to tell anything from chance")
+            sentences.append(f"no difference on fewer than {FEWEST} tracks is significant")
     return sentences
 
 
 def text(comparison: Comparison) -> str:
     """The whole comparison, for a terminal."""
-    parts = [*remarks(comparison)[:1], columns(side_by_side(comparison))]
+    parts = [*remarks(comparison)[:1], as_text(side_by_side(comparison))]
     for index, label in enumerate(comparison.labels[1:], 1):
         parts.append(f"{label} against {comparison.labels[0]}")
-        parts.append(columns(difference_rows(comparison, index)))
+        parts.append(as_text(difference_table(comparison, index)))
     return "\n\n".join([*parts, *remarks(comparison)[1:]])
 
 
-def _number(value: float) -> str:
-    return "-" if np.isnan(value) else f"{value:.3f}"
+def _number(value: float, form: str) -> str:
+    return "-" if math.isnan(value) else format(value, form)
+
+
+def _interval(interval: tuple[float, float] | None) -> str:
+    return "-" if interval is None else "{:+.3f} to {:+.3f}".format(*interval)

@@ -1,8 +1,7 @@
-"""Some seconds of a track, with the estimates that runs have kept of it."""
+"""Seconds of a track with the estimates that runs kept, to look at and to listen to."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +11,7 @@ import soundfile
 from spleeter_2.errors import SeparationError
 
 from .compare import Comparison
-from .results import Run
-from .tables import values
+from .results import Run, TrackScores
 from .tracks import TrackAudio, find_tracks, load_track
 
 SECONDS = 8
@@ -21,46 +19,68 @@ SECONDS = 8
 
 @dataclass(frozen=True)
 class Excerpt:
-    """Some seconds of a track: mixture, references, and estimates of the runs that kept them."""
+    """Some seconds of a track.
+
+    Attributes:
+        start: seconds.
+        song: mixture and references.
+        estimates: by a run's label and by source, ``[S, C]``.
+    """
 
     track: str
     start: float
     song: TrackAudio
-    estimates: dict[str, dict[str, np.ndarray]]  # run's label -> source -> [S, C]
+    estimates: dict[str, dict[str, np.ndarray]]
+
+    def panels(self, source: str) -> list[tuple[str, np.ndarray]]:
+        """Title and waveform of the mixture, of a source's reference and of its estimates."""
+        panels = [
+            ("mixture", self.song.mixture),
+            (f"{source}: reference", self.song.references[source]),
+        ]
+        for label, estimates in self.estimates.items():
+            panels.append((f"{source}: {label}", estimates[source]))
+        return panels
 
 
 def choose_excerpts(comparison: Comparison, count: int) -> tuple[list[Excerpt], str]:
-    """The tracks with the median and the lowest SDR of the first source, and so on; and what to
-    say if some cannot be shown."""
-    kept = [
-        (label, run)
+    """Choose tracks by the SDR of the first source: the median one, then the lowest ones.
+
+    Returns:
+        The excerpts, and a sentence about those that cannot be shown, or "".
+    """
+    kept = {
+        label: run
         for label, run in zip(comparison.labels, comparison.runs, strict=True)
         if run.name != "mixture" and all(run.has_audio(*track) for track in run.tracks)
-    ]
+    }
     if not kept or not count:
         return [], "No run has kept its estimates: evaluate with --save-audio to hear and see them."
-    without = [label for label in comparison.labels if label not in (*dict(kept), "mixture")]
+    without = [label for label in comparison.labels if label not in (*kept, "mixture")]
     missing = f"{', '.join(without)} kept no estimates: see --save-audio." if without else ""
-    scores = comparison.scores[0]
-    levels = values(scores, comparison.sources[0], "track SDR")
-    order = np.argsort(levels)
+    levels = comparison.numbers[0][comparison.sources[0], "track SDR"]
+    order = np.argsort(levels.to_numpy())
     ranks = dict.fromkeys([len(order) // 2, *range(len(order))])
     found = []
     for rank in list(ranks)[:count]:
-        track = scores[order[rank]]
         try:
-            found.append(cut_excerpt(track.subset, track.name, comparison, kept))
+            found.append(cut_excerpt(comparison, comparison.scores[0][order[rank]], kept))
         except SeparationError as error:
             missing = f"{missing} {error}."
     return found, missing.strip()
 
 
-def cut_excerpt(
-    subset: str, name: str, comparison: Comparison, kept: Sequence[tuple[str, Run]]
-) -> Excerpt:
-    """The loudest seconds of the first source."""
-    data = Path(comparison.runs[0].information["data"])
-    (track,) = find_tracks(data, subset, [name])
+def cut_excerpt(comparison: Comparison, scores: TrackScores, kept: dict[str, Run]) -> Excerpt:
+    """Cut the seconds of a track in which the first source is loudest.
+
+    Args:
+        kept: runs that kept their estimates, by label.
+
+    Raises:
+        SeparationError: the track or an estimate cannot be read.
+    """
+    data = Path(comparison.runs[0].information.data)
+    (track,) = find_tracks(data, scores.subset, [scores.name])
     song = load_track(track, comparison.sources)
     rate = song.sample_rate
     energy = np.sum(np.square(song.references[comparison.sources[0]], dtype=np.float64), axis=1)
@@ -72,12 +92,13 @@ def cut_excerpt(
     references = {source: waveform[part] for source, waveform in song.references.items()}
     estimates = {
         label: {
-            source: _read(run.audio(subset, name) / f"{source}.wav", part)
+            source: _read(run.audio(scores.subset, scores.name) / f"{source}.wav", part)
             for source in comparison.sources
         }
-        for label, run in kept
+        for label, run in kept.items()
     }
-    return Excerpt(name, start / rate, TrackAudio(song.mixture[part], references, rate), estimates)
+    cut = TrackAudio(song.mixture[part], references, rate)
+    return Excerpt(scores.name, start / rate, cut, estimates)
 
 
 def _read(path: Path, part: slice) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What can be scored: models, and the anchors ``mixture`` and ``irm``."""
+"""Methods that can be scored: models, and the anchors ``mixture`` and ``irm``."""
 
 from __future__ import annotations
 
@@ -19,18 +19,23 @@ from spleeter_2.config.schema import Segment, Stft
 from spleeter_2.errors import SeparationError
 from spleeter_2.separation.windows import OverlapAdd, Windows
 
+from .results import Identity
 from .scores import SET_UPS, check_regroup, regroup
 from .tracks import TrackAudio
 
 ANCHORS = ("mixture", "irm")
 
-# a track's audio -> estimates of its sources, float32 [S, C] each
+# a track's audio -> estimates by source, float32 [S, C] each
 Estimator = Callable[[TrackAudio], dict[str, np.ndarray]]
 
 
 @dataclass(frozen=True)
 class Method:
-    """A model, or an anchor, with its options; ``sources`` are those of the set-up."""
+    """A model or an anchor with its options.
+
+    Attributes:
+        sources: of the set-up, which may be sums of the model's instruments.
+    """
 
     descriptor: str
     sources: tuple[str, ...]
@@ -40,7 +45,7 @@ class Method:
 
     @property
     def name(self) -> str:
-        """Short, and fit for a folder: ``spleeter_2:grouped`` -> ``spleeter_2-grouped``."""
+        """Short name, valid as a folder: ``spleeter_2-grouped`` for ``spleeter_2:grouped``."""
         tail = self.descriptor
         if ":" not in tail and tail not in ANCHORS:
             path = Path(tail).resolve()
@@ -48,7 +53,7 @@ class Method:
         return re.sub(r"[^\w.+-]+", "-", tail) + ("-mwf" if self.mwf else "")
 
     def configuration(self) -> dict:
-        """The model's configuration, ready for JSON; an anchor has none."""
+        """The model's configuration as JSON; empty for an anchor."""
         if self.descriptor in ANCHORS:
             return {}
         if not is_ours(self.descriptor):
@@ -59,26 +64,25 @@ class Method:
         configuration = msgspec.structs.replace(load_configuration(self.descriptor), weights=None)
         return msgspec.to_builtins(configuration)
 
-    def identity(self) -> dict:
-        """What makes its estimates what they are: options, configuration, weights."""
+    def identity(self) -> Identity:
+        """Everything that determines the estimates."""
         configuration = self.configuration()
-        if "training" in configuration:  # estimates depend on the weights, which are counted below
+        if "training" in configuration:  # estimates depend on the weights, not on their training
             configuration["training"] = None
         content = json.dumps(configuration, sort_keys=True)
-        identity = {
-            "descriptor": self.descriptor,
-            "sources": list(self.sources),
-            "mwf": self.mwf,
-            "overlap": self.overlap,
-            "configuration": hashlib.sha256(content.encode()).hexdigest(),
-        }
-        if self.descriptor not in ANCHORS and is_ours(self.descriptor):
-            identity["weights"] = _digest(load_configuration(self.descriptor).weights)
-        return identity
+        has_weights = self.descriptor not in ANCHORS and is_ours(self.descriptor)
+        return Identity(
+            descriptor=self.descriptor,
+            sources=self.sources,
+            mwf=self.mwf,
+            overlap=self.overlap,
+            configuration=hashlib.sha256(content.encode()).hexdigest(),
+            weights=_digest(load_configuration(self.descriptor).weights) if has_weights else None,
+        )
 
 
 def instruments_of(descriptor: str) -> tuple[str, ...]:
-    """The instruments of a model; of an anchor, those of any set-up.
+    """The instruments of a model; for an anchor the four of MUSDB18, which fit any set-up.
 
     Raises:
         SeparationError: there is no such model.
@@ -93,15 +97,14 @@ def instruments_of(descriptor: str) -> tuple[str, ...]:
 
 
 def choose_sources(model: str, others: list[str], nb_sources: int | None) -> tuple[str, ...]:
-    """The set-up in which all methods of a run are scored.
+    """Choose the sources for which all methods of a run are scored.
 
     Args:
-        model: decides: two sources if it gives vocals and one more instrument, else four.
-        nb_sources: 2 or 4 to ask for one; two sources of a four-source model are its vocals and
-            the sum of the rest.
+        nb_sources: 2 or 4 (default: 2 for a model of two instruments, else 4). The two sources of
+            a four-source model are its vocals and the sum of the rest.
 
     Raises:
-        SeparationError: a method that does not give the set-up's sources.
+        SeparationError: a method does not give these sources.
     """
     if nb_sources is None:
         nb_sources = 2 if len(instruments_of(model)) <= 2 else 4
@@ -112,16 +115,16 @@ def choose_sources(model: str, others: list[str], nb_sources: int | None) -> tup
             check_regroup(instruments_of(descriptor), SET_UPS[nb_sources])
         except SeparationError as error:
             raise SeparationError(
-                f"{descriptor} cannot be scored here: {error}; see --sources, or run it apart"
+                f"{descriptor} cannot be scored here: {error}; see --sources, or use another run"
             ) from error
     return SET_UPS[nb_sources]
 
 
 def open_estimator(method: Method) -> Estimator:
-    """Build what estimates; it loads its weights at the first song.
+    """Build the estimator of a method, which loads its weights at the first song.
 
     Raises:
-        SeparationError: the model or its weights are not there, or its options do not fit.
+        SeparationError: the model or its weights are missing, or an option is not for it.
     """
     if method.descriptor == "mixture":
         return lambda song: dict.fromkeys(song.references, song.mixture)
@@ -131,8 +134,10 @@ def open_estimator(method: Method) -> Estimator:
 
 
 def ideal_ratio_mask(song: TrackAudio) -> dict[str, np.ndarray]:
-    """The mixture weighed by each source's share of the power, bin by bin: what a mask could do
-    that knew the sources. STFT of 4096 samples every 1024, window by window."""
+    """Oracle: the mixture times each source's share of the power, bin by bin.
+
+    STFT of 4096 samples every 1024, window by window.
+    """
     transform = Transform()
     windows = Windows.of(Stft(), Segment())
     signals = np.concatenate([song.mixture, *song.references.values()], axis=1)
@@ -154,10 +159,10 @@ def ideal_ratio_mask(song: TrackAudio) -> dict[str, np.ndarray]:
 
 
 def prepare(method: Method) -> None:
-    """Refuse what cannot work before any process starts, and fetch what is missing.
+    """Check a method before any process starts, and download missing weights of upstream's.
 
     Raises:
-        SeparationError: the model or its weights are not there, or its options do not fit.
+        SeparationError: the model or its weights are missing, or an option is not for it.
     """
     open_estimator(method)
     if method.descriptor not in ANCHORS and not is_ours(method.descriptor):
@@ -178,13 +183,15 @@ def _ours(method: Method) -> Estimator:
 
 
 def _upstream(method: Method) -> Estimator:
-    """Upstream's own code on the whole waveform."""
+    """Estimator that calls upstream's code on the whole waveform."""
     from spleeter_2.separation.upstream import require_ffprobe, upstream_configuration
 
     parameters = upstream_configuration(method.descriptor)
     for option, given in (("--overlap", method.overlap), ("--device", method.device)):
         if given is not None:
-            raise SeparationError(f"{option} is not for {method.descriptor}, one of upstream's")
+            raise SeparationError(
+                f"{option} is for the models of spleeter-2, not {method.descriptor}"
+            )
     require_ffprobe(method.descriptor)
     separator = None
 

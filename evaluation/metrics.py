@@ -1,14 +1,14 @@
-"""Plain numbers that say how good an estimate is; evaluation and training share them."""
+"""SDR and SI-SDR of whole tracks."""
 
 from __future__ import annotations
 
 import numpy as np
 
-EPSILON = 1e-7  # as in the MDX challenge: silence against silence scores 0 dB
+EPSILON = 1e-7  # as in the MDX challenge; a silent estimate of silence scores 0 dB
 
 
 def sdr(reference: np.ndarray, estimate: np.ndarray) -> float:
-    """Signal-to-distortion ratio of a whole track in dB, as the MDX challenge defines it.
+    """Signal-to-distortion ratio of a whole track in dB, as in the MDX challenge.
 
     ``10 log10((sum s^2 + e) / (sum (s - s^)^2 + e))`` over all samples and channels
     (Y. Mitsufuji et al., "Music Demixing Challenge 2021", Frontiers in Signal Processing 2022).
@@ -17,7 +17,7 @@ def sdr(reference: np.ndarray, estimate: np.ndarray) -> float:
         reference, estimate: waveforms ``[S, C]`` of equal shape.
 
     Raises:
-        ValueError: shapes that differ.
+        ValueError: the shapes differ.
     """
     if reference.shape != estimate.shape:
         raise ValueError(f"shapes differ: {reference.shape} and {estimate.shape}")
@@ -37,10 +37,10 @@ def si_sdr(reference: np.ndarray, estimate: np.ndarray) -> float:
         reference, estimate: waveforms ``[S, C]`` of equal shape.
 
     Returns:
-        dB; infinity for a perfect estimate, NaN where either is silent throughout.
+        dB; infinity for a perfect estimate, NaN if either waveform is silent throughout.
 
     Raises:
-        ValueError: shapes that differ.
+        ValueError: the shapes differ.
     """
     if reference.shape != estimate.shape:
         raise ValueError(f"shapes differ: {reference.shape} and {estimate.shape}")

@@ -1,4 +1,4 @@
-"""Options that ``spleeter evaluate`` and ``python -m evaluation run`` share."""
+"""Options of ``spleeter evaluate`` and ``python -m evaluation run``."""
 
 from __future__ import annotations
 
@@ -13,25 +13,34 @@ DataOption = typer.Option(
     "vocals and accompaniment, or with the four stems.",
 )
 ResultsOption = typer.Option(
-    Path("results"), "--output_path", "-o", help="Folder of the results, one below per method."
+    Path("results"),
+    "--output_path",
+    "-o",
+    help="Folder of the results, with one subfolder per method.",
 )
 SubsetOption = typer.Option("test", "--subset", help="train or test.")
 TracksOption = typer.Option(
-    [], "--tracks", show_default=False, help="Name of a track; may be repeated. [default: all]"
+    [],
+    "--tracks",
+    show_default=False,
+    help="Name of a track; may be repeated. [default: all tracks]",
 )
 SourcesOption = typer.Option(
-    None, "--sources", help="2 or 4; 2 sums up all but the vocals. [default: the model's]"
+    None, "--sources", help="2 or 4; with 2 all but the vocals is summed. [default: the model's]"
 )
 BaselineOption = typer.Option(
     "",
     "--baseline",
     metavar="LIST",
     show_default=False,
-    help="Anchors to score as well: mixture, irm (ideal ratio mask), other models; with commas.",
+    help="Methods to score as well, separated by commas: mixture, irm (ideal ratio mask), models.",
 )
 JobsOption = typer.Option(
     None, "--jobs", help="Processes, one thread each. [default: as cores and memory allow]"
 )
 SaveAudioOption = typer.Option(
-    False, "--save-audio", show_default=False, help="Keep the estimates; a report plays them."
+    False,
+    "--save-audio",
+    show_default=False,
+    help="Keep the estimates, for players and spectrograms in a report.",
 )

@@ -1,14 +1,15 @@
-"""Energy over the mixture: where an estimate is louder than the mixture that it was taken from.
+"""Energy over the mixture: time-frequency bins in which an estimate is louder than its mixture.
 
-A source can be louder than the mixture where others cancel it, but a model that often says so
-has mostly invented something. The tables here count time-frequency bins by frequency band and by
-the mixture's level. They are sums, so those of several tracks add up.
+An instrument can be louder than the mixture where others cancel it, but a model whose estimates
+often are has mostly invented something. Bins are counted by frequency band and by the mixture's
+level; counts of several tracks add up.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 
 from spleeter_2.audio.stft import Transform
@@ -16,18 +17,31 @@ from spleeter_2.audio.stft import Transform
 BANDS = (0.0, 250.0, 500.0, 1000.0, 2000.0, 4000.0, 8000.0, 11000.0, 16000.0)  # Hz, lower edges
 LEVELS = (-np.inf, -90.0, -70.0, -50.0, -30.0)  # dB, lower edges; see ``measure``
 EXCESSES = (0.0, 1.0, 3.0, 6.0, 10.0, 20.0)  # dB, lower edges
-TOLERANCE = 0.01  # dB that an estimate may exceed the mixture by: rounding
+TOLERANCE = 0.01  # dB an estimate may exceed the mixture by: rounding
 FLOOR = -110.0  # dB; rounding to 16 bits alone makes -129.5 dB
-HIGHEST = 60.0  # dB, of an excess: the mixture may be nothing at all
-BLOCK = 512  # frames transformed at a time
+HIGHEST = 60.0  # dB; largest excess counted, since the mixture's bin may be zero
+BLOCK = 512  # frames per STFT call
+
+
+class Counts(msgspec.Struct):
+    """``OverMixture`` in a file of scores. ``share`` follows from the rest; it is for readers."""
+
+    share: float | None
+    bins: list[list[int]]
+    over: list[list[int]]
+    excess: list[list[float]]
+    histogram: list[int]
 
 
 @dataclass(frozen=True)
 class OverMixture:
-    """Counts of bins, int ``[bands, levels]``: all, and those whose estimate is over the mixture.
+    """Counts of the bins of one estimate.
 
-    ``excess`` is the sum of the excesses in dB of the latter, alike; ``histogram`` counts them by
-    ``EXCESSES``.
+    Attributes:
+        bins: all bins, int ``[bands, levels]``.
+        over: bins over the mixture, int ``[bands, levels]``.
+        excess: sum of the excess of the bins over the mixture, dB ``[bands, levels]``.
+        histogram: bins over the mixture by their excess, int ``[EXCESSES]``.
     """
 
     bins: np.ndarray
@@ -37,50 +51,51 @@ class OverMixture:
 
     @property
     def share(self) -> float:
-        """Share of the bins that are over the mixture; NaN where there are no bins."""
+        """Share of the bins that are over the mixture; NaN without bins."""
         return _ratio(self.over.sum(), self.bins.sum())
 
     @property
     def mean_excess(self) -> float:
-        """In dB, over the bins that are over the mixture; NaN where there are none."""
+        """Mean excess in dB of the bins over the mixture; NaN without any."""
         return _ratio(self.excess.sum(), self.over.sum())
 
     def __add__(self, other: OverMixture) -> OverMixture:
-        pairs = zip(self._arrays(), other._arrays(), strict=True)
-        return OverMixture(*(one + two for one, two in pairs))
+        return OverMixture(
+            self.bins + other.bins,
+            self.over + other.over,
+            self.excess + other.excess,
+            self.histogram + other.histogram,
+        )
 
-    def _arrays(self) -> tuple[np.ndarray, ...]:
-        return self.bins, self.over, self.excess, self.histogram
-
-    def as_json(self) -> dict:
-        """Lists of numbers."""
-        return {
-            "share": None if np.isnan(self.share) else self.share,
-            "bins": self.bins.tolist(),
-            "over": self.over.tolist(),
-            "excess": np.round(self.excess, 3).tolist(),
-            "histogram": self.histogram.tolist(),
-        }
+    def counts(self) -> Counts:
+        """The form in a file of scores, with the excess to 0.001 dB."""
+        return Counts(
+            None if np.isnan(self.share) else self.share,
+            self.bins.tolist(),
+            self.over.tolist(),
+            np.round(self.excess, 3).tolist(),
+            self.histogram.tolist(),
+        )
 
     @classmethod
-    def of_json(cls, content: dict) -> OverMixture:
-        """What ``as_json`` gave."""
-        names = ("bins", "over", "excess", "histogram")
-        return cls(*(np.array(content[name]) for name in names))
+    def of_counts(cls, counts: Counts) -> OverMixture:
+        """Inverse of ``counts``."""
+        parts = (counts.bins, counts.over, counts.excess, counts.histogram)
+        return cls(*map(np.array, parts))
 
 
 def measure(mixture: np.ndarray, estimate: np.ndarray, sample_rate: int) -> OverMixture:
     """Count the bins of an estimate that exceed the mixture's.
 
-    STFT of 4096 samples every 1024. Levels are those of the mixture's bins; 0 dB is a sine at full
-    scale. Bins in which mixture and estimate both lie below ``FLOOR`` are left out.
+    STFT of 4096 samples every 1024. Levels are those of the mixture's bins; 0 dB is a full-scale
+    sine. Bins in which mixture and estimate are both below ``FLOOR`` are not counted.
 
     Args:
         mixture, estimate: waveforms ``[S, C]`` of equal shape.
         sample_rate: in Hz.
 
     Raises:
-        ValueError: shapes that differ.
+        ValueError: the shapes differ.
     """
     if mixture.shape != estimate.shape:
         raise ValueError(f"shapes differ: {mixture.shape} and {estimate.shape}")
@@ -98,7 +113,7 @@ def measure(mixture: np.ndarray, estimate: np.ndarray, sample_rate: int) -> Over
 
 
 def levels_of(transform: Transform, waveform: np.ndarray) -> np.ndarray:
-    """Waveform ``[S, C]`` -> levels of its STFT in dB ``[T, F, C]``; 0 dB is a full-scale sine."""
+    """Levels of the STFT of a waveform ``[S, C]``: dB ``[T, F, C]``, 0 dB is a full-scale sine."""
     missing = max(transform.length - len(waveform), 0)
     spectrogram = transform.forward(np.pad(waveform.astype(np.float32), ((0, missing), (0, 0))))
     scale = transform.window.sum() / 2
@@ -107,11 +122,11 @@ def levels_of(transform: Transform, waveform: np.ndarray) -> np.ndarray:
 
 
 def _count(mixture: np.ndarray, estimate: np.ndarray, bands: np.ndarray) -> OverMixture:
-    """Tables of one block; levels in dB ``[T, F, C]``."""
+    """Count the bins of one block; levels in dB ``[T, F, C]``."""
     level = np.searchsorted(LEVELS, mixture, side="right") - 1
     cell = np.clip(level, 0, None) + len(LEVELS) * bands[:, np.newaxis]  # [T, F, C]
-    heard = np.maximum(mixture, estimate) > FLOOR
-    over = heard & (estimate > FLOOR) & (estimate > mixture + TOLERANCE)
+    audible = np.maximum(mixture, estimate) > FLOOR
+    over = audible & (estimate > FLOOR) & (estimate > mixture + TOLERANCE)
     with np.errstate(invalid="ignore"):
         excess = np.minimum(estimate - mixture, HIGHEST)[over]
     shape = (len(BANDS), len(LEVELS))
@@ -121,7 +136,7 @@ def _count(mixture: np.ndarray, estimate: np.ndarray, bands: np.ndarray) -> Over
 
     classes = np.searchsorted(EXCESSES, excess, side="right") - 1
     return OverMixture(
-        table(cell[heard]),
+        table(cell[audible]),
         table(cell[over]),
         table(cell[over], excess),
         np.bincount(classes, minlength=len(EXCESSES)),

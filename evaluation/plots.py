@@ -1,4 +1,4 @@
-"""Pictures of a report, as PNG files in memory."""
+"""Plots of the reports, as PNG files in memory."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 
 from spleeter_2.audio.stft import Transform
 
+from .compare import Comparison
 from .over_mixture import BANDS, FLOOR, LEVELS, TOLERANCE, OverMixture, levels_of
-from .results import METRICS, TrackScores
-from .tables import UNITS, values
+from .results import METRICS
+from .tables import UNITS
 
 RED = "#e3000f"
 COLOURS = ("#4269d0", "#efb118", "#3ca951", "#ff725c", "#a463f2", "#9c6b4e", "#6cc5b0")
@@ -22,21 +23,19 @@ DOTS = 110  # per inch
 COLUMNS = 4  # of plots
 
 
-def box_plots(
-    labels: Sequence[str], runs: Sequence[Sequence[TrackScores]], sources: Sequence[str]
-) -> bytes:
-    """A plot per source and metric, a box per run; dots are tracks."""
+def box_plots(comparison: Comparison) -> bytes:
+    """One plot per source and metric, with one box per run and one dot per track."""
+    labels, sources = comparison.labels, comparison.sources
     nb_rows = len(sources) * -(-len(METRICS) // COLUMNS)
     figure = Figure(figsize=(2.7 * COLUMNS, 2.7 * nb_rows), layout="constrained")
-    # a source begins a row of its own
-    axes = figure.subplots(nb_rows, COLUMNS, squeeze=False).reshape(len(sources), -1)
+    axes = figure.subplots(nb_rows, COLUMNS, squeeze=False)
+    axes = axes.reshape(len(sources), -1)  # each source starts a new row of plots
     for plot in axes[:, len(METRICS) :].flat:
         plot.set_axis_off()
     generator = np.random.default_rng(0)
     for row, source in zip(axes, sources, strict=True):
         for plot, metric in zip(row, METRICS, strict=False):
-            columns = [values(scores, source, metric) for scores in runs]
-            columns = [column[~np.isnan(column)] for column in columns]
+            columns = [numbers[source, metric].dropna() for numbers in comparison.numbers]
             boxes = plot.boxplot(
                 columns, showfliers=False, widths=0.6, patch_artist=True, medianprops={"color": "k"}
             )
@@ -53,29 +52,27 @@ def box_plots(
     return _png(figure)
 
 
-def scatter(
-    names: tuple[str, str],
-    first: Sequence[TrackScores],
-    second: Sequence[TrackScores],
-    sources: Sequence[str],
-    metric: str,
-) -> bytes:
-    """A plot per source, a dot per track: run B over run A; above the line B is ahead."""
+def scatter(comparison: Comparison, index: int, metric: str = "SDR") -> bytes:
+    """One plot per source with one dot per track: run ``index`` over the first run.
+
+    Above the diagonal run ``index`` has the higher score.
+    """
+    sources = comparison.sources
     figure = Figure(figsize=(3.6 * len(sources), 3.6), layout="constrained")
     for plot, source in zip(
         figure.subplots(1, len(sources), squeeze=False)[0], sources, strict=True
     ):
-        pair = [values(scores, source, metric) for scores in (first, second)]
-        finite = np.concatenate(pair)[~np.isnan(np.concatenate(pair))]
+        pair = [comparison.numbers[run][source, metric] for run in (0, index)]
+        finite = np.concatenate([column.dropna() for column in pair])
         if len(finite):
             margin = 0.05 * np.ptp(finite) + 0.1
             ends = [finite.min() - margin, finite.max() + margin]
             plot.plot(ends, ends, color="grey", linewidth=0.8)
             plot.set(xlim=ends, ylim=ends)
         plot.plot(*pair, "o", color=COLOURS[0], alpha=0.7, markersize=5)
-        plot.set_xlabel(f"{names[0]} ({UNITS[metric]})", fontsize=8)
-        plot.set_ylabel(f"{names[1]} ({UNITS[metric]})", fontsize=8)
-        plot.set_title(f"{source}: {metric}, a dot per track", fontsize=9)
+        plot.set_xlabel(f"{comparison.labels[0]} ({UNITS[metric]})", fontsize=8)
+        plot.set_ylabel(f"{comparison.labels[index]} ({UNITS[metric]})", fontsize=8)
+        plot.set_title(f"{source}: {metric}, one dot per track", fontsize=9)
         plot.set_aspect("equal")
         plot.grid(alpha=0.3)
         plot.tick_params(labelsize=7)
@@ -85,10 +82,11 @@ def scatter(
 def over_mixture_maps(
     labels: Sequence[str], sources: Sequence[str], totals: Sequence[Sequence[OverMixture]]
 ) -> bytes:
-    """Share of bins over the mixture in %, by frequency band and by the mixture's level.
+    """Map the share of bins over the mixture in %, by frequency band and the mixture's level.
 
     Args:
-        totals: one per run and source.
+        labels: of the runs.
+        totals: counts by run and source.
     """
     shares = [[_share(total) for total in row] for row in totals]
     highest = max((np.nanmax(s, initial=0.0) for row in shares for s in row), default=0.0)
@@ -120,7 +118,7 @@ def over_mixture_maps(
 def excesses(
     labels: Sequence[str], sources: Sequence[str], totals: Sequence[Sequence[OverMixture]]
 ) -> bytes:
-    """Mean excess in dB of the bins over the mixture, by frequency band."""
+    """Plot the mean excess in dB of the bins over the mixture, by frequency band."""
     figure = Figure(figsize=(4.2 * len(sources), 3), layout="constrained")
     plots = figure.subplots(1, len(sources), squeeze=False)[0]
     places = np.arange(len(BANDS))
@@ -152,16 +150,16 @@ def excesses(
 def spectrograms(
     panels: Sequence[tuple[str, np.ndarray]], mixture: np.ndarray, sample_rate: int
 ) -> bytes:
-    """Spectrograms, three in a row; bins that exceed the mixture's are red.
+    """Spectrograms, three in a row; bins over the mixture are red.
 
     Args:
-        panels: title and waveform ``[S, C]`` of each; channels are averaged.
+        panels: title and waveform ``[S, C]`` of each; the louder channel of a bin is shown.
         mixture: ``[S, C]``.
         sample_rate: in Hz.
     """
     transform = Transform()
     limit = levels_of(transform, mixture)  # [T, F, C]
-    loudest = max(np.percentile(limit, 99.5), QUIETEST + 30)  # a quiet song is not a dark picture
+    loudest = max(np.percentile(limit, 99.5), QUIETEST + 30)  # quiet songs are as bright
     nb_columns = min(3, len(panels))
     nb_rows = -(-len(panels) // nb_columns)
     figure = Figure(figsize=(3.6 * nb_columns + 0.6, 2.9 * nb_rows), layout="constrained")
@@ -172,8 +170,7 @@ def spectrograms(
     for plot, (title, waveform) in zip(plots.flat, panels, strict=False):
         level = levels_of(transform, waveform)
         over = ((level > limit + TOLERANCE) & (level > FLOOR)).any(axis=2)
-        # what nobody could see or hear stays dark
-        over &= level.max(axis=2) > QUIETEST
+        over &= level.max(axis=2) > QUIETEST  # darker bins are inaudible
         options = {"origin": "lower", "aspect": "auto", "extent": extent}
         shades = {"cmap": "magma", "vmin": QUIETEST, "vmax": loudest}
         image = plot.imshow(level.max(axis=2).T, **shades, **options)
@@ -189,11 +186,12 @@ def spectrograms(
 
 
 def histories(curves: Mapping[str, Sequence[Sequence[Mapping[str, float]]]]) -> bytes:
-    """Validation losses and SDR over the epochs: a line per run, the mean of its seeds; the band
-    around it reaches from the lowest to the highest.
+    """Plot validation loss and SDR over the epochs.
+
+    One line per run is the mean over its seeds, the band around it their range.
 
     Args:
-        curves: run -> seed -> epoch -> numbers of the training's history.
+        curves: history of the training by run, seed and epoch.
     """
     epochs = [epoch for seeds in curves.values() for seed in seeds for epoch in seed]
     names = ["val_loss", *sorted({n for e in epochs for n in e if n.startswith("val_sdr_")})]
@@ -210,8 +208,9 @@ def histories(curves: Mapping[str, Sequence[Sequence[Mapping[str, float]]]]) -> 
             )
         if name == "val_loss":
             plot.set_yscale("log")
-        told = name.removeprefix("val_sdr_")
-        plot.set_title("val_loss" if told == name else f"{told}: SDR of the validation songs (dB)")
+        source = name.removeprefix("val_sdr_")
+        is_loss = source == name
+        plot.set_title(name if is_loss else f"{source}: SDR of the validation songs (dB)")
         plot.set_xlabel("epoch")
         plot.grid(alpha=0.3, which="both")
     plot.legend(fontsize=8)
@@ -219,9 +218,9 @@ def histories(curves: Mapping[str, Sequence[Sequence[Mapping[str, float]]]]) -> 
 
 
 def _share(total: OverMixture) -> np.ndarray:
-    """Per cent ``[bands, levels]``, NaN where there are no bins."""
-    nothing = np.full(total.bins.shape, np.nan)
-    return 100 * np.divide(total.over, total.bins, out=nothing, where=total.bins > 0)
+    """Per cent ``[bands, levels]``, NaN for cells without bins."""
+    share = np.full(total.bins.shape, np.nan)
+    return 100 * np.divide(total.over, total.bins, out=share, where=total.bins > 0)
 
 
 def _png(figure: Figure) -> bytes:

@@ -1,8 +1,8 @@
-"""Runs on disk: a folder per method, with ``run.json`` and one file of scores per track.
+"""Results on disk: a folder per method, with ``run.json`` and one file of scores per track.
 
-RUN/run.json                 what was run, on what, with which versions
-RUN/test/TRACK.json          museval's format, with some keys of ours; museval reads it too
-RUN/audio/test/TRACK/*.wav   the estimates, where they were asked for
+RUN/run.json                 what was run, on which data, with which versions
+RUN/test/TRACK.json          museval's format with keys of ours; museval reads it too
+RUN/audio/test/TRACK/*.wav   the estimates, with --save-audio
 """
 
 from __future__ import annotations
@@ -11,79 +11,141 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
+import msgspec
 import numpy as np
 
 from spleeter_2.errors import SeparationError
 from spleeter_2.files import write_text
 
-from .over_mixture import OverMixture
+from .over_mixture import Counts, OverMixture
 from .scores import FRAMEWISE, SourceScores
 
 FORMAT = 1
 INFORMATION = "run.json"
 WHOLE_TRACK = ("track SDR", "SI-SDR")
-METRICS = (*FRAMEWISE, *WHOLE_TRACK, "over")  # dB, the last one a share in per cent
-_COUNT = {"type": "integer", "minimum": 0}
-_LEVEL = {"type": ["number", "null"]}
-SCHEMA = {
-    "type": "object",
-    "required": ["targets", "museval_version", "spleeter_2"],
-    "properties": {
-        "targets": {
-            "type": "array",
-            "minItems": 1,
-            "items": {
-                "type": "object",
-                "required": ["name", "frames", "track"],
-                "properties": {
-                    "track": {
-                        "type": "object",
-                        "required": ["SDR", "SI-SDR", "over_mixture"],
-                        "properties": {
-                            "SDR": {"type": "number"},
-                            "SI-SDR": _LEVEL,
-                            "over_mixture": {
-                                "type": "object",
-                                "required": ["share", "bins", "over", "excess", "histogram"],
-                            },
-                        },
-                    },
-                    "frames": {
-                        "type": "array",
-                        "items": {
-                            "type": "object",
-                            "required": ["time", "duration", "metrics"],
-                            "properties": {
-                                "metrics": {"type": "object", "required": list(FRAMEWISE)}
-                            },
-                        },
-                    },
-                },
-            },
-        },
-        "spleeter_2": {
-            "type": "object",
-            "required": ["format", "track", "subset", "samples", "sample_rate", "files"],
-            "properties": {
-                "format": {"const": FORMAT},
-                "samples": _COUNT,
-                "sample_rate": _COUNT,
-                "files": {"type": "object", "additionalProperties": _COUNT},
-                "remainder": _LEVEL,
-                "seconds": {"type": "object", "additionalProperties": {"type": "number"}},
-            },
-        },
-    },
-}
+METRICS = (*FRAMEWISE, *WHOLE_TRACK, "over")  # dB; "over" is a share in per cent
+
+Count = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class Identity(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Everything that determines a method's estimates.
+
+    Attributes:
+        configuration: SHA-256 of the configuration as JSON.
+        weights: SHA-256 of the checkpoint's files; None for anchors and upstream's models.
+    """
+
+    descriptor: str
+    sources: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
+    mwf: bool
+    overlap: float | None
+    configuration: str = ""
+    weights: str | None = None
+
+    def same_estimates(self, other: Identity) -> bool:
+        """Return True if the estimates are equal: weights may have moved to another place."""
+        if self.weights:
+            other = msgspec.structs.replace(other, descriptor=self.descriptor)
+        return self == other
+
+
+class TrackName(msgspec.Struct, frozen=True):
+    """A track of a data set."""
+
+    subset: str
+    name: str
+
+
+class Information(msgspec.Struct, frozen=True, kw_only=True):
+    """The file ``run.json``.
+
+    Attributes:
+        name: of the method, short.
+        configuration: of the model, as JSON; empty for an anchor.
+        data: path of the data set.
+        tracks: that belong to the run, scored or not.
+        command: that repeats the run.
+    """
+
+    format: Literal[1] = FORMAT
+    name: Annotated[str, msgspec.Meta(min_length=1)]
+    identity: Identity
+    configuration: dict[str, Any] = {}
+    subset: str
+    data: str
+    tracks: Annotated[tuple[TrackName, ...], msgspec.Meta(min_length=1)]
+    command: str
+    started: str
+    versions: dict[str, str]
+    hardware: dict[str, Any]
+
+
+class Metrics(msgspec.Struct, rename="upper"):
+    """Framewise metrics in dB; NaN where museval has none."""
+
+    sdr: float
+    sir: float
+    sar: float
+    isr: float
+
+
+class Frame(msgspec.Struct):
+    """A frame of museval's, in seconds."""
+
+    time: float
+    duration: float
+    metrics: Metrics
+
+
+class WholeTrack(msgspec.Struct, rename={"sdr": "SDR", "si_sdr": "SI-SDR"}):
+    """Our key of a target: scores of the whole track in dB; None where SI-SDR is not defined."""
+
+    sdr: float
+    si_sdr: float | None
+    over_mixture: Counts
+
+
+class Target(msgspec.Struct):
+    """The scores of one source."""
+
+    name: str
+    frames: list[Frame]
+    track: WholeTrack
+
+
+class TrackInformation(msgspec.Struct):
+    """Our key of a file of scores; for its attributes see ``TrackScores``."""
+
+    format: Literal[1]
+    track: str
+    subset: str
+    samples: Count
+    sample_rate: Count
+    files: dict[str, Count]
+    remainder: float | None
+    seconds: dict[str, float]
+
+
+class TrackFile(msgspec.Struct):
+    """A file of scores; keys that only museval reads are ignored."""
+
+    targets: Annotated[list[Target], msgspec.Meta(min_length=1)]
+    museval_version: str
+    spleeter_2: TrackInformation
 
 
 @dataclass(frozen=True)
 class TrackScores:
     """Scores of one track by one method.
 
-    ``files``: names and sizes of the files it was scored on. ``remainder``: see
-    ``tracks.TrackAudio``. ``seconds``: what separation and scoring took.
+    Attributes:
+        samples: length of the track.
+        files: names and sizes in bytes of the files of the track.
+        remainder: level of mixture minus references against the mixture, dB.
+        seconds: wall time of ``separation`` and ``scoring``.
     """
 
     name: str
@@ -96,7 +158,7 @@ class TrackScores:
     sources: dict[str, SourceScores]
 
     def metric(self, source: str, metric: str) -> float:
-        """One number of ``METRICS``; NaN where it is not defined."""
+        """One of ``METRICS``, framewise ones as their median; NaN where it is not defined."""
         scores = self.sources[source]
         if metric in FRAMEWISE:
             frames = scores.frames[metric]
@@ -108,7 +170,7 @@ class TrackScores:
 
     @property
     def nb_frames(self) -> tuple[int, int]:
-        """Frames without framewise scores, and all frames."""
+        """Number of frames without framewise scores, and of all frames."""
         frames = next(iter(self.sources.values())).frames["SDR"]
         return int(np.isnan(frames).sum()), len(frames)
 
@@ -118,41 +180,41 @@ class Run:
     """A folder of results and its ``run.json``."""
 
     folder: Path
-    information: dict
+    information: Information
 
     @property
     def name(self) -> str:
         """The method's short name."""
-        return self.information["name"]
+        return self.information.name
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """Of its set-up."""
-        return tuple(self.information["identity"]["sources"])
+        """The sources that are scored."""
+        return self.information.identity.sources
 
     @property
     def tracks(self) -> list[tuple[str, str]]:
         """Subset and name of every track that belongs to the run, scored or not."""
-        return [(track["subset"], track["name"]) for track in self.information["tracks"]]
+        return [(track.subset, track.name) for track in self.information.tracks]
 
     def path(self, subset: str, name: str) -> Path:
-        """Where a track's scores stand."""
+        """The file of a track's scores."""
         return self.folder / subset / f"{name}.json"
 
     def audio(self, subset: str, name: str) -> Path:
-        """Folder of a track's estimates, should they be kept."""
+        """The folder of a track's estimates, which exists with --save-audio only."""
         return self.folder / "audio" / subset / name
 
     def has_audio(self, subset: str, name: str) -> bool:
-        """Whether the estimates of all sources have been kept."""
+        """Return True if the estimates of all sources have been kept."""
         folder = self.audio(subset, name)
         return all((folder / f"{source}.wav").is_file() for source in self.sources)
 
     def scores(self) -> list[TrackScores]:
-        """Scores of all tracks.
+        """Read the scores of all tracks.
 
         Raises:
-            SeparationError: a track has none: a mean over the others would not be the data set's.
+            SeparationError: a track has no scores; a mean without it would be of other data.
         """
         missing = [name for subset, name in self.tracks if not self.path(subset, name).is_file()]
         if missing:
@@ -168,26 +230,22 @@ def read_run(folder: Path) -> Run:
     """Open a run.
 
     Raises:
-        SeparationError: the folder holds none, or its ``run.json`` is damaged.
+        SeparationError: the folder holds no run, or its ``run.json`` is damaged.
     """
     path = folder / INFORMATION
     if not path.is_file():
         raise SeparationError(f"{folder} holds no run: there is no {INFORMATION} in it")
     try:
-        information = json.loads(path.read_text("utf-8"))
-        run = Run(folder, information)
-        if information["format"] != FORMAT or not run.name or not run.sources or not run.tracks:
-            raise ValueError
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return Run(folder, msgspec.json.decode(path.read_bytes(), type=Information))
+    except (OSError, ValueError) as error:
         raise SeparationError(f"{path} is damaged or of another version: run it again") from error
-    return run
 
 
 def find_runs(folders: list[Path]) -> list[Run]:
-    """Runs of folders that hold one, or whose subfolders do.
+    """Open the runs of folders: each is a run, or holds runs.
 
     Raises:
-        SeparationError: a folder holds none.
+        SeparationError: a folder is neither.
     """
     found: dict[Path, Run] = {}
     for folder in folders:
@@ -206,73 +264,69 @@ def find_runs(folders: list[Path]) -> list[Run]:
 
 
 def write_scores(path: Path, scores: TrackScores) -> None:
-    """Check against museval's schema and ours, then write, whole or not at all.
+    """Write a file of scores atomically, after a check against museval's schema.
 
     Raises:
-        SeparationError: the folder cannot be written to.
+        SeparationError: the file cannot be written.
     """
-    import jsonschema
     from museval.aggregate import TrackStore
 
     store = TrackStore(track_name=scores.name)
     for source, values in scores.sources.items():
         store.add_target(source, values.frames)
-        store.scores["targets"][-1]["track"] = {
-            "SDR": values.sdr,
-            "SI-SDR": _finite(values.si_sdr),
-            "over_mixture": values.over_mixture.as_json(),
-        }
-    store.scores["spleeter_2"] = {
-        "format": FORMAT,
-        "track": scores.name,
-        "subset": scores.subset,
-        "samples": scores.samples,
-        "sample_rate": scores.sample_rate,
-        "files": scores.files,
-        "remainder": _finite(scores.remainder),
-        "seconds": {key: round(value, 3) for key, value in scores.seconds.items()},
-    }
+        store.scores["targets"][-1]["track"] = msgspec.to_builtins(
+            WholeTrack(values.sdr, _finite(values.si_sdr), values.over_mixture.counts())
+        )
+    store.scores["spleeter_2"] = msgspec.to_builtins(
+        TrackInformation(
+            format=FORMAT,
+            track=scores.name,
+            subset=scores.subset,
+            samples=scores.samples,
+            sample_rate=scores.sample_rate,
+            files=scores.files,
+            remainder=_finite(scores.remainder),
+            seconds={key: round(value, 3) for key, value in scores.seconds.items()},
+        )
+    )
     store.validate()
-    jsonschema.validate(store.scores, SCHEMA)
     write_text(path, store.json)
 
 
 def read_scores(path: Path) -> TrackScores:
-    """A track's scores.
+    """Read a file of scores.
 
     Raises:
-        SeparationError: the file is damaged or not of ours.
+        SeparationError: the file is damaged or holds something else.
     """
-    import jsonschema
-
     try:
-        content = json.loads(path.read_text("utf-8"))
-        jsonschema.validate(content, SCHEMA)
-        ours = content["spleeter_2"]
+        # not msgspec.json: museval writes NaN, which strict JSON does not have
+        content = msgspec.convert(json.loads(path.read_text("utf-8")), TrackFile)
+        ours = content.spleeter_2
         return TrackScores(
-            ours["track"],
-            ours["subset"],
-            ours["samples"],
-            ours["sample_rate"],
-            ours["files"],
-            _number(ours["remainder"]),
-            ours["seconds"],
-            {target["name"]: _source(target) for target in content["targets"]},
+            name=ours.track,
+            subset=ours.subset,
+            samples=ours.samples,
+            sample_rate=ours.sample_rate,
+            files=ours.files,
+            remainder=_number(ours.remainder),
+            seconds=ours.seconds,
+            sources={target.name: _source(target) for target in content.targets},
         )
-    except (OSError, ValueError, KeyError, TypeError, jsonschema.ValidationError) as error:
+    except (OSError, ValueError) as error:
         raise SeparationError(
             f"{path} is damaged or not a file of scores: remove it and run again"
         ) from error
 
 
-def _source(target: dict) -> SourceScores:
+def _source(target: Target) -> SourceScores:
     frames = {
-        metric: np.array([frame["metrics"][metric] for frame in target["frames"]], np.float64)
+        metric: np.array([getattr(frame.metrics, metric.lower()) for frame in target.frames])
         for metric in FRAMEWISE
     }
-    track = target["track"]
-    over = OverMixture.of_json(track["over_mixture"])
-    return SourceScores(frames, track["SDR"], _number(track["SI-SDR"]), over)
+    track = target.track
+    over = OverMixture.of_counts(track.over_mixture)
+    return SourceScores(frames, track.sdr, _number(track.si_sdr), over)
 
 
 def _finite(value: float) -> float | None:

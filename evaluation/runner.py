@@ -1,37 +1,40 @@
-"""Separate and score every track of a data set; one file of scores per track, written at once."""
+"""Separate and score the tracks of a data set; the scores of each are written as soon as known."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import platform
 import shlex
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import soundfile
+from tqdm import tqdm
 
 from spleeter_2.data.songs import Song
 from spleeter_2.errors import SeparationError
 from spleeter_2.files import atomic_file, write_json
 
-from .methods import Method, choose_sources, open_estimator, prepare
+from .methods import Estimator, Method, choose_sources, open_estimator, prepare
 from .results import (
-    FORMAT,
     INFORMATION,
     METRICS,
+    Information,
     Run,
+    TrackName,
     TrackScores,
     read_run,
     read_scores,
     write_scores,
 )
 from .scores import round_to_16_bits, score
-from .tables import details, familiar
+from .tables import details, museval_summary
 from .tracks import (
     TrackAudio,
     file_sizes,
@@ -42,18 +45,24 @@ from .tracks import (
 )
 from .workers import Failure, run_tasks
 
-SUMS = -40.0  # dB; a mixture farther than this from the sum of its stems is worth a note
+log = logging.getLogger(__name__)
+
+LARGEST_REMAINDER = -40.0  # dB; above it a note says that the mixture is not the sum of its stems
 PACKAGES = ("spleeter-2", "spleeter", "tensorflow", "museval", "musdb", "numpy", "scipy")
-# memory of a process, GB, and what a minute of audio adds per source: see benchmarks/scoring.py
-BASE_MEMORY = 1.0
-MEMORY_PER_MINUTE = 0.5
+# measured by benchmarks/scoring.py
+BASE_MEMORY = 1.0  # GB per process
+MEMORY_PER_MINUTE = 0.5  # GB per minute of audio and source
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What to evaluate, on what, and how.
+    """Options of an evaluation.
 
-    ``baselines``: names with commas between. ``jobs``: processes; None chooses.
+    Attributes:
+        data: folder of the data set.
+        tracks: names (default: all tracks).
+        baselines: further methods, separated by commas.
+        jobs: processes (default: as cores and memory allow).
     """
 
     model: str
@@ -71,7 +80,7 @@ class Settings:
     verbose: bool = False
 
     def command(self) -> str:
-        """The command that does the same again."""
+        """The command line that repeats the evaluation."""
         words = ["python", "-m", "evaluation", "run", "-p", self.model]
         words += ["--mus_dir", str(self.data), "-o", str(self.output)]
         words += ["--subset", self.subset]
@@ -91,7 +100,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Task:
-    """A track, and the methods that it has no scores of."""
+    """A track and the methods it has no scores of."""
 
     track: Song
     methods: tuple[tuple[Method, Run], ...]
@@ -100,10 +109,10 @@ class Task:
 
 
 def evaluate(settings: Settings) -> list[Run]:
-    """Score what has no scores yet, then print the tables.
+    """Score what has no scores yet and print the tables.
 
     Returns:
-        The runs, complete: the model's, then those of the baselines.
+        The complete runs: the model's, then those of the baselines.
 
     Raises:
         SeparationError: see ``score_missing``.
@@ -117,11 +126,11 @@ def score_missing(settings: Settings) -> tuple[list[Run], list[Song]]:
     """Score what has no scores yet.
 
     Returns:
-        The runs, complete: the model's, then those of the baselines; the tracks asked for.
+        The complete runs, of the model, then of the baselines; and the tracks of the settings.
 
     Raises:
-        SeparationError: nothing to evaluate, results that belong to another run, or tracks that
-            could not be scored: the others' scores are kept, but there is no table without them.
+        SeparationError: there is nothing to evaluate, the folder holds another run, or tracks
+            could not be scored. The scores of the other tracks are kept.
     """
     if settings.jobs is not None and settings.jobs < 1:
         raise SeparationError(f"--jobs must be positive, not {settings.jobs}")
@@ -132,7 +141,7 @@ def score_missing(settings: Settings) -> tuple[list[Run], list[Song]]:
         prepare(method)
     runs = [_open_run(method, tracks, settings) for method in methods]
     tasks = _tasks(tracks, list(zip(methods, runs, strict=True)), settings.save_audio)
-    say(
+    log.info(
         f"{len(tracks)} track(s), {len(methods[0].sources)} sources, "
         f"{', '.join(method.name for method in methods)}; {len(tasks)} track(s) to score"
     )
@@ -150,56 +159,47 @@ def _methods(settings: Settings) -> list[Method]:
     for name in names:
         if names.count(name) > 1:
             raise SeparationError(
-                f"two methods would share the folder {settings.output / name}: evaluate them "
-                "apart, with another -o"
+                f"two methods would share the folder {settings.output / name}: evaluate them in "
+                "separate runs with different -o"
             )
     return methods
 
 
 def _open_run(method: Method, tracks: Sequence[Song], settings: Settings) -> Run:
-    """The run's folder, made if need be; its tracks take in those named, or are all there are."""
+    """Make the folder of a run, or open it and add the tracks of --tracks."""
     folder = settings.output / method.name
     identity = method.identity()
-    asked = [{"subset": track.subset, "name": track.name} for track in tracks]
-    information = {
-        "format": FORMAT,
-        "name": method.name,
-        "identity": identity,
-        "configuration": method.configuration(),
-        "subset": tracks[0].subset,
-        "data": str(settings.data.resolve()),
-        "tracks": asked,
-        "command": settings.command(),
-        "started": time.strftime("%Y-%m-%d %H:%M:%S"),
-        "versions": versions(),
-        "hardware": hardware(),
-    }
+    names = [TrackName(track.subset, track.name) for track in tracks]
     if (folder / INFORMATION).is_file():
         before = read_run(folder).information
-        for what, one, two in (
-            ("another model or other options", _same(before["identity"]), _same(identity)),
-            ("another subset", before["subset"], information["subset"]),
+        for what, is_same in (
+            ("another model or other options", before.identity.same_estimates(identity)),
+            ("another subset", before.subset == tracks[0].subset),
         ):
-            if one != two:
+            if not is_same:
                 raise SeparationError(
                     f"{folder} holds results of {what}: choose another folder with -o, or remove it"
                 )
-        if settings.tracks:  # else the run's tracks are the data set's
-            information["tracks"] = [
-                *before["tracks"],
-                *(t for t in asked if t not in before["tracks"]),
-            ]
-    write_json(folder / INFORMATION, information)
+        if settings.tracks:  # without --tracks a run has exactly the tracks of the data set
+            names = list(dict.fromkeys([*before.tracks, *names]))
+    information = Information(
+        name=method.name,
+        identity=identity,
+        configuration=method.configuration(),
+        subset=tracks[0].subset,
+        data=str(settings.data.resolve()),
+        tracks=tuple(names),
+        command=settings.command(),
+        started=time.strftime("%Y-%m-%d %H:%M:%S"),
+        versions=versions(),
+        hardware=hardware(),
+    )
+    write_json(folder / INFORMATION, msgspec.to_builtins(information))
     return Run(folder, information)
 
 
-def _same(identity: dict) -> dict:
-    """Identity without what may change though the estimates do not: where the weights stand."""
-    return {k: v for k, v in identity.items() if k != "descriptor" or "weights" not in identity}
-
-
 def _tasks(tracks: Sequence[Song], pairs: list[tuple[Method, Run]], save_audio: bool) -> list[Task]:
-    """What is left to do, the longest tracks first: the processes end together then."""
+    """List what has no scores, longest tracks first for load balancing."""
     tasks = []
     for track in tracks:
         left = tuple(pair for pair in pairs if not _is_done(track, pair[1], save_audio))
@@ -209,7 +209,7 @@ def _tasks(tracks: Sequence[Song], pairs: list[tuple[Method, Run]], save_audio: 
 
 
 def _is_done(track: Song, run: Run, save_audio: bool) -> bool:
-    """Whether a track has scores that were taken on the files as they are."""
+    """Return True if a track has scores of its present files."""
     path = run.path(track.subset, track.name)
     if track.fault or not path.is_file():
         return False
@@ -226,36 +226,32 @@ def _score_all(tasks: list[Task], settings: Settings) -> None:
     jobs = settings.jobs or default_jobs(max(task.seconds for task in tasks), tasks)
     total = sum(task.seconds for task in tasks)
     started, done = time.monotonic(), 0.0
-    failures: dict[str, list[str]] = {}
+    failed: set[str] = set()
     results = run_tasks(tasks, score_track, min(jobs, len(tasks)), settings.verbose)
     with contextlib.closing(results):
         for count, (task, outcomes) in enumerate(results, 1):
             if isinstance(outcomes, Failure):
                 outcomes = [(None, outcomes)]
             done += task.seconds
-            left = (time.monotonic() - started) * (total - done) / done if done else 0
-            say(f"[{count}/{len(tasks)}] {task.track.name}, {duration(left)} left")
+            left = time_left(done, total, time.monotonic() - started)
+            log.info(f"[{count}/{len(tasks)}] {task.track.name}, {left}")
             for name, outcome in outcomes:
                 if isinstance(outcome, Failure):
-                    failures.setdefault(str(outcome), []).append(task.track.name)
-                    say(f"  error: {outcome}")
+                    failed.add(task.track.name)
+                    log.error(f"  error: {outcome}")
                 else:
-                    say(f"  {name}: {_in_short(outcome)}")
-    if failures:
-        _complain(failures, settings)
-
-
-def _complain(failures: dict[str, list[str]], settings: Settings) -> None:
-    names = sorted({name for names in failures.values() for name in names})
-    raise SeparationError(
-        f"{len(names)} track(s) could not be scored ({', '.join(names)}), so there is no table: "
-        "repair or remove them and run again, which does only what is missing, or name the others "
-        f"with --tracks and choose another folder than {settings.output} with -o"
-    )
+                    log.info(f"  {name}: {_in_short(outcome)}")
+    if failed:
+        raise SeparationError(
+            f"{len(failed)} track(s) could not be scored ({', '.join(sorted(failed))}), so there "
+            "is no table: repair or remove them and run again, which scores only what is missing, "
+            "or name the others with --tracks and choose another folder than "
+            f"{settings.output} with -o"
+        )
 
 
 def score_track(task: Task) -> list[tuple[str, TrackScores | Failure]]:
-    """Separate and score one track by each of the task's methods; write the scores."""
+    """Separate and score one track with each method of a task, and write the scores."""
     from spleeter_2.audio import stft
 
     stft.WORKERS = 1  # the processes share the cores already
@@ -269,7 +265,7 @@ def score_track(task: Task) -> list[tuple[str, TrackScores | Failure]]:
     return outcomes
 
 
-_ESTIMATORS: dict = {}  # of this process: a model is loaded once
+_ESTIMATORS: dict[Method, Estimator] = {}  # per process: a model is loaded once
 
 
 def _score(method: Method, run: Run, task: Task, audio: TrackAudio) -> TrackScores:
@@ -282,32 +278,32 @@ def _score(method: Method, run: Run, task: Task, audio: TrackAudio) -> TrackScor
     sources = score(audio.references, estimates, audio.mixture, audio.sample_rate)
     times.append(time.perf_counter())
     kept = run.audio(track.subset, track.name)
-    if task.save_audio or kept.is_dir():  # what is there may be of other audio, or not whole
+    if task.save_audio or kept.is_dir():  # kept ones may be incomplete, or of other audio
         save_audio(kept, estimates, audio.sample_rate)
     scores = TrackScores(
-        track.name,
-        track.subset,
-        len(audio.mixture),
-        audio.sample_rate,
-        file_sizes(track),
-        audio.remainder,
-        {"separation": times[1] - times[0], "scoring": times[2] - times[1]},
-        sources,
+        name=track.name,
+        subset=track.subset,
+        samples=len(audio.mixture),
+        sample_rate=audio.sample_rate,
+        files=file_sizes(track),
+        remainder=audio.remainder,
+        seconds={"separation": times[1] - times[0], "scoring": times[2] - times[1]},
+        sources=sources,
     )
     write_scores(run.path(track.subset, track.name), scores)
     return scores
 
 
 def save_audio(folder: Path, estimates: dict[str, np.ndarray], sample_rate: int) -> None:
-    """Write estimates as they were scored: 16-bit WAV files, or floats beyond full scale.
+    """Write estimates as they were scored: 16-bit WAV files, float ones beyond full scale.
 
     Raises:
-        SeparationError: the folder cannot be written to.
+        SeparationError: the folder cannot be written.
     """
     for name, waveform in estimates.items():
         waveform = round_to_16_bits(waveform)
         fits = np.max(np.abs(waveform), initial=0) < 1
-        # soundfile would scale floats by 32767, so that nobody could repeat the scores
+        # not floats: soundfile scales them by 32767, and the scores could not be repeated
         samples = (32768 * waveform).astype(np.int16) if fits else waveform
         with atomic_file(folder / f"{name}.wav") as path:
             try:
@@ -317,10 +313,10 @@ def save_audio(folder: Path, estimates: dict[str, np.ndarray], sample_rate: int)
 
 
 def default_jobs(longest: float, tasks: Sequence[Task]) -> int:
-    """As many processes as there are cores and memory for.
+    """Number of processes that cores and memory allow.
 
     Args:
-        longest: seconds of the longest track.
+        longest: duration of the longest track, in seconds.
     """
     nb_sources = len(tasks[0].methods[0][0].sources)
     need = BASE_MEMORY + MEMORY_PER_MINUTE * nb_sources * longest / 60
@@ -328,35 +324,36 @@ def default_jobs(longest: float, tasks: Sequence[Task]) -> int:
 
 
 def _report(runs: Sequence[Run], tracks: Sequence[Song]) -> None:
-    """The tables, on the tracks asked for."""
+    """Print the tables of the given tracks."""
     remainders = {}
     for run in runs:
         scores = [read_scores(run.path(track.subset, track.name)) for track in tracks]
         remainders = {track.name: track.remainder for track in scores}
-        print(f"{familiar(run, scores)}\n\n{details(run, scores)}\n\nin {run.folder}\n")
-    apart = {name: level for name, level in remainders.items() if level > SUMS}
-    if apart:
-        worst = max(apart, key=apart.__getitem__)
-        say(
-            f"note: in {len(apart)} of {len(tracks)} track(s) the mixture is not the sum of its "
-            f"stems; what is left is {apart[worst]:.1f} dB against the mixture in {worst}"
+        print(f"{museval_summary(run, scores)}\n\n{details(run, scores)}\n\nin {run.folder}\n")
+    large = {name: level for name, level in remainders.items() if level > LARGEST_REMAINDER}
+    if large:
+        worst = max(large, key=large.__getitem__)
+        log.warning(
+            f"note: in {len(large)} of {len(tracks)} track(s) the mixture is not the sum of its "
+            f"stems; the remainder is {large[worst]:.1f} dB against the mixture in {worst}"
         )
 
 
 def _in_short(scores: TrackScores) -> str:
-    told = ", ".join(f"{name} {scores.metric(name, METRICS[0]):.2f}" for name in scores.sources)
-    return f"SDR {told}; {sum(scores.seconds.values()):.0f} s"
+    levels = ", ".join(f"{name} {scores.metric(name, METRICS[0]):.2f}" for name in scores.sources)
+    return f"SDR {levels}; {sum(scores.seconds.values()):.0f} s"
 
 
-def duration(seconds: float) -> str:
-    """``H:MM:SS``."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}"
+def time_left(done: float, total: float, elapsed: float) -> str:
+    """Format the time left at the mean rate of ``elapsed`` seconds.
+
+    A line per track, not a bar: runs take hours, and their messages are often kept in a file.
+    """
+    return tqdm.format_meter(done, total, elapsed, bar_format="{remaining} left")
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that the numbers depend on."""
+    """Versions of Python and of the packages that the scores depend on."""
     from importlib.metadata import PackageNotFoundError, version
 
     found = {"Python": platform.python_version()}
@@ -367,7 +364,7 @@ def versions() -> dict[str, str]:
 
 
 def hardware() -> dict[str, object]:
-    """The machine, in a few words."""
+    """Description of the machine."""
     return {
         "machine": platform.machine(),
         "system": platform.system(),
@@ -377,13 +374,8 @@ def hardware() -> dict[str, object]:
 
 
 def _memory() -> float:
-    """Of the machine, in GB."""
+    """Memory of the machine in GB."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     except (ValueError, OSError, AttributeError):
         return 8.0
-
-
-def say(sentence: str) -> None:
-    """Tell how far things are, beside the output."""
-    print(sentence, file=sys.stderr, flush=True)

@@ -1,8 +1,8 @@
 """Scores of one track: BSSEval v4 through museval, whole-track SDR, SI-SDR, bins over the mixture.
 
 References and estimates are rounded to 16 bits first. Lossy stems have no energy above some
-frequency; as floats they leave the equations of BSSEval's projection without a single solution,
-and framewise SIR, ISR and SAR come out wrong by 10 dB and more. The rounding's noise settles them.
+frequency: as floats they make the equations of BSSEval's projection ill-conditioned, and framewise
+SIR, ISR and SAR are wrong by 10 dB and more. The noise of the rounding regularises them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .metrics import sdr, si_sdr
 from .over_mixture import OverMixture, measure
 
 FRAMEWISE = ("SDR", "SIR", "ISR", "SAR")
-# the last source of a set-up stands for everything that the others leave
+# the last source of a set-up is the sum of all stems that the others do not name
 SET_UPS = {2: ("vocals", "accompaniment"), 4: ("vocals", "drums", "bass", "other")}
 
 
@@ -25,8 +25,10 @@ SET_UPS = {2: ("vocals", "accompaniment"), 4: ("vocals", "drums", "bass", "other
 class SourceScores:
     """Scores of one source.
 
-    ``frames``: framewise metrics in dB, float64 ``[frames]`` each, NaN where museval has none
-    (a frame in which a reference or an estimate is silent). ``sdr``, ``si_sdr``: whole track, dB.
+    Attributes:
+        frames: framewise metrics in dB, float64 ``[frames]`` each; NaN in frames in which a
+            reference or an estimate is silent.
+        sdr, si_sdr: of the whole track, in dB.
     """
 
     frames: dict[str, np.ndarray]
@@ -36,15 +38,15 @@ class SourceScores:
 
 
 def round_to_16_bits(waveform: np.ndarray) -> np.ndarray:
-    """Waveform -> float64 on the grid of 16-bit samples; beyond full scale it goes on."""
+    """Round a waveform to multiples of 1/32768, as float64 and without clipping."""
     return np.round(waveform.astype(np.float64) * 32768) / 32768
 
 
 def regroup(stems: dict[str, np.ndarray], sources: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Stems as the sources of a set-up: the last one is the sum of all that the others leave.
+    """Sum stems to the sources of a set-up: the last source takes all that the others do not name.
 
     Raises:
-        SeparationError: stems that do not give these sources.
+        SeparationError: the stems do not give these sources.
     """
     check_regroup(stems, sources)
     *named, last = sources
@@ -69,8 +71,8 @@ def score(
 ) -> dict[str, SourceScores]:
     """Score the estimates of all sources of one track.
 
-    A reference or an estimate that is silent throughout leaves BSSEval undefined for every source:
-    all frames are NaN. Whole-track SDR is defined all the same.
+    If a reference or an estimate is silent throughout, BSSEval is not defined for any source and
+    all frames are NaN; whole-track SDR is defined.
 
     Args:
         references, estimates: ``{source: float [S, C]}``, full scale 1.0.
@@ -82,16 +84,16 @@ def score(
             NaN or infinity.
     """
     _check(references, estimates, mixture)
-    # the mixture's bins are compared with what the model said, not with its rounded value
+    # before rounding, which by itself lifts quiet bins over the mixture
     over = {name: measure(mixture, estimates[name], sample_rate) for name in references}
-    true = np.stack([round_to_16_bits(references[name]) for name in references])
-    said = np.stack([round_to_16_bits(estimates[name]) for name in references])
-    frames = bss_eval(true, said, sample_rate)
+    truth = np.stack([round_to_16_bits(references[name]) for name in references])
+    estimated = np.stack([round_to_16_bits(estimates[name]) for name in references])
+    frames = bss_eval(truth, estimated, sample_rate)
     return {
         name: SourceScores(
             {metric: frames[metric][index] for metric in FRAMEWISE},
-            sdr(true[index], said[index]),
-            si_sdr(true[index], said[index]),
+            sdr(truth[index], estimated[index]),
+            si_sdr(truth[index], estimated[index]),
             over[name],
         )
         for index, name in enumerate(references)
@@ -101,7 +103,7 @@ def score(
 def bss_eval(
     references: np.ndarray, estimates: np.ndarray, sample_rate: int
 ) -> dict[str, np.ndarray]:
-    """BSSEval v4 of museval in frames of one second.
+    """Compute museval's BSSEval v4 in frames of one second.
 
     Args:
         references, estimates: ``[sources, S, C]``.
@@ -112,11 +114,9 @@ def bss_eval(
     from museval.metrics import Framing, bss_eval
 
     silent = [not signal.sum(axis=1).any() for signal in (*references, *estimates)]
-    if any(silent):  # museval would raise
-        nothing = np.full(
-            (len(references), Framing(sample_rate, sample_rate, references.shape[1]).nwin), np.nan
-        )
-        return {metric: nothing for metric in FRAMEWISE}
+    if any(silent):  # museval raises on silent signals
+        nb_frames = Framing(sample_rate, sample_rate, references.shape[1]).nwin
+        return dict.fromkeys(FRAMEWISE, np.full((len(references), nb_frames), np.nan))
     values = bss_eval(
         references,
         estimates,
@@ -138,15 +138,16 @@ def _check(
         estimate = estimates[name]
         if reference.shape != mixture.shape:
             raise SeparationError(
-                f"{name} has {_told(reference)}, the mixture {_told(mixture)}: cut them alike"
+                f"{name} has {_shape(reference)}, the mixture {_shape(mixture)}: cut them to "
+                "equal length"
             )
         if estimate.shape != reference.shape:
             raise SeparationError(
-                f"the estimate of {name} has {_told(estimate)}, its reference {_told(reference)}"
+                f"the estimate of {name} has {_shape(estimate)}, its reference {_shape(reference)}"
             )
         if not np.isfinite(estimate).all():
             raise SeparationError(f"the estimate of {name} holds NaN or infinity")
 
 
-def _told(waveform: np.ndarray) -> str:
+def _shape(waveform: np.ndarray) -> str:
     return f"{waveform.shape[0]} samples in {waveform.shape[1]} channel(s)"

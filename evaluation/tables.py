@@ -1,82 +1,89 @@
-"""Numbers over tracks, and the tables that print them."""
+"""Statistics over tracks, and the tables of reports and terminal.
+
+A table is a DataFrame: strings are printed as they are, floats with three decimals.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import reduce
 from operator import add
 
 import numpy as np
+import pandas as pd
 
 from .over_mixture import OverMixture
 from .results import METRICS, Run, TrackScores
 from .scores import FRAMEWISE
 
-UNITS = {metric: "%" if metric == "over" else "dB" for metric in METRICS}
+OVERALL = "over, all bins"  # "over" of all tracks as one
+UNITS = {metric: "%" if metric.startswith("over") else "dB" for metric in (*METRICS, OVERALL)}
 MEANINGS = {
-    "track SDR": "SDR of the whole track, as the MDX challenge defines it",
+    "track SDR": "SDR of the whole track, as in the MDX challenge",
     "SI-SDR": "scale-invariant SDR of the whole track",
     "over": "share of time-frequency bins in which the estimate exceeds the mixture",
 }
 
 
-def values(scores: Sequence[TrackScores], source: str, metric: str) -> np.ndarray:
-    """One number per track, NaN where it is not defined."""
-    return np.array([track.metric(source, metric) for track in scores])
+def numbers(scores: Sequence[TrackScores]) -> pd.DataFrame:
+    """Metrics of a run: one row per track, one column per source and metric.
+
+    NaN where a metric is not defined.
+    """
+    columns = pd.MultiIndex.from_product([scores[0].sources, METRICS], names=["source", "metric"])
+    rows = [[track.metric(*column) for column in columns] for track in scores]
+    return pd.DataFrame(rows, [track.name for track in scores], columns)
 
 
-def median(numbers: np.ndarray) -> float:
-    """Median over the tracks that have the number; NaN if none has."""
-    numbers = numbers[~np.isnan(numbers)]
-    return float(np.median(numbers)) if len(numbers) else float("nan")
+def medians(scores: Sequence[TrackScores]) -> pd.Series:
+    """Medians over tracks by source and metric, and the share over the mixture of all bins."""
+    found = numbers(scores).median()
+    sources = found.index.unique("source")
+    for source in sources:
+        found[source, OVERALL] = 100 * total_over_mixture(scores, source).share
+    order = pd.MultiIndex.from_product([sources, UNITS], names=found.index.names)
+    return found.reindex(order)
 
 
 def total_over_mixture(scores: Sequence[TrackScores], source: str) -> OverMixture:
-    """Bins over the mixture of all tracks together."""
+    """Counts of the bins of all tracks."""
     return reduce(add, (track.sources[source].over_mixture for track in scores))
 
 
-def set_up(run: Run) -> str:
-    """Which set-up it is: numbers of two are not comparable with numbers of four."""
+def describe_sources(run: Run) -> str:
+    """Number and names of the sources; scores of two are not comparable with scores of four."""
     return f"{len(run.sources)} sources ({', '.join(run.sources)})"
 
 
-def familiar(run: Run, scores: Sequence[TrackScores]) -> str:
+def museval_summary(run: Run, scores: Sequence[TrackScores]) -> str:
     """Medians over frames, then over tracks, in the form that museval prints."""
-    lines = [f"{run.name}: {set_up(run)}, {len(scores)} track(s) of {run.information['subset']}"]
+    found = medians(scores)
+    lines = [
+        f"{run.name}: {describe_sources(run)}, {len(scores)} track(s) of {run.information.subset}"
+    ]
     for source in run.sources:
-        numbers = (f"{m}:{median(values(scores, source, m)):>8.3f}  " for m in FRAMEWISE)
-        lines.append(source.ljust(16) + "==> " + "".join(numbers).rstrip())
+        cells = (f"{metric}:{found[source, metric]:>8.3f}" for metric in FRAMEWISE)
+        lines.append(source.ljust(16) + "==> " + "  ".join(cells))
     return "\n".join(lines)
 
 
 def details(run: Run, scores: Sequence[TrackScores]) -> str:
-    """Median, mean and quartiles of every metric, and what has no score."""
-    rows = [
-        [source, metric, UNITS[metric], *spread(values(scores, source, metric))]
-        for source in run.sources
-        for metric in METRICS
-    ]
-    header = ["source", "metric", "", "median", "mean", "quartile 1", "quartile 3", "tracks"]
-    return "\n".join([columns([header, *rows]), *remarks(run, scores)])
-
-
-def spread(numbers: np.ndarray) -> list[str]:
-    """Median, mean, quartiles, and how many tracks have the number."""
-    numbers = numbers[~np.isnan(numbers)]
-    if not len(numbers):
-        return ["-"] * 4 + ["0"]
-    lower, upper = np.percentile(numbers, [25, 75])
-    told = (np.median(numbers), np.mean(numbers), lower, upper)
-    return [f"{number:.3f}" for number in told] + [str(len(numbers))]
+    """Median, mean and quartiles of every metric, with remarks."""
+    table = numbers(scores)
+    spread = {
+        "median": table.median(),
+        "mean": table.mean(),
+        "quartile 1": table.quantile(0.25),
+        "quartile 3": table.quantile(0.75),
+        "tracks": table.count(),
+    }
+    return "\n".join([as_text(with_units(pd.DataFrame(spread))), *remarks(run, scores)])
 
 
 def remarks(run: Run, scores: Sequence[TrackScores]) -> list[str]:
-    """Sentences on frames without scores and bins over the mixture."""
+    """Sentences about frames without scores and about bins over the mixture."""
     silent, frames = map(sum, zip(*(track.nb_frames for track in scores), strict=True))
-    sentences = [
-        f"{silent} of {frames} frames have no SDR, SIR, ISR, SAR: something in them is silent"
-    ]
+    sentences = [f"{silent} of {frames} frames have no SDR, SIR, ISR, SAR (silence)"]
     for source in run.sources:
         total = total_over_mixture(scores, source)
         excess = f", by {total.mean_excess:.1f} dB on average" if total.over.sum() else ""
@@ -86,20 +93,35 @@ def remarks(run: Run, scores: Sequence[TrackScores]) -> list[str]:
     return sentences
 
 
-def columns(rows: Sequence[Sequence[str]]) -> str:
-    """Rows in aligned columns; the first row is the header, the first two columns are words."""
-    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = [
-            cell.ljust(width) if index < 2 else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
+def with_units(table: pd.DataFrame) -> pd.DataFrame:
+    """Turn the index of source and metric into columns, with a third one of units."""
+    table = table.reset_index()
+    table.insert(2, "", table["metric"].map(UNITS))
+    return table
 
 
-def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """The same as a Markdown table."""
-    header, *body = [["" if cell is None else cell.replace("|", r"\|") for cell in r] for r in rows]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *body))
+def cells(table: pd.DataFrame) -> Iterator[list[str]]:
+    """Rows of a table as strings, without the header; NaN is a dash."""
+    for row in table.astype(object).itertuples(index=False, name=None):
+        yield [_cell(value) for value in row]
+
+
+def _cell(value: object) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return "-" if np.isnan(value) else f"{value:.3f}"
+
+
+def as_text(table: pd.DataFrame) -> str:
+    """Aligned columns for a terminal: the first two, which hold words, to the left."""
+    rows = [list(table.columns), *cells(table)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    form = "  ".join(f"{{:{'<' if i < 2 else '>'}{width}}}" for i, width in enumerate(widths))
+    return "\n".join(form.format(*row).rstrip() for row in rows)
+
+
+def as_markdown(table: pd.DataFrame) -> str:
+    """A Markdown table."""
+    rows = [list(table.columns), ["---"] * len(table.columns), *cells(table)]
+    escaped = ([cell.replace("|", r"\|") for cell in row] for row in rows)
+    return "\n".join(f"| {' | '.join(row)} |" for row in escaped)

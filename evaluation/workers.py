@@ -1,4 +1,4 @@
-"""Tasks in processes of their own: one that is killed costs its task, not the others."""
+"""Tasks in several processes; a process that is killed costs its own task only."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 from spleeter_2.errors import SeparationError
 
-# threads of linear algebra and of TensorFlow: the processes share the cores
+# variables that limit the threads of linear algebra and of TensorFlow
 THREADS = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -22,15 +22,15 @@ THREADS = (
     "TF_NUM_INTRAOP_THREADS",
     "TF_NUM_INTEROP_THREADS",
 )
-GRACE = 60.0  # a large state takes some seconds to write
+GRACE = 60.0  # seconds from SIGTERM to SIGKILL: writing a large checkpoint takes some
 
 
 class Failure(str):
-    """One sentence in the place of a task's result."""
+    """An error message in place of a task's result."""
 
 
 class _Worker:
-    """A process that answers one task at a time."""
+    """A process that runs one task at a time."""
 
     def __init__(self, function: Callable[[Any], Any], verbose: bool, threads: int) -> None:
         context = get_context("spawn")
@@ -44,23 +44,25 @@ class _Worker:
 
     def give(self, task: Any) -> None:
         self.task = task
-        with contextlib.suppress(OSError):  # it has just died: its answer will tell
+        with contextlib.suppress(
+            OSError
+        ):  # the process has just ended: ``answer`` returns a Failure
             self.connection.send(task)
 
     def answer(self) -> Any:
-        """The result, or a ``Failure`` if the process ended in place of it."""
+        """Wait for the result; a ``Failure`` if the process ended without one."""
         try:
             return self.connection.recv()
         except (EOFError, OSError):
             self.process.join()
-            return Failure(_epitaph(self.process.exitcode))
+            return Failure(_describe_end(self.process.exitcode))
 
     @property
     def is_alive(self) -> bool:
         return self.process.is_alive()
 
     def stop(self, deadline: float) -> None:
-        """Wait until ``time.monotonic()`` says so, then end what has not ended by itself."""
+        """Wait for the end until ``time.monotonic()`` reaches the deadline, then kill."""
         self.process.join(max(0, deadline - time.monotonic()))
         self.process.kill()
         self.process.join()
@@ -77,13 +79,13 @@ def run_tasks(
     """Run a function on each task, in ``jobs`` processes with ``threads`` threads each.
 
     Args:
-        function: importable by name; tasks and results can be pickled.
-        verbose: processes print the tracebacks of what they did not expect.
+        function: importable by name; tasks and results must be picklable.
+        verbose: print tracebacks of unexpected exceptions.
 
     Yields:
-        Task and result, as they come; a ``Failure`` in place of a result where the function raised
-        or its process was killed. Whoever stops asking ends the processes: by SIGTERM, and by
-        SIGKILL those that outlive it for ``GRACE`` seconds.
+        Task and result in order of completion; a ``Failure`` in place of the result if the
+        function raised or its process was killed. Closing the generator ends the processes by
+        SIGTERM, and by SIGKILL after ``GRACE`` seconds.
     """
     waiting = deque(tasks)
     workers: list[_Worker] = []
@@ -113,7 +115,7 @@ def run_tasks(
 
 
 def _serve(pipe: connection.Connection, function: Callable[[Any], Any], verbose: bool) -> None:
-    """Answer tasks until the other end closes."""
+    """Run tasks until the other end of the pipe is closed."""
     with contextlib.suppress(EOFError, OSError):
         while True:
             task = pipe.recv()
@@ -133,18 +135,18 @@ def _serve(pipe: connection.Connection, function: Callable[[Any], Any], verbose:
             pipe.send(result)
 
 
-def _epitaph(status: int | None) -> str:
+def _describe_end(status: int | None) -> str:
     if status is not None and status < 0:
         name = signal.Signals(-status).name
-        hint = ": perhaps there was too little memory, try fewer --jobs" if status == -9 else ""
+        hint = ": perhaps memory ran out, try fewer --jobs" if status == -9 else ""
         return f"its process was ended by {name}{hint}"
     return f"its process ended with status {status}"
 
 
 @contextlib.contextmanager
 def _interrupts_blocked() -> Iterator[None]:
-    """Processes that start here never see Ctrl-C: it is for the parent, which ends them."""
-    resource_tracker.ensure_running()  # it would unblock the signal when the first of them starts
+    """Block SIGINT in processes started within: the parent handles Ctrl-C and ends them."""
+    resource_tracker.ensure_running()  # started later, it would unblock the signal
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -154,6 +156,7 @@ def _interrupts_blocked() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _environment(values: dict[str, str]) -> Iterator[None]:
+    """Set environment variables for the processes started within."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:

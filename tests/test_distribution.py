@@ -30,6 +30,7 @@ def test_what_is_in_the_wheel(wheel):
         for suffix in ("", ".index", ".data-00000-of-00001"):
             assert f"spleeter_2/config/presets/weights/{model}/checkpoint{suffix}" in names
     assert "spleeter_2/config/presets/LICENSE-deezer.txt" in names
+    assert "evaluation/report.html.jinja" in names
     assert wheel.stat().st_size < 100e6
 
 

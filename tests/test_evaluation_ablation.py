@@ -17,7 +17,7 @@ from support.evaluation import excerpt, two, write_folder
 from evaluation.__main__ import entrypoint
 from evaluation.ablation_plan import configured, read_plan
 from evaluation.results import find_runs
-from evaluation.tables import median, values
+from evaluation.tables import numbers
 from spleeter_2.config.loading import load_configuration
 
 PLAN = {
@@ -81,7 +81,7 @@ def test_the_whole_way(run_ablation, tmp_path):
         assert outcome["steps"] == 6 and len(outcome["history"]) == 2
         assert outcome["val_loss"] == min(epoch["val_loss"] for epoch in outcome["history"])
         (scored,) = find_runs([out / "scores" / name])
-        found = median(values(scored.scores(), "vocals", "SIR"))
+        found = numbers(scored.scores())["vocals", "SIR"].median()
         assert outcome["scores"]["vocals"]["SIR"] == found
         trained = load_configuration(str(out / "runs" / name))
         assert trained.training.seed == int(seed)

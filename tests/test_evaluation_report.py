@@ -93,7 +93,7 @@ def test_the_page_in_a_browser(report, browser):
     for sentence in (
         "2 sources (vocals, accompaniment), 3 track(s) of test",
         "spleeter_2-mask against spleeter_2-grouped",
-        "not told apart",
+        "not significant",
         "spleeter_2-mask kept no estimates",
         "python -m evaluation report",
         "tensorflow 2.",

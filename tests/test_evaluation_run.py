@@ -105,7 +105,7 @@ def test_what_a_run_tells(finished, musdb18):
     folder, done = finished
     run = read_run(folder / "spleeter_2-grouped")
     assert run.sources == TWO and {name for _, name in run.tracks} == set(NAMES)
-    assert "numpy" in run.information["versions"] and run.information["hardware"]["cores"]
+    assert "numpy" in run.information.versions and run.information.hardware["cores"]
     assert "the mixture is not the sum of its stems" in done.stderr
     assert done.stderr.count("not the sum") == 1
     for percentage in re.findall(r"([\d.]+) % of all bins exceed the mixture", done.stdout):
@@ -119,7 +119,7 @@ def test_anchors_are_where_they_belong(finished):
     folder, _ = finished
     runs = {run.name: run.scores() for run in find_runs([folder])}
     level = {
-        name: tables.median(tables.values(scores, "vocals", "track SDR"))
+        name: tables.numbers(scores)["vocals", "track SDR"].median()
         for name, scores in runs.items()
     }
     assert level["mixture"] < level["spleeter_2-mask"] < level["irm"]

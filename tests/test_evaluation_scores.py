@@ -169,7 +169,7 @@ def test_tables_add_up_and_survive_json():
     mixture = tone(400, 0.1) + tone(5000, 0.01)
     first = measure(mixture, tone(400, 0.2), RATE)
     second = measure(mixture, tone(5000, 0.02), RATE)
-    total = first + OverMixture.of_json(second.as_json())
+    total = first + OverMixture.of_counts(second.counts())
     assert total.over.sum() == first.over.sum() + second.over.sum()
     assert 0 < total.share < 1
     assert first.share < total.share + second.share
