@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import os
 import resource
 import shutil
@@ -18,7 +19,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import pytest
 import soundfile
-from support.common import RATE
+from support.common import RATE, values_of
 
 import weight_converter.__main__
 from spleeter_2 import Separator
@@ -100,10 +101,43 @@ def program(monkeypatch, capfd):
     return run
 
 
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory) -> Path:
+    """A model of random weights with windows of 32 short frames, as a folder that ``-p`` takes."""
+    import tensorflow as tf
+
+    from spleeter_2.config.loading import load_configuration
+    from spleeter_2.models import build_model
+    from spleeter_2.models.checkpoint import write_checkpoint
+
+    folder = tmp_path_factory.mktemp("tiny")
+    data = {
+        "spleeter_2": 1,
+        "base": "spleeter_2:mask",
+        "name": "tiny",
+        "stft": {"frame_length": 1024, "frame_step": 512},
+        "segment": {"nb_frames": 32, "trim": 512},
+        "model": {"nb_bins": 256, "filters": [4, 8, 8]},
+        "weights": ".",
+    }
+    (folder / "config.json").write_text(json.dumps(data))
+    tf.keras.utils.set_random_seed(0)
+    write_checkpoint(values_of(build_model(load_configuration(str(folder)))), folder)
+    return folder
+
+
 @pytest.fixture
-def spleeter(program):
-    """Our command: ``spleeter(*arguments) -> (status, messages)``."""
-    return functools.partial(program, entrypoint)
+def spleeter(program, tiny):
+    """Our command: ``spleeter(*arguments) -> (status, messages)``.
+
+    It separates with ``tiny``, unless ``-p`` names another model.
+    """
+
+    def run(command: str, *arguments: object) -> tuple[int, str]:
+        model = ("-p", tiny) if command == "separate" and "-p" not in arguments else ()
+        return program(entrypoint, command, *model, *arguments)
+
+    return run
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ def test_upstreams_adapter_by_name_is_no_fault(spleeter, song, tmp_path):
 
 
 def test_separate_a_song(spleeter, song, tmp_path):
-    status, messages = spleeter("separate", "-o", tmp_path, song)
+    status, messages = spleeter("separate", "-p", "spleeter_2:grouped", "-o", tmp_path, song)
     assert status == 0, messages
     assert files_below(tmp_path) == [f"song/{name}" for name in STEMS]
     source, rate = soundfile.read(song)
@@ -256,7 +256,9 @@ def test_training_refuses_what_it_cannot_use(spleeter, tmp_path):
     ours = ["-p", "spleeter_2:grouped", "-o", tmp_path / "run"]
     assert "there are no songs in" in refused(*ours, "-d", tmp_path)
     assert "there is no folder" in refused(*ours, "-d", tmp_path / "nowhere")
-    assert "--adapter is for upstream's models" in refused(*ours, "-d", tmp_path, "-a", "some.Adapter")
+    assert "--adapter is for upstream's models" in refused(
+        *ours, "-d", tmp_path, "-a", "some.Adapter"
+    )
     (tmp_path / "songs.csv").write_text("a,b\n1,2\n")
     assert "lacks the column" in refused(*ours, "-d", tmp_path / "songs.csv")
     odd = tmp_path / "odd.json"

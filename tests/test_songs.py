@@ -30,7 +30,9 @@ def test_a_folder_is_searched_and_its_tree_kept(music, tmp_path):
 
 
 def test_patterns(music, tmp_path):
-    songs = plan_outputs([f"{music}/*.mp3", f"{music}/**/*.ogg"], tmp_path / "out", TEMPLATE, "wav", STEMS)
+    songs = plan_outputs(
+        [f"{music}/*.mp3", f"{music}/**/*.ogg"], tmp_path / "out", TEMPLATE, "wav", STEMS
+    )
     assert sources(songs, music) == ["a.mp3", "live/d/e.ogg"]
     with pytest.raises(SeparationError, match="no file matches"):
         plan_outputs([f"{music}/*.xyz"], tmp_path / "out", TEMPLATE, "wav", STEMS)
