@@ -115,8 +115,8 @@ def multiply_adds() -> int:
     ):
         transposed = "_decoder_" in layer.name
         places = np.prod((tf.nest.flatten(before)[0] if transposed else after).shape[:3])
-        # a band's kernel serves its own bins; the dilated one serves all phases
-        share = getattr(layer, "bands", 1) / getattr(layer, "phases", 1) ** 2
+        # a band's kernel is applied to its own bins, the polyphase kernel to all components
+        share = getattr(layer, "bands", 1) / getattr(layer, "n", 1) ** 2
         total += int(places * np.prod(layer.kernel.shape) / share)
     return total
 

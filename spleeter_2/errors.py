@@ -1,4 +1,4 @@
-"""The errors that a user is meant to read."""
+"""Errors for the user."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from contextlib import contextmanager
 
 
 class SeparationError(Exception):
-    """Something the user can put right; its text is one sentence that says what and how."""
+    """An error that the user can fix; its text is one sentence that says what is wrong."""
 
 
 class ModelError(SeparationError):
-    """The model cannot be loaded, so no song will do."""
+    """The model cannot be loaded, so no song can be separated."""
 
 
 @contextmanager
-def concerning_the_model() -> Iterator[None]:
-    """Whatever goes wrong within is the model's fault, not a song's."""
+def model_errors() -> Iterator[None]:
+    """Turn a SeparationError of the block into a ModelError."""
     try:
         yield
     except SeparationError as error:

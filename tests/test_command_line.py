@@ -120,7 +120,7 @@ def test_clipping_is_reported(spleeter, mixture, tmp_path):
     assert np.abs(mixture).max() > 2
     soundfile.write(tmp_path / "x.wav", mixture, RATE, subtype="FLOAT")
     status, messages = spleeter("separate", "-o", tmp_path / "out", tmp_path / "x.wav")
-    assert status == 0 and "beyond full scale were cut off" in messages
+    assert status == 0 and "beyond full scale were clipped" in messages
     status, messages = spleeter(
         "separate", "--bits", "32f", "-o", tmp_path / "out", tmp_path / "x.wav"
     )
@@ -146,7 +146,7 @@ def test_skip_existing(spleeter, song, tmp_path):
     stem = tmp_path / "out/song/vocals.wav"
     stem.write_bytes(b"mine")
     status, messages = spleeter("separate", "--skip-existing", "-o", tmp_path / "out", song, other)
-    assert status == 0 and "1 song(s) left out" in messages
+    assert status == 0 and "1 song(s) skipped" in messages
     assert stem.read_bytes() == b"mine" and (tmp_path / "out/other/vocals.wav").exists()
 
 
@@ -175,13 +175,13 @@ REFUSED = [
     (["-p", "broken.json", "SONG"], "cannot read the configuration"),
     (["-p", "spleeter:9stems", "SONG"], "known models: spleeter:2stems"),
     (["-p", "half.json", "SONG"], "damaged or incomplete"),
-    (["--stems", "drums", "SONG"], "does not know drums"),
-    (["--stems", "", "SONG"], "does not know"),
-    (["-f", "{x}", "SONG"], "the filename format knows"),
+    (["--stems", "drums", "SONG"], "accompaniment; not drums"),
+    (["--stems", "", "SONG"], "accompaniment; not "),
+    (["-f", "{x}", "SONG"], "the filename format has the fields"),
     (["-f", "../{instrument}", "SONG"], "no file inside"),
     (["-o", "broken.json", "SONG"], "Not a directory"),
     (["-o", "-", "SONG"], "name it with --stems"),
-    (["-a", "my.Adapter", "SONG"], "--adapter serves upstream's models"),
+    (["-a", "my.Adapter", "SONG"], "--adapter is for upstream's models"),
     (["--overlap", "0.8", "SONG"], "between 0 and 0.5"),
     (["--overlap", "nan", "SONG"], "between 0 and 0.5"),
     (["--device", "gpu:3", "SONG"], "there is no gpu:3"),
@@ -256,7 +256,7 @@ def test_training_refuses_what_it_cannot_use(spleeter, tmp_path):
     ours = ["-p", "spleeter_2:grouped", "-o", tmp_path / "run"]
     assert "there are no songs in" in refused(*ours, "-d", tmp_path)
     assert "there is no folder" in refused(*ours, "-d", tmp_path / "nowhere")
-    assert "--adapter serves upstream" in refused(*ours, "-d", tmp_path, "-a", "some.Adapter")
+    assert "--adapter is for upstream's models" in refused(*ours, "-d", tmp_path, "-a", "some.Adapter")
     (tmp_path / "songs.csv").write_text("a,b\n1,2\n")
     assert "lacks the column" in refused(*ours, "-d", tmp_path / "songs.csv")
     odd = tmp_path / "odd.json"

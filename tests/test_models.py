@@ -13,8 +13,8 @@ from spleeter_2.models import build_model, targets_needed
 from spleeter_2.models import checkpoint as weights
 from spleeter_2.models.frequency import BandConv1D
 from spleeter_2.models.inference import inference_function, without_neutral_parts
-from spleeter_2.models.layers import BatchNormalization, from_phases, to_phases
-from spleeter_2.models.polyphase import DilatedConv2D, UpConv2DToPhases
+from spleeter_2.models.layers import BatchNormalization, from_polyphase, to_polyphase
+from spleeter_2.models.polyphase import DilatedConv2D, UpConv2DToPolyphase
 from spleeter_2.models.unet import LevelledMagnitude
 
 
@@ -196,20 +196,20 @@ def test_above_its_band_a_model_is_silent():
 
 
 @pytest.mark.parametrize("n", [2, 4])
-def test_phases_are_tensorflows(n):
+def test_polyphase_is_space_to_depth(n):
     inputs = tf.random.stateless_normal((2, 8, 12, 3), (1, 2))
-    phases = to_phases(inputs, n)
-    assert (phases.numpy() == tf.nn.space_to_depth(inputs, n).numpy()).all()
-    assert (from_phases(phases, n).numpy() == inputs.numpy()).all()
+    blocks = to_polyphase(inputs, n)
+    assert (blocks.numpy() == tf.nn.space_to_depth(inputs, n).numpy()).all()
+    assert (from_polyphase(blocks, n).numpy() == inputs.numpy()).all()
 
 
 @pytest.mark.parametrize("shape", [(2, 4, 6, 3), (1, 8, 16, 8)])
-@pytest.mark.parametrize("phases", [2, 4])
-def test_phases_are_the_last_two_layers_of_spleeter(shape, phases):
+@pytest.mark.parametrize("n", [2, 4])
+def test_polyphase_layers_are_the_last_two_of_spleeter(shape, n):
     """Whose inputs are joined, and whose result is in its places."""
     inputs = tf.random.stateless_normal(shape, (1, 2))
     parts = tf.split(inputs, [1, shape[-1] - 1], axis=-1)
-    up, dilated = UpConv2DToPhases(), DilatedConv2D(2, phases)
+    up, dilated = UpConv2DToPolyphase(), DilatedConv2D(2, n)
     plain_up = tf.keras.layers.Conv2DTranspose(1, 5, strides=2, padding="same")
     plain_dilated = tf.keras.layers.Conv2D(2, 4, dilation_rate=2, padding="same")
     dilated(tf.tanh(up(parts))), plain_dilated(plain_up(inputs))
@@ -228,7 +228,7 @@ def test_phases_are_the_last_two_layers_of_spleeter(shape, phases):
 
     def ours():
         parts = tf.split(inputs, [1, shape[-1] - 1], axis=-1)
-        return tf.nn.depth_to_space(dilated(tf.tanh(up(parts))), phases)
+        return tf.nn.depth_to_space(dilated(tf.tanh(up(parts))), n)
 
     found = gradients(ours, (up, dilated))
     # a dilated convolution has no gradient on a CPU: its kernel with the holes has
@@ -294,11 +294,3 @@ def test_a_model_at_rest_computes_the_same():
 def test_residual_is_what_is_left():
     estimates = {"vocals": np.array([1.0, 2.0]), "drums": np.array([0.5, 0.0])}
     assert residual(np.array([2.0, 2.0]), estimates).tolist() == [0.5, 0.0]
-
-
-def test_layers_survive_their_configuration():
-    """Keras can rebuild every layer of ours from what it says of itself."""
-    model = build_model(unet(head=Head("regression"), frequency=(GROUPED,)))
-    for layer in model.layers:
-        clone = type(layer).from_config(layer.get_config())
-        assert clone.get_config() == layer.get_config()

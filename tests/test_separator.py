@@ -135,8 +135,8 @@ def test_bad_waveforms(grouped, waveform, words):
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        ({"stems": ["drums"]}, "does not know drums"),
-        ({"stems": []}, "an empty list"),
+        ({"stems": ["drums"]}, "accompaniment; not drums"),
+        ({"stems": []}, "not an empty list"),
         ({"overlap": 0.7}, "between 0 and 0.5"),
         ({"descriptor": "spleeter_2:nothing"}, "known models"),
     ],

@@ -595,6 +595,7 @@ REFUSED = {
     "line break in a name": (zipped(Ops(b"\x8c\x02a\n\x8c\x02b\r\x93)R")), "a\\n.b\\r"),
     "bad tensor": (zipped({"w": call("torch._utils._rebuild_tensor_v2", 1)}), "arguments of"),
     "bad dict": (zipped({"w": call("collections.OrderedDict", [1])}), "arguments of"),
+    "bad order": (zipped(build(call("numpy.dtype", "f8"), {"a": 1})), "arguments of numpy.dtype"),
     "unhashable": (zipped({"w": call("collections.OrderedDict", [[[], 1]])}), "used as a key"),
 }
 
@@ -758,12 +759,11 @@ def view(rng):
         left -= max(shape[-1] - 1, 0) * stride
     dtype = getattr(torch, rng.choice(sys.argv[2].split()))
     pool = (torch.randint(-100, 100, (numel,)).double() / 8).to(dtype)
-    views = rng.randint(1, 2)
-    return {f"{i}": torch.as_strided(pool, shape, strides, offset) for i in range(views)}
+    return torch.as_strided(pool, shape, strides, offset), torch.as_strided(pool, (1,), (1,), 0)
 
 for number in range(60):
     rng = random.Random(number)
-    state = {f"{i}.{k}": v for i in range(6) for k, v in view(rng).items()}
+    state = {f"{i}.{k}": v for i in range(6) for k, v in enumerate(view(rng))}
     torch.save({"state_dict": state, "epoch": number, "hyper_parameters": {"x": [number / 7]}},
         f"{sys.argv[1]}/{number}.ckpt", pickle_protocol=rng.randint(2, 5),
         _use_new_zipfile_serialization=number % 2 == 0)

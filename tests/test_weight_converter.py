@@ -106,9 +106,8 @@ def test_a_bare_state_dict_needs_to_be_told(convert, tmp_path):
     bare = golden("v_bare_state_dict.pt")
     status, said = convert(bare, "-o", tmp_path / "out")
     assert status == 1 and said.count("\n") == 1
-    assert (
-        "lacks the hyper-parameters n_fft, hop_length" in said and not (tmp_path / "out").exists()
-    )
+    assert "lacks the hyper-parameters n_fft, hop_length" in said
+    assert not (tmp_path / "out").exists()
     from weight_converter.torch_checkpoint import read_checkpoint
 
     told = tmp_path / "hyper_parameters.json"
@@ -176,16 +175,16 @@ def test_other_refusals(convert, source, tmp_path):
     table = refused(source, "--hyper-parameters", wider)
     assert "tensors do not fit" in table and "first_conv.0.weight  " in table
     wider.unlink()
-    assert "name the folder to write with -o" in refused(shutil.copy(source, tmp_path / "plain"))
-    assert "--model has no meaning" in refused(source, "--model", "spleeter_2:mask")
+    assert "name the output folder with -o" in refused(shutil.copy(source, tmp_path / "plain"))
+    assert "--model has no effect" in refused(source, "--model", "spleeter_2:mask")
     assert "cannot read the expected" in refused(source, "--expected", tmp_path / "none.npz")
     assert "cannot read the expected" in refused(source, "--expected", __file__)
-    assert "nothing to compare with" in refused(source, "--expected", source)
+    assert "no expected outputs" in refused(source, "--expected", source)
     np.save(tmp_path / "in" / "one.npy", np.zeros(3))
     assert "cannot read the expected" in refused(source, "--expected", tmp_path / "in" / "one.npy")
     (tmp_path / "in" / "one.npy").unlink()
     np.savez(tmp_path / "other.npz", x=np.zeros(3))
-    assert "nothing to compare with" in refused(source, "--expected", tmp_path / "other.npz")
+    assert "no expected outputs" in refused(source, "--expected", tmp_path / "other.npz")
     assert "of another network" in refused(source, "--expected", golden("film_tdf_b.npz"))
     assert "cannot write" in refused(source, "-o", source / "below")
     assert convert(source, "--no-such-option")[0] == 2
@@ -198,9 +197,9 @@ def test_the_source_is_kept(convert, source, tmp_path):
     (tmp_path / "out").mkdir()
     inside = shutil.copy(source, tmp_path / "out" / "checkpoint")
     status, said = convert(inside, "-o", tmp_path / "out", "--force")
-    assert status == 1 and "holds what is to be converted" in said
+    assert status == 1 and "holds the checkpoint to convert" in said
     status, said = convert(inside, "-o", tmp_path / "new", "--report", inside)
-    assert status == 1 and "would replace what is to be converted" in said
+    assert status == 1 and "would replace the checkpoint to convert" in said
     assert inside.read_bytes() == source.read_bytes() and not (tmp_path / "new").exists()
 
 

@@ -262,7 +262,7 @@ def test_missing_hyper_parameters_are_named(name, missing):
         ("gpocm_lasaft_a", {"internal_channels": 10**30}, "wrong shape"),
         ("gpocm_lasaft_a", {"num_frame": 10**6}, "num_frame must be a number between 1 and 99999"),
         ("gpocm_lasaft_a", {"num_frame": np.arange(3)}, "lacks the hyper-parameters num_frame"),
-        ("film_tdf_b", {"film_type": "simple"}, "film_type must be complex"),
+        ("film_tdf_b", {"film_type": "simple"}, 'film_type must be "complex"'),
         ("gpocm_lightsaft_b", {"bn_factor": None}, "bottleneck"),
     ],
 )

@@ -96,7 +96,7 @@ def test_what_is_refused(deezer_2stems, tmp_path, convert):
     data = cut / "model.data-00000-of-00001"
     data.write_bytes(data.read_bytes()[:1000])
     assert "damaged or incomplete" in refused(cut)
-    assert "--expected has no meaning" in refused(deezer_2stems, "--expected", "x.npz")
+    assert "--expected has no effect" in refused(deezer_2stems, "--expected", "x.npz")
     path = tmp_path / "drums.json"
     path.write_text('{"spleeter_2": 1, "base": "spleeter_2:mask", "targets": ["drums"]}')
     assert "no network for drums" in refused(deezer_2stems, "--model", path)

@@ -1,7 +1,7 @@
-"""``python -m weight_converter``: weights of other projects -> a folder that ``-p`` accepts.
+"""``python -m weight_converter``: convert weights of other projects to a folder for ``-p``.
 
-Exit status: 0 done; 1 refused, or the results differ from the expected ones (one sentence says
-what), nothing is written then; 2 wrong usage; 130 or 143 interrupted.
+Exit status: 0 success; 1 error, or a difference to the expected outputs, nothing is written; 2
+wrong usage; 130 or 143 interrupted.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ application = typer.Typer(add_completion=False)
 
 
 class Project(str, Enum):
-    """Where checkpoints come from."""
+    """Projects whose checkpoints can be converted."""
 
     lasaft = "lasaft"
     spleeter = "spleeter"
@@ -39,41 +39,41 @@ class Project(str, Enum):
 @application.command(no_args_is_help=True)
 def convert(
     source: Path = typer.Argument(
-        ..., help="LaSAFT's checkpoint file, or the folder of a Spleeter 2stems model."
+        ..., help="Checkpoint file of LaSAFT, or folder of a Spleeter 2stems model."
     ),
     project: Project = typer.Option(
-        Project.lasaft, "--from", show_default=False, help="Its project. [default: lasaft]"
+        Project.lasaft, "--from", show_default=False, help="Source project. [default: lasaft]"
     ),
     output: Optional[Path] = typer.Option(
         None, "--output", "-o", help="Folder to write. [default: the source without its suffix]"
     ),
     dry_run: bool = typer.Option(
-        False, "--dry-run", show_default=False, help="Do and check everything, but keep nothing."
+        False, "--dry-run", show_default=False, help="Convert and check, but write nothing."
     ),
     report: Optional[Path] = typer.Option(
-        None, "--report", help="JSON file for the table, the checks and their results."
+        None, "--report", help="JSON file to write: every tensor and the results of the checks."
     ),
     hyper_parameters: Optional[Path] = typer.Option(
         None,
         "--hyper-parameters",
-        help="JSON file with what LaSAFT's checkpoint does not say, as a bare state dict.",
+        help="JSON file with LaSAFT's hyper-parameters. Needed for a bare state dict.",
     ),
     expected: Optional[Path] = typer.Option(
         None,
         "--expected",
-        help="NumPy file (npz) with inputs and PyTorch's outputs to compare with.",
+        help="NumPy file (npz) with inputs and PyTorch's outputs, to be compared.",
     ),
     model: Optional[str] = typer.Option(
         None, "--model", help="Architecture for Spleeter's weights. [default: spleeter_2:mask]"
     ),
     seed: Optional[int] = typer.Option(
-        None, "--seed", help="Of the parts that Spleeter does not have. [default: 0]"
+        None, "--seed", help="Random seed for layers that Spleeter lacks. [default: 0]"
     ),
     half: bool = typer.Option(
-        False, "--half", show_default=False, help="Store kernels as float16, half the size."
+        False, "--half", show_default=False, help="Store kernels as float16: half the size."
     ),
     force: bool = typer.Option(
-        False, "--force", show_default=False, help="Replace a model that is in the folder."
+        False, "--force", show_default=False, help="Replace a converted model in the folder."
     ),
     verbose: bool = typer.Option(False, "--verbose", show_default=False, help="Show tracebacks."),
 ) -> None:
@@ -96,15 +96,15 @@ def convert(
             write_model(folder, conversion)
             checks.update(_checks(folder, conversion, expected))
             _judge(checks, expected)
-        typer.echo("nothing is kept: dry run" if dry_run else f"wrote {output}")
-    finally:  # it may lie in the output, and tells of other numbers than PyTorch's as well
+        typer.echo("dry run: nothing is written" if dry_run else f"wrote {output}")
+    finally:  # after the output folder exists, and also if PyTorch's outputs differ
         if report is not None and checks:
             write_json(report, {**_as_json(conversion), **checks})
 
 
 def _default_output(source: Path) -> Path:
     if not source.suffix:
-        raise SeparationError(f"name the folder to write with -o: {source} has no suffix to drop")
+        raise SeparationError(f"name the output folder with -o: {source} has no suffix to drop")
     return source.with_suffix("")
 
 
@@ -129,14 +129,12 @@ def _planned(
 def _refuse(project: Project, options: dict[str, object]) -> None:
     for name, value in options.items():
         if value is not None:
-            raise SeparationError(
-                f"{name} has no meaning with --from {project.value}: leave it out"
-            )
+            raise SeparationError(f"{name} has no effect with --from {project.value}: omit it")
 
 
 @contextlib.contextmanager
 def _kept(output: Path, dry_run: bool) -> Iterator[Path]:
-    """The folder to write into: the output, or one that vanishes."""
+    """Yield the folder to write: the output, or a temporary one for a dry run."""
     if not dry_run:
         with atomic_folder(output) as folder:
             yield folder
@@ -146,7 +144,7 @@ def _kept(output: Path, dry_run: bool) -> Iterator[Path]:
 
 
 def _described(conversion: Conversion) -> str:
-    """Table, totals, family and options."""
+    """Return the table of tensors, totals, family and options as text."""
     configuration = conversion.configuration
     keys = ("sample_rate", "nb_channels", "targets", "residual", "stft", "segment", "model")
     ignored = len(conversion.ignored)
@@ -155,7 +153,7 @@ def _described(conversion: Conversion) -> str:
             conversion.table(),
             "",
             f"{len(conversion.rows)} tensors, {conversion.nb_parameters:,} numbers; "
-            f"{ignored} others are left out, such as {conversion.ignored[0]}"
+            f"{ignored} others are ignored, such as {conversion.ignored[0]}"
             if ignored
             else f"{len(conversion.rows)} tensors, {conversion.nb_parameters:,} numbers",
             f"network: {conversion.family}",
@@ -166,13 +164,13 @@ def _described(conversion: Conversion) -> str:
 
 
 def _checks(folder: Path, conversion: Conversion, expected: Path | None) -> dict[str, object]:
-    """What is checked of a written folder, and how it came out."""
+    """Check a written folder; return the results for the report."""
     from . import verify
 
     arrays = verify.read_expected(expected) if expected is not None else None
     peak = verify.check_folder(folder, conversion.values)
     typer.echo(
-        f"read back: {len(conversion.values)} arrays equal; noise gives finite estimates, "
+        f"checked: {len(conversion.values)} arrays equal; estimates of noise are finite, "
         f"peak {peak:.3g}"
     )
     found = verify.differences(folder, arrays) if arrays is not None else []
@@ -188,7 +186,7 @@ def _judge(checks: dict[str, object], expected: Path | None) -> None:
     from .verify import TOLERANCE
 
     for difference in checks["differences"]:
-        if not difference["relative"] <= TOLERANCE:  # NaN is no agreement either
+        if not difference["relative"] <= TOLERANCE:  # true for NaN
             raise SeparationError(
                 f"{difference['output']} differs from that in {expected} by "
                 f"{difference['relative']:.2e} of its maximum, more than {TOLERANCE:g}: nothing "
@@ -212,7 +210,7 @@ def _as_json(conversion: Conversion) -> dict[str, object]:
 
 
 def entrypoint() -> None:
-    """Run the program; end it with a status that tells how it went."""
+    """Run the program and exit with its status."""
     run(application, "weight_converter")
 
 

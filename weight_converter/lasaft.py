@@ -1,11 +1,10 @@
-"""LaSAFT's PyTorch networks (all seven families) -> our conditioned U-Net. Pure NumPy.
+"""Conversion of LaSAFT's PyTorch networks (all seven families) to the conditioned U-Net.
 
-The tables below say where every tensor of the reference goes and how its axes are laid out, by a
-rule (``conversion`` explains it). From the same rule and the sizes in the table's last column
-follow the shape that the source must have and the shape that the variable has.
+The tables list, for every tensor of the reference, its variable, the rule for its axes (see
+``mapping``) and the sizes of these axes. Rule and sizes give the shapes of tensor and variable.
 
-The sizes come from the checkpoint's hyper-parameters; what those do not say is read off the
-tensors' shapes. Which of the seven families it is, only the names of the tensors say.
+The sizes come from the checkpoint's hyper-parameters, the family from them and from the names of
+the tensors.
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ from .mapping import Conversion, Row, as_table, axis_sizes, shown, source_shape
 from .torch_checkpoint import Placeholder, read_checkpoint
 
 INSTRUMENTS = ("vocals", "drums", "bass", "other")  # the reference's conditions 0 to 3
-SAMPLE_RATE = 44100  # in Hz, MUSDB18's
-MARGIN = 5000  # samples of context that the reference wants beside a window, at least
+SAMPLE_RATE = 44100  # Hz, of MUSDB18
+MARGIN = 5000  # smallest context on either side of a window in the reference, samples
 
 # kind of module: its tensors, our variables, rules
 CONV = (("weight", "kernel", "o i t f -> t f i o"), ("bias", "bias", "o -> o"))
@@ -51,13 +50,13 @@ ONCE = (
     ("last_conv.0", "last_conv", CONV, "t=1 f=2 i=c o=p"),
     ("embedding", "embedding", EMBEDDING, "i=conditions o=e"),
 )
-LEVEL = (  # i counts from 0, n from 1; t_down and t_up are frames that become one and back
+LEVEL = (  # i counts from 0, n from 1; t_down and t_up are strides in time
     ("downsamplings.{i}.0", "downsampling_{n}", CONV, "t=t_down f=2 i=c o=c"),
     ("downsamplings.{i}.1", "downsampling_{n}/norm", NORM, "c=c"),
     ("upsamplings.{i}.0", "upsampling_{n}", UPCONV, "t=t_up f=2 i=c o=c"),
     ("upsamplings.{i}.1", "upsampling_{n}/norm", NORM, "c=c"),
 )
-CONVOLUTION = (  # of every block; {tfc} is "tfc." or nothing; seen are the channels before it
+CONVOLUTION = (  # of every block; {tfc} is "tfc." or empty; seen: input channels
     ("{block}.{tfc}H.{i}.0", "{place}_conv_{n}", CONV, "t=k f=k i=seen o=c"),
     ("{block}.{tfc}H.{i}.1", "{place}_conv_{n}/norm", NORM, "c=c"),
 )
@@ -65,7 +64,7 @@ ATTENTION = (
     ("{block}.linear_query", "{place}_frequency_attention", LINEAR, "i=e o=dk"),
     ("{block}", "{place}_frequency_attention", KEYS, "i=dk k=tdfs"),
 )
-FREQUENCY = {  # of every block; bins of the block, u units of its bottleneck
+FREQUENCY = {  # of every block; bins: of the block, u: bottleneck units
     None: (),
     "fc": (
         ("{block}.tdf.tdf.0", "{place}_frequency_linear_1", LINEAR, "i=bins o=u"),
@@ -100,7 +99,7 @@ WITHOUT_BOTTLENECK = {  # bn_factor null
     ),
 }
 _CONTROL = "condition_generator.dense_control_block.linear"
-CONTROL = (  # of every dense layer; linear and norm count PyTorch's modules in between
+CONTROL = (  # of every dense layer; linear and norm are PyTorch's module numbers
     (_CONTROL + ".{linear}", "control_{n}", LINEAR, "i=narrow o=wide"),
     (_CONTROL + ".{norm}", "control_{n}_norm", NORM, "c=wide"),
 )
@@ -109,18 +108,26 @@ STEERING = (  # {name} is gamma or beta
     ("condition_generator.linear_{name}.2", "{name}_norm", STATISTICS, "c=size"),
 )
 FREQUENCY_MODULES = {"lasaft": ".tdfs.", "lightsaft": ".LaSAFT_bn_layer.", "fc": ".tdf."}
-NUMBERS = (  # hyper-parameters and what they stay below, so that absurd ones are soon refused
+NUMBERS = (  # hyper-parameters and their exclusive upper bounds
     (("n_blocks", "n_internal_layers", "control_n_layer", "input_channels"), 100),
     (("n_fft", "hop_length", "num_frame"), 10**5),
 )
+ACCEPTED = {  # a missing one has the first value
+    "control_vector_type": ("embedding",),
+    "control_type": ("dense",),
+    "control_input_dim": (len(INSTRUMENTS),),
+    "film_type": ("complex",),
+    "pocm_type": ("matmul", "naive"),
+    "pocm_norm": (None, "batch_norm"),
+}
 NEEDED = (
     *("n_fft", "hop_length", "num_frame", "spec_type", "spec_est_mode", "n_blocks"),
     *("input_channels", "internal_channels", "first_conv_activation", "last_activation"),
     *("n_internal_layers", "kernel_size_t", "kernel_size_f", "t_down_layers", "condition_to"),
     *("embedding_dim", "control_n_layer"),
 )
-HANN = "stft.stft.window"  # the STFT's window, which is part of the state
-PREFIXES = re.compile(r"^((module|spec2spec)\.)+")  # wrappers of the network, one in another
+HANN = "stft.stft.window"  # window of the STFT, a part of the state dict
+PREFIXES = re.compile(r"^((module|spec2spec)\.)+")  # of modules that wrap the network
 IGNORED = re.compile(r"(^|\.)num_batches_tracked$")  # counters of training steps
 
 
@@ -132,7 +139,7 @@ def read_lasaft(path: Path, hyper_parameters: Path | None = None) -> Conversion:
         hyper_parameters: JSON file whose entries supplement and replace the checkpoint's own.
 
     Raises:
-        SeparationError: a file that cannot be read, and what ``plan`` refuses.
+        SeparationError: a file cannot be read, or ``plan`` refuses the network.
     """
     given = {} if hyper_parameters is None else _json_object(hyper_parameters)
     checkpoint = read_checkpoint(path)
@@ -156,7 +163,7 @@ def _json_object(path: Path) -> dict[str, Any]:
 
 
 def _own_hyper_parameters(metadata: Mapping[Any, Any]) -> dict[str, Any]:
-    """Those that PyTorch Lightning has put beside the weights, whatever object held them."""
+    """Return the hyper-parameters that PyTorch Lightning stores beside the weights."""
     keys = ("hyper_parameters", "hparams", "module_arguments")  # the newest first
     found = next((metadata[key] for key in keys if key in metadata), None)
     if isinstance(found, Placeholder):
@@ -167,15 +174,15 @@ def _own_hyper_parameters(metadata: Mapping[Any, Any]) -> dict[str, Any]:
 def plan(
     arrays: Mapping[str, np.ndarray], hyper_parameters: Mapping[str, Any] | None = None
 ) -> Conversion:
-    """Find every tensor's place.
+    """Map every tensor to its variable.
 
     Args:
         arrays: the state dict; its names may begin with ``module.`` and ``spec2spec.``.
-        hyper_parameters: the reference's; what is missing is read off the shapes.
+        hyper_parameters: of the reference's network.
 
     Raises:
-        SeparationError: no such network; an option that the reference itself cannot run or that
-            is missing; tensors that are missing, left over or of a wrong shape, in a table.
+        SeparationError: another network; a missing hyper-parameter, or one that the reference
+            cannot run; a table of tensors that are missing, unexpected or of a wrong shape.
     """
     names = _stripped(arrays)
     state = {name: arrays[source] for name, source in names.items()}
@@ -187,7 +194,7 @@ def plan(
     if HANN in state:
         expected.append((HANN, WINDOW, "n -> n", (configuration.stft.frame_length,)))
     else:
-        notes.append("the checkpoint has no window of its own: the Hann window is used")
+        notes.append("the checkpoint holds no STFT window: the Hann window is used")
     left_over = state.keys() - {name for name, *_ in expected}
     ignored = {name for name in left_over if IGNORED.search(name)}
     rows, faults = _placed(state, names, expected)
@@ -210,7 +217,7 @@ def _placed(
     names: Mapping[str, str],
     expected: list[tuple[str, str, str, tuple[int, ...]]],
 ) -> tuple[list[Row], list[Row]]:
-    """Rows of the tensors that fit, and of the faults: what is wrong stands for the rule."""
+    """Return the rows of tensors that fit, and of those that do not, with the fault as rule."""
     rows, faults = [], []
     for name, variable, rule, shape in expected:
         wanted = source_shape(rule, shape)
@@ -241,11 +248,11 @@ def _stripped(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
     for source in arrays:
         name = PREFIXES.sub("", source)
         if name in names:
-            raise SeparationError(f"the checkpoint holds {names[name]} and {source}, one twice")
+            raise SeparationError(f"the checkpoint holds {names[name]} twice, also as {source}")
         names[name] = source
     if "first_conv.0.weight" not in names:
         raise SeparationError(
-            "the checkpoint holds no network that we know: it lacks first_conv.0.weight"
+            "the checkpoint holds no LaSAFT network: it lacks first_conv.0.weight"
         )
     return names
 
@@ -253,7 +260,7 @@ def _stripped(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
 def _expected(
     configuration: Configuration,
 ) -> Iterator[tuple[str, str, str, tuple[int, ...]]]:
-    """All tensors of a network: name, variable, rule and the variable's shape."""
+    """Yield every tensor of a network: name, variable, rule, shape of the variable."""
     model = configuration.model
     for section, names, sizes in _sections(configuration):
         for module, layer, kind, axes in section:
@@ -276,7 +283,7 @@ def _expected(
 def _sections(
     configuration: Configuration,
 ) -> Iterator[tuple[tuple, dict[str, Any], dict[str, int]]]:
-    """The tables, each as often as it occurs, with what its names and sizes stand for."""
+    """Yield every table once per occurrence, with the values of its names and sizes."""
     model = configuration.model
     planes = configuration.nb_channels * (2 if model.spectrogram == "complex" else 1)
     sizes = {
@@ -317,7 +324,7 @@ def _block(
 def _control(
     model: CUNet, sizes: dict[str, int]
 ) -> Iterator[tuple[tuple, dict[str, Any], dict[str, int]]]:
-    """The dense layers 0 | 2, 5 | 6, 9 | ... of linear maps and BatchNorms, gamma and beta."""
+    """Yield the dense layers (PyTorch's modules 0 | 2, 5 | 6, 9 | ...), then gamma and beta."""
     options = model.conditioning
     for n in range(1, options.control_layers):
         linear = 0 if n == 1 else 4 * n - 6
@@ -341,7 +348,7 @@ def _options(state: Mapping[str, np.ndarray], given: dict[str, Any]) -> tuple[st
     kinds = FREQUENCY_MODULES.items()
     frequency = next((kind for kind, mark in kinds if any(mark in name for name in state)), None)
     film = "film_type" in given
-    activations = ("tfc_tdf_activation", "tfc_activation")  # by family; either will do
+    activations = ("tfc_tdf_activation", "tfc_activation")  # the name depends on the family
     activation = next((name for name in activations if name in given), activations[not frequency])
     needed = [*NEEDED, activation]
     needed += ["gamma_activation", "beta_activation"] if film else ["pocm_type", "pocm_norm"]
@@ -363,27 +370,13 @@ def _require(condition: bool, sentence: str) -> None:
 
 
 def _check(options: Mapping[str, Any]) -> None:
-    """Refuse what the reference itself cannot run, and what we do not know."""
-    _require(
-        options.get("control_vector_type", "embedding") == "embedding",
-        "control_vector_type must be embedding: the reference's one_hot_mode does not run",
-    )
-    _require(
-        options.get("control_type", "dense") == "dense",
-        f"control_type must be dense, not {options.get('control_type')}",
-    )
-    _require(
-        options.get("film_type", "complex") == "complex",
-        f"film_type must be complex: {options.get('film_type')} does not run in the reference",
-    )
-    _require(
-        options.get("pocm_type", "matmul") in ("matmul", "naive"),
-        f"pocm_type must be matmul or naive, not {options.get('pocm_type')}",
-    )
-    _require(
-        options.get("pocm_norm") in (None, "batch_norm"),
-        f"pocm_norm must be null or batch_norm, not {options.get('pocm_norm')}",
-    )
+    """Refuse hyper-parameters that the reference cannot run or that are unknown."""
+    for name, accepted in ACCEPTED.items():
+        _require(
+            options.get(name, accepted[0]) in accepted,
+            f"{name} must be {' or '.join(map(json.dumps, accepted))}, not {options.get(name)!r}: "
+            "the reference runs no other",
+        )
     for names, limit in NUMBERS:
         for name in names:
             value = options[name]
@@ -400,15 +393,10 @@ def _check(options: Mapping[str, Any]) -> None:
         options["hop_length"] < MARGIN,
         f"hop_length must be below {MARGIN} samples, not {options['hop_length']}",
     )
-    _require(
-        options.get("control_input_dim", 4) == len(INSTRUMENTS),
-        f"control_input_dim must be 4 ({', '.join(INSTRUMENTS)}), "
-        f"not {options.get('control_input_dim')}",
-    )
 
 
 def _time_levels(value: Any, levels: int) -> list[int] | None:
-    """The reference's ``t_down_layers``: null, or a list in a string."""
+    """Parse the reference's ``t_down_layers``: null, or a list in a string."""
     if value is None:
         return None
     fault = f"t_down_layers must be null or a string such as '[0,2]', not {value!r}"
@@ -422,7 +410,7 @@ def _time_levels(value: Any, levels: int) -> list[int] | None:
 
 
 def _segment(options: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
-    """The reference's windows, or shorter trims where hers leave nothing of a window."""
+    """Return the reference's windows, with a shorter trim if hers covers a whole window."""
     hop = options["hop_length"]
     length = hop * (options["num_frame"] - 1)
     trim = -(-MARGIN // hop) * hop
@@ -430,7 +418,7 @@ def _segment(options: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
         shorter = max(0, (length - options["n_fft"]) // 4 // hop * hop)
         notes.append(
             f"windows of {length} samples are too short for the reference's trim of {trim} "
-            f"samples: {shorter} are taken"
+            f"samples: {shorter} are trimmed"
         )
         trim = shorter
     return {"nb_frames": options["num_frame"], "trim": trim, "overlap": 0.5, "join": "equal"}
@@ -439,7 +427,7 @@ def _segment(options: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
 def _configuration(
     family: str, options: dict[str, Any], notes: list[str]
 ) -> tuple[Configuration, dict[str, Any]]:
-    """Our configuration of a network, checked, and as JSON."""
+    """Return a network's configuration, parsed and as JSON."""
     _check(options)
     film = options["film"]
     kind = options["frequency"]

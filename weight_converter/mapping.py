@@ -18,7 +18,7 @@ HEADER = ("tensor", "shape", "variable", "shape", "axes")
 
 @dataclass(frozen=True)
 class Row:
-    """One tensor and its variable; where one of the two lacks, it is None."""
+    """One tensor and its variable; either is None if it is missing."""
 
     source: str | None
     source_shape: tuple[int, ...] | None
@@ -27,7 +27,7 @@ class Row:
     rule: str
 
     def cells(self) -> tuple[str, ...]:
-        """The row as text, under ``HEADER``."""
+        """Return the row as text, in the order of ``HEADER``."""
         return (
             self.source or "-",
             shown(self.source_shape),
@@ -39,12 +39,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Conversion:
-    """What becomes of a checkpoint.
+    """A converted checkpoint.
 
-    ``family``: name of the network. ``configuration``: JSON object that ``-p`` accepts, with the
-    weights beside it. ``rows``: every tensor that is used; ``ignored``: those that are not, on
-    purpose. ``values``: arrays by variable, and the STFT's window under ``WINDOW`` where the
-    checkpoint has one. ``notes``: sentences for the report.
+    Attributes:
+        family: name of the network.
+        configuration: JSON object that ``-p`` accepts, with the weights beside it.
+        rows: every tensor that is used.
+        ignored: names of the tensors that are left out on purpose.
+        values: arrays by variable, and the STFT's window, if any, under ``WINDOW``.
+        notes: sentences for the report.
     """
 
     family: str
@@ -56,16 +59,16 @@ class Conversion:
 
     @property
     def nb_parameters(self) -> int:
-        """Numbers in all arrays."""
+        """Count the numbers in all arrays."""
         return sum(value.size for value in self.values.values())
 
     def table(self) -> str:
-        """Every tensor and its variable, one a line."""
+        """Return every tensor and its variable, one per line."""
         return as_table(self.rows)
 
 
 def as_table(rows: list[Row]) -> str:
-    """Rows under a header, in columns."""
+    """Lay rows out in columns under ``HEADER``."""
     cells = [HEADER, *(row.cells() for row in rows)]
     widths = [max(len(line[column]) for line in cells) for column in range(len(HEADER))]
     return "\n".join(
@@ -75,7 +78,7 @@ def as_table(rows: list[Row]) -> str:
 
 
 def shown(shape: tuple[int, ...] | None) -> str:
-    """A shape as text."""
+    """Return a shape as text."""
     return "-" if shape is None else "[" + ", ".join(map(str, shape)) + "]"
 
 

@@ -1,4 +1,4 @@
-"""The folder that a conversion writes: checkpoint, ``config.json`` and ``model_card.md``."""
+"""Folder that a conversion writes: checkpoint, ``config.json`` and ``model_card.md``."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ OURS = re.compile(r"checkpoint(\.index|\.data-\d+-of-\d+)?|(config|report)\.json
 
 
 def check_output(output: Path, force: bool, source: Path) -> None:
-    """Refuse a folder that is not ours to fill.
+    """Check that a converted model can be written to a folder without losing anything.
 
     Args:
-        force: a converted model that is there may be replaced.
-        source: what is converted, which must outlive that.
+        force: allow replacing a converted model.
+        source: the checkpoint, which must not be replaced.
 
     Raises:
-        SeparationError: a file, a folder with anything in it, no place for a folder.
+        SeparationError: the path is a file, holds other files, or cannot be created.
     """
     if not os.path.lexists(output):
         place = next(folder for folder in output.absolute().parents if os.path.lexists(folder))
@@ -32,13 +32,13 @@ def check_output(output: Path, force: bool, source: Path) -> None:
     if not output.is_dir():
         raise SeparationError(f"{output} is not a folder: name another with -o")
     if output.resolve() in (source.resolve(), *source.resolve().parents):
-        raise SeparationError(f"{output} holds what is to be converted: name another with -o")
+        raise SeparationError(f"{output} holds the checkpoint to convert: name another with -o")
     names = sorted(os.listdir(output))
     foreign = [name for name in names if not OURS.fullmatch(name)]
     if foreign:
         raise SeparationError(
-            f"{output} holds more than a converted model ({foreign[0]}): name another folder with "
-            "-o, so that nothing is lost"
+            f"{output} holds files of other origin ({foreign[0]}), which would be lost: "
+            "name another folder with -o"
         )
     if names and not force:
         raise SeparationError(
@@ -48,29 +48,29 @@ def check_output(output: Path, force: bool, source: Path) -> None:
 
 
 def check_report(report: Path, output: Path | None, source: Path) -> None:
-    """Refuse a place where no report can be written, before anything else is.
+    """Check that a report can be written, before anything else is written.
 
     Args:
-        output: a folder that will be there by then.
-        source: what is converted, which must outlive that.
+        output: folder that the conversion creates, or None.
+        source: the checkpoint, which must not be replaced.
 
     Raises:
-        SeparationError: a folder, no folder to write into, the source itself.
+        SeparationError: the path is a folder or the checkpoint, or its folder is not writable.
     """
     folder = report.parent
     if report.is_dir():
         raise SeparationError(f"the report {report} is a folder: name a file")
     if report.resolve() == source.resolve():
-        raise SeparationError(f"the report {report} would replace what is to be converted")
+        raise SeparationError(f"the report {report} would replace the checkpoint to convert")
     made = output is not None and folder.resolve() == output.resolve()
     if not made and not (folder.is_dir() and os.access(folder, os.W_OK)):
         raise SeparationError(
-            f"cannot write the report {report}: {folder} is no folder that can be written to"
+            f"cannot write the report {report}: {folder} is not a writable folder"
         )
 
 
 def write_model(folder: Path, conversion: Conversion) -> None:
-    """Write what ``-p`` needs into a folder that is there."""
+    """Write a model that ``-p`` accepts into an existing folder."""
     from spleeter_2.models import checkpoint as weights
 
     weights.write_checkpoint(conversion.values, folder)
@@ -103,8 +103,8 @@ def _card(conversion: Conversion) -> str:
             "|---|---|",
             *lines,
             "",
-            "Separate with it: `spleeter separate -p FOLDER song.mp3`, FOLDER being this one.",
-            "Its licence is that of the checkpoint it was converted from.",
+            "Usage: `spleeter separate -p FOLDER song.mp3`, with the path of this folder.",
+            "The licence is that of the original checkpoint.",
             *(["", *notes] if notes else []),
             "",
         ]

@@ -1,8 +1,8 @@
-"""Deezer's released U-Nets (TensorFlow 1 names) -> our U-Net.
+"""Conversion of Deezer's released U-Nets (TensorFlow 1) to our U-Net.
 
-Keras numbered the layers of both instruments in one run: ``conv2d`` to ``conv2d_6`` are the
-first instrument's, ``conv2d_7`` to ``conv2d_13`` the second's. The table below gives the place
-within one instrument; the instrument's rank adds its multiple of the period. No axis moves.
+Keras numbered the layers of both instruments consecutively: ``conv2d`` to ``conv2d_6`` belong to
+the first instrument, ``conv2d_7`` to ``conv2d_13`` to the second. ``TABLE`` has the numbers of the
+first; the second adds the number of layers per instrument. Axes stay as they are.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from spleeter_2.models import checkpoint as weights
 
 from .mapping import Conversion, Row, shown
 
-INSTRUMENTS = ("vocals", "accompaniment")  # Spleeter's 2stems, in the order of its networks
+INSTRUMENTS = ("vocals", "accompaniment")  # of Spleeter's 2stems, in the order of its networks
 
-# TF1 layer kind, layers of it per instrument, {place: our layer}
+# kind of TF1 layer, number of them per instrument, {index: our layer}
 TABLE = (
     ("conv2d", 7, {**{i: f"encoder_{i + 1}_conv" for i in range(6)}, 6: "mask_conv"}),
     ("conv2d_transpose", 6, {i: f"decoder_{i + 1}_conv" for i in range(6)}),
     (
         "batch_normalization",
         12,
-        # place 5, the deepest encoder's BatchNorm, is in the checkpoint but not on the path
+        # 5, the BatchNorm of the deepest encoder, is stored but not used by the network
         {
             **{i: f"encoder_{i + 1}_norm" for i in range(5)},
             **{i + 6: f"decoder_{i + 1}_norm" for i in range(6)},
@@ -43,12 +43,12 @@ def read_spleeter(folder: Path, model: str = "spleeter_2:mask", seed: int = 0) -
     """Plan the conversion of a Spleeter 2stems checkpoint.
 
     Args:
-        folder: what Spleeter calls the model directory (``checkpoint``, ``model.index``, ...).
-        model: descriptor of the architecture to fill.
-        seed: of the layers that Spleeter does not have; they stay at their neutral start.
+        folder: Spleeter's model directory (``checkpoint``, ``model.index``, ...).
+        model: descriptor of the architecture that receives the weights.
+        seed: for the layers that Spleeter lacks; they keep their neutral initial values.
 
     Raises:
-        SeparationError: not such a checkpoint, or an architecture with no place for it.
+        SeparationError: another kind of checkpoint, or an architecture without these layers.
     """
     path = tf.train.latest_checkpoint(os.fspath(folder))
     if path is None:
@@ -69,18 +69,18 @@ def read_spleeter(folder: Path, model: str = "spleeter_2:mask", seed: int = 0) -
                 f"{model} has no place for {row.source} of shape {shown(row.source_shape)}"
             )
         values[row.variable] = source[row.source]
-    for key in ("weights", "card"):  # they speak of the architecture's own weights
+    for key in ("weights", "card"):  # of the architecture's own weights
         configuration.pop(key, None)
     configuration["source"] = _provenance(folder, path)
     notes = []
     if start := len(variables) - len(rows):
-        notes.append(f"{start} arrays that Spleeter does not have are at their neutral start")
+        notes.append(f"{start} arrays that Spleeter lacks keep their neutral initial values")
     ignored = sorted(source.keys() - {row.source for row in rows})
     return Conversion("Spleeter 2stems", configuration, rows, ignored, values, notes)
 
 
 def _axes(array: np.ndarray) -> str:
-    """The rule that leaves all axes where they are."""
+    """Return the rule that leaves all axes in place."""
     axes = "tfio"[: array.ndim]
     return f"{' '.join(axes)} -> {' '.join(axes)}"
 
@@ -95,7 +95,7 @@ def _provenance(folder: Path, prefix: str) -> dict[str, str]:
 
 
 def _names(source: dict[str, np.ndarray], folder: Path, targets: tuple[str, ...]) -> dict[str, str]:
-    """``{Spleeter's tensor: our variable}`` of the networks for some instruments."""
+    """Return ``{Spleeter's tensor: our variable}`` for the networks of these instruments."""
     names = {}
     for target in targets:
         if target not in INSTRUMENTS:

@@ -628,7 +628,7 @@ class _Converter:
             if name in _SCALARS and _NUMPY_CODE.fullmatch(args[0]):
                 (number,) = np.frombuffer(args[1], args[0])
                 return number.item()
-        except (TypeError, ValueError, AttributeError, IndexError) as error:
+        except (TypeError, ValueError, AttributeError, LookupError) as error:
             raise _damaged(f"unexpected arguments of {name}") from error
         items, elements = self._plain(value.items), self._plain(value.elements)
         if name in _NAMESPACES:

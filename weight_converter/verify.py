@@ -1,4 +1,4 @@
-"""Does a written folder hold what it should, and does it compute what PyTorch computed?"""
+"""Checks of a converted model: stored arrays, finite output, agreement with PyTorch."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from spleeter_2.models.inference import inference_function
 from spleeter_2.separation.separator import Separator
 
 TOLERANCE = 1e-4  # of the output's maximum
-NB_SAMPLES = 10000  # of the noise
+NB_SAMPLES = 10000  # of noise to separate
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Largest difference between our output and PyTorch's; ``relative`` to its maximum."""
+    """Largest difference to PyTorch's output, ``relative`` to the maximum of that output."""
 
     output: str
     absolute: float
@@ -32,14 +32,14 @@ class Difference:
 
 
 def check_folder(folder: Path, values: Mapping[str, np.ndarray]) -> float:
-    """Load a converted model afresh, compare every array, and separate fixed noise with it.
+    """Load a converted model, compare every array, and separate fixed noise.
 
     Args:
         folder: with ``config.json`` and a checkpoint.
-        values: what the checkpoint should hold.
+        values: arrays that were written.
 
     Returns:
-        The estimates' largest sample, for noise with a standard deviation of 0.1.
+        The largest sample of the estimates, for noise with a standard deviation of 0.1.
 
     Raises:
         SeparationError: an array differs, or an estimate is not finite.
@@ -49,26 +49,26 @@ def check_folder(folder: Path, values: Mapping[str, np.ndarray]) -> float:
         raise SeparationError(f"{folder} does not hold the arrays that were written")
     for name, value in values.items():
         if not np.array_equal(found[name], value.astype(np.float32)):
-            raise SeparationError(f"{folder}: {name} is not as it was written")
+            raise SeparationError(f"{folder}: {name} differs from the array that was written")
     separator = Separator(str(folder))
     channels = separator.configuration.nb_channels
     noise = np.random.default_rng(0).normal(0, 0.1, (NB_SAMPLES, channels)).astype(np.float32)
     stems = separator.separate(noise)
     for name, stem in stems.items():
         if not np.isfinite(stem).all():
-            raise SeparationError(f"the converted network does not compute finite {name} of noise")
+            raise SeparationError(f"the converted network's estimate of {name} is not finite")
     return float(max(np.abs(stem).max() for stem in stems.values()))
 
 
 def read_expected(path: Path) -> dict[str, np.ndarray]:
-    """Inputs and outputs of a network as PyTorch computed them, of an ``.npz`` file.
+    """Read a network's inputs and outputs, computed by PyTorch, from an ``.npz`` file.
 
     ``spec_in`` ``[B, P, T, F]`` with ``spec_out`` ``[conditions, B, P, T, F]`` (the network
     alone), ``wave_in`` ``[1, S, C]`` with ``wave_out`` ``[conditions, 1, S, C]`` (a window
     through STFT, network and inverse STFT), ``cond_ids`` ``[conditions]``.
 
     Raises:
-        SeparationError: no such file, or nothing in it to compare with.
+        SeparationError: the file cannot be read, or holds no such inputs and outputs.
     """
     try:
         with np.load(path) as archive:
@@ -77,17 +77,17 @@ def read_expected(path: Path) -> dict[str, np.ndarray]:
         raise SeparationError(f"cannot read the expected outputs {path}: {error}") from error
     if not any({f"{kind}_in", f"{kind}_out"} <= arrays.keys() for kind in ("spec", "wave")):
         raise SeparationError(
-            f"{path} holds nothing to compare with: it needs spec_in and spec_out, or wave_in "
-            "and wave_out"
+            f"{path} holds no expected outputs: it needs spec_in and spec_out, or wave_in and "
+            "wave_out"
         )
     return arrays
 
 
 def differences(folder: Path, expected: Mapping[str, np.ndarray]) -> list[Difference]:
-    """Compute what ``read_expected`` returned with a converted model.
+    """Compare a converted model with the outputs that ``read_expected`` returned.
 
     Raises:
-        SeparationError: the outputs are those of another network.
+        SeparationError: the shapes are those of another network.
     """
     configuration = load_configuration(str(folder))
     model = build_model(configuration)
@@ -105,7 +105,7 @@ def differences(folder: Path, expected: Mapping[str, np.ndarray]) -> list[Differ
         return [_difference(name, found, expected[name]) for name, found in outputs]
     except (tf.errors.InvalidArgumentError, ValueError, IndexError) as error:
         raise SeparationError(
-            f"the expected outputs are those of another network than this {configuration.name}: "
+            f"the expected outputs are of another network than {configuration.name}: "
             f"{str(error).splitlines()[0]}"
         ) from error
 
@@ -117,7 +117,7 @@ def _conditions(expected: Mapping[str, np.ndarray], output: str) -> list[int]:
 def _spectrograms(
     model: tf.keras.Model, expected: Mapping[str, np.ndarray]
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """The network alone, of spectrogram planes."""
+    """Yield the outputs of the network alone, from spectrogram planes."""
     if not {"spec_in", "spec_out"} <= expected.keys():
         return
     network = tf.keras.Model(model.get_layer("planes").output, model.get_layer("last_conv").output)
@@ -126,7 +126,7 @@ def _spectrograms(
     planes = network(planes, training=False).numpy()  # [I, B, T, F, P]
     planes = np.moveaxis(planes, -1, 2)
     yield "spec_out", planes[_conditions(expected, "spec_out")]
-    if "spec_out_mixed" in expected:  # a condition for every item of the batch
+    if "spec_out_mixed" in expected:  # one condition per item of the batch
         mixed = [
             planes[int(number), item] for item, number in enumerate(expected["mixed_cond_ids"])
         ]
@@ -139,7 +139,7 @@ def _waveforms(
     targets: tuple[str, ...],
     expected: Mapping[str, np.ndarray],
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """One window through STFT, network and inverse STFT."""
+    """Yield one window after STFT, network and inverse STFT."""
     if not {"wave_in", "wave_out"} <= expected.keys():
         return
     (waveform,) = expected["wave_in"]
@@ -153,6 +153,6 @@ def _waveforms(
 
 def _difference(output: str, found: np.ndarray, expected: np.ndarray) -> Difference:
     if found.shape != expected.shape:
-        raise ValueError(f"{output} has shape {expected.shape} there and {found.shape} here")
+        raise ValueError(f"{output} has shape {found.shape}, not {expected.shape}")
     absolute = float(np.abs(found - expected).max())
     return Difference(output, absolute, absolute / float(np.abs(expected).max() or 1))

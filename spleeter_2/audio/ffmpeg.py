@@ -18,7 +18,7 @@ import ffmpeg
 from spleeter_2.errors import SeparationError
 
 STANDARD = "-"  # standard input or output in the place of a path
-# ffmpeg exits with 0 after some failed writes, so its words are read as well
+# messages of failed writes, after some of which ffmpeg exits with 0
 FAILED = re.compile(r"No space left|File too large|Broken pipe|Disk quota|Input/output error|I/O")
 
 
@@ -43,14 +43,14 @@ def ffmpeg_command() -> str:
 
 
 class Ffmpeg:
-    """A running ffmpeg whose messages are collected while it works."""
+    """A running ffmpeg process; a thread collects its messages."""
 
     def __init__(self, stream, **pipes) -> None:
         stream = stream.global_args("-hide_banner", "-nostats", "-loglevel", "info")
         self.process = subprocess.Popen(
             ffmpeg.compile(stream, cmd=ffmpeg_command(), overwrite_output=True),
             stderr=subprocess.PIPE,
-            # Ctrl-C is for us: we tidy up, and ffmpeg ends with its pipe
+            # a session of its own: Ctrl-C reaches only us, and closing the pipe ends ffmpeg
             start_new_session=True,
             **pipes,
         )
@@ -61,7 +61,7 @@ class Ffmpeg:
 
     def _collect(self) -> None:
         for line in self.process.stderr:
-            if len(self.messages) < 1000:  # a broken file may complain without end
+            if len(self.messages) < 1000:  # a damaged file may cause messages without end
                 self.messages.append(line.decode("utf-8", "replace").rstrip())
             else:
                 self.messages[-1] = line.decode("utf-8", "replace").rstrip()
@@ -70,18 +70,18 @@ class Ffmpeg:
         self._described.set()
 
     def description(self) -> list[str]:
-        """What it says of its input: all that comes before its output."""
+        """Lines that ffmpeg printed about the input."""
         self._described.wait(timeout=5)
         return self.messages
 
     def wait(self) -> int:
-        """Exit status, all messages collected."""
+        """Wait for the end; returns the exit status, with all messages collected."""
         status = self.process.wait()
         self._collector.join()
         return status
 
     def kill(self) -> None:
-        """End it, whatever it does, and release its pipes."""
+        """Kill the process and close its pipes."""
         self.process.kill()
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None:
@@ -92,14 +92,18 @@ class Ffmpeg:
 
     @property
     def last_message(self) -> str:
-        """ffmpeg's own last word."""
+        """Last message of ffmpeg."""
         lines = [line.strip() for line in self.messages if line.strip()]
         lines = [line for line in lines if line != "Conversion failed!"] or lines
         return lines[-1] if lines else f"ffmpeg exited with status {self.process.returncode}"
 
 
 def file_url(path: str | os.PathLike) -> str:
-    """A path as ffmpeg wants it: never taken for an option or for another protocol."""
+    """A path as a ``file:`` URL, which ffmpeg takes neither for an option nor another protocol.
+
+    Raises:
+        SeparationError: a name that is not valid UTF-8.
+    """
     path = os.path.abspath(path)
     try:
         path.encode()

@@ -1,8 +1,7 @@
-"""Files in and out through ffmpeg, a block at a time.
+"""Decode audio files through ffmpeg, a block at a time.
 
-The system's ffmpeg is preferred; without one, the binary inside the package imageio-ffmpeg
-serves. Neither needs ffprobe: ffmpeg decodes to a WAV stream, whose header tells sample rate and
-channels, and its messages tell the duration and the tags.
+ffmpeg decodes to a WAV stream, whose header has sample rate and channels; duration and tags come
+from ffmpeg's messages. ffprobe is not needed.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ from spleeter_2.errors import SeparationError
 from .ffmpeg import STANDARD, Ffmpeg, file_url
 
 BLOCK = 1 << 17  # samples per block, about three seconds
-LOUDEST = 1e9  # times full scale; not far above, powers of spectra leave the range of float32
-LONGEST = 1e9  # seconds; longer than any song, and still a number of samples
+MAX_SAMPLE = 1e9  # largest accepted sample; above it, |STFT|**2 overflows float32
+MAX_SECONDS = 1e9  # of offset and duration; larger ones overflow the number of samples
 
 TAGS = (
     "title artist album album_artist composer performer genre date track disc comment copyright "
@@ -45,13 +44,16 @@ class AudioReader:
         stream: which of the file's audio streams, from 0: stem files hold several.
 
     Attributes:
-        sample_rate: in Hz. nb_channels: 1 or 2. declared: seconds that the file says it lasts,
-        or None. seconds: duration to expect, or None.
-        tags: title, artist and the like. notes: sentences that the user should read.
+        sample_rate: in Hz.
+        nb_channels: 1 or 2.
+        declared: duration of the file in seconds according to its container, or None.
+        seconds: expected duration of what is read, or None.
+        tags: title, artist and others by name.
+        notes: sentences for the user.
 
     Raises:
-        SeparationError: the file is missing, empty, not audio, or has no audio stream; an offset
-            or a duration that is none.
+        SeparationError: the file is missing, empty, not audio, or has no audio stream; a negative
+            offset or a duration that is not positive.
     """
 
     def __init__(
@@ -70,8 +72,8 @@ class AudioReader:
                 "an offset must not be negative, and a duration must be positive, not "
                 f"{offset} and {duration}"
             )
-        self._offset = min(offset, LONGEST)
-        self._duration = None if duration is None else min(duration, LONGEST)
+        self._offset = min(offset, MAX_SECONDS)
+        self._duration = None if duration is None else min(duration, MAX_SECONDS)
         self._stream = stream
         self._check(path)
         source = "pipe:0" if path == STANDARD else file_url(path)
@@ -109,7 +111,7 @@ class AudioReader:
             raise SeparationError(f"{self.name} is an empty file")
 
     def _header(self) -> tuple[int, int]:
-        """Sample rate and channels from the WAV header that ffmpeg writes."""
+        """Sample rate and channels from the header of ffmpeg's WAV stream."""
         pipe: BinaryIO = self._ffmpeg.process.stdout
         if len(pipe.read(12)) == 12:
             format_ = b""
@@ -130,12 +132,12 @@ class AudioReader:
         )
 
     def _refuse_misdetection(self, description: list[str]) -> None:
-        """ffmpeg takes random bytes for MP3, with a warning."""
+        """Raise for what ffmpeg decodes as MP3 with a warning: random bytes."""
         if any("misdetection possible" in line for line in description):
             raise SeparationError(f"{self.name} is not audio that ffmpeg can read")
 
     def _expected(self, text: str, offset: float, duration: float | None) -> float | None:
-        """Seconds of audio to expect, as far as the container says; notes a down-mix."""
+        """Expected seconds of audio, or None if the container has no duration; notes a down-mix."""
         stream = re.search(r"Stream #0.*?: Audio: [^\n]*? Hz, ([^,\n]+)", text)
         if stream and stream[1] not in ("mono", "stereo", "1 channels", "2 channels"):
             self.notes.append(f"{self.name} has {stream[1]} channels: mixed down to stereo")
@@ -154,9 +156,9 @@ class AudioReader:
             float32 ``[n, C]`` with n > 0.
 
         Raises:
-            SeparationError: no samples at all, or one that is not a number.
+            SeparationError: no samples at all, or one that is NaN, infinite or absurdly large.
         """
-        # counted here, to the sample: ffmpeg's own options go by the times of its packets
+        # counted here, exact to the sample: ffmpeg's own options follow packet timestamps
         start = round(self._offset * self.sample_rate)
         length = float("inf")
         if self._duration is not None:
@@ -177,7 +179,7 @@ class AudioReader:
         while data := self._ffmpeg.process.stdout.read(BLOCK * frame):
             block = np.frombuffer(data[: len(data) // frame * frame], "<f4")
             block = block.reshape(-1, self.nb_channels)
-            if (bad := first_impossible(block)) is not None:
+            if (bad := first_invalid_sample(block)) is not None:
                 index, what = bad
                 raise SeparationError(
                     f"{self.name} holds {what} at {(position + index) / self.sample_rate:.3f} s: "
@@ -187,7 +189,7 @@ class AudioReader:
             yield block
 
     def _finish(self, nb_samples: int) -> None:
-        """Say what is wrong with a file that was decoded to its end, ``nb_samples`` of it."""
+        """Raise or note what is wrong with a file that was decoded to its end."""
         status = self._ffmpeg.wait()
         seconds = nb_samples / self.sample_rate
         if status < 0:
@@ -207,12 +209,12 @@ class AudioReader:
             )
         elif self.declared and seconds < 0.98 * self.declared - 1:
             self.notes.append(
-                f"{self.name} says it lasts {self.declared:.1f} s, but only {seconds:.1f} s "
+                f"{self.name} should last {self.declared:.1f} s, but only {seconds:.1f} s "
                 "could be decoded: it is cut short or damaged"
             )
 
     def close(self) -> None:
-        """End ffmpeg if it still runs."""
+        """Stop ffmpeg if it is running."""
         self._ffmpeg.kill()
 
     def __enter__(self) -> AudioReader:
@@ -222,18 +224,18 @@ class AudioReader:
         self.close()
 
 
-def first_impossible(waveform: np.ndarray) -> tuple[int, str] | None:
-    """Where ``[S, C]`` first has a sample that nothing can be computed from, and what it is."""
-    good = (np.abs(waveform) <= LOUDEST).all(axis=1)  # false for NaN
+def first_invalid_sample(waveform: np.ndarray) -> tuple[int, str] | None:
+    """Index and description of the first invalid sample of ``[S, C]``, or None."""
+    good = (np.abs(waveform) <= MAX_SAMPLE).all(axis=1)  # false for NaN
     if good.all():
         return None
     index = int(np.argmin(good))
     finite = np.isfinite(waveform[index]).all()
-    return index, f"more than {LOUDEST:g} times full scale" if finite else "NaN or infinity"
+    return index, f"more than {MAX_SAMPLE:g} times full scale" if finite else "NaN or infinity"
 
 
 def _tags(messages: list[str]) -> dict[str, str]:
-    """Tags of the input as ffmpeg prints them, of the file or of its audio stream."""
+    """Tags of the file or of its audio stream, from ffmpeg's messages."""
     tags: dict[str, str] = {}
     for line in messages:
         if line.startswith("Output #"):

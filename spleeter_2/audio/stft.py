@@ -1,7 +1,7 @@
 """STFT and inverse STFT.
 
-The transforms run in SciPy, outside the network's graph: on a CPU TensorFlow's own take about
-nine times as long.
+The transforms run in SciPy, outside the network's graph: TensorFlow's own take about nine
+times as long on a CPU.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ class Transform:
         return np.moveaxis(spectrogram, 0, 2)  # [T, F, C]
 
     def inverse(self, spectrogram: np.ndarray, nb_samples: int) -> np.ndarray:
-        """Complex64 ``[T, F, C]`` -> float32 ``[nb_samples, C]``; bins that it lacks are silent.
+        """Complex64 ``[T, F, C]`` -> float32 ``[nb_samples, C]``; missing upper bins are zero.
 
         Overlap-add of windowed frames, divided by the actual sum of squared windows. The
-        imaginary parts at 0 Hz and at the Nyquist frequency do not count.
+        imaginary parts at 0 Hz and at the Nyquist frequency are ignored.
         """
         frames = scipy.fft.irfft(
             np.moveaxis(spectrogram, 2, 0), n=self.length, workers=WORKERS, overwrite_x=True
@@ -69,9 +69,9 @@ class Transform:
         return summed.reshape(channels, -1)
 
     def _norm(self, nb_frames: int) -> np.ndarray:
-        """Sum of the squared windows of so many frames."""
+        """Sum of the squared windows of ``nb_frames`` frames."""
         if nb_frames not in self._norms:
             squared = np.broadcast_to(self.window**2, (1, nb_frames, self.length))
-            # nothing is left of a sample that every window weighs with zero
+            # avoid division by zero where all windows are zero
             self._norms[nb_frames] = np.maximum(self._overlap_add(squared)[0], 1e-8)
         return self._norms[nb_frames]

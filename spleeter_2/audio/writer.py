@@ -16,20 +16,20 @@ from .ffmpeg import FAILED, STANDARD, Ffmpeg, file_url
 
 
 class AudioWriter:
-    """Encode a file under a temporary name and rename it when it is whole.
+    """Encode a file under a temporary name and rename it when it is complete.
 
     Args:
-        path: where it will stand (an existing file is replaced), or "-" for standard output.
+        path: an existing file is replaced; "-" is standard output.
         sample_rate: in Hz, of the samples; the file has ``encoding.nearest_rate``.
         nb_channels: 1 or 2.
         encoding: codec, and bits or bit rate.
-        tags: carried over where the container can.
+        tags: written where the container supports them.
 
     Attributes:
-        nb_clipped: samples beyond full scale so far, which 16 and 24 bits cut off.
+        nb_clipped: samples beyond full scale so far, which 16 and 24 bits clip.
 
     Raises:
-        SeparationError: the folder cannot be written to, or ffmpeg fails.
+        SeparationError: the folder cannot be written, or ffmpeg fails.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class AudioWriter:
                 self._draft.publish()
 
     def close(self) -> None:
-        """End ffmpeg; whatever was not published is removed."""
+        """Stop ffmpeg and remove the file unless it is published."""
         self._ffmpeg.kill()
         if self._draft is not None:
             self._draft.discard()
@@ -104,7 +104,7 @@ class AudioWriter:
         if messages:  # "Error closing file ...: No space left on device"
             reason = messages[-1].strip().rpartition(": ")[2]
         elif "while opening encoder" in reason:
-            reason = f"{self._options} is not what this format takes: choose another"
+            reason = f"{self._options} is not supported by this format: choose another"
         return SeparationError(f"cannot write {self.name}: {reason}")
 
     def __enter__(self) -> AudioWriter:

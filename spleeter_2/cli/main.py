@@ -45,7 +45,7 @@ def options(
 
 
 def entrypoint() -> None:
-    """Run the program; end it with a status that tells how it went."""
+    """Run the program and exit with its status."""
     run(application, "spleeter")
 
 

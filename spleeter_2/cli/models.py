@@ -18,7 +18,7 @@ from spleeter_2.errors import SeparationError
 
 
 def table() -> str:
-    """One line per embedded model."""
+    """Table with one line per embedded model."""
     header = (
         "model",
         "parameters",

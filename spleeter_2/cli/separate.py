@@ -13,7 +13,7 @@ from spleeter_2.console import AdapterOption, ModelOption, MwfOption, VerboseOpt
 
 
 class Codec(str, Enum):
-    """Containers of the stems."""
+    """Codecs of the stems."""
 
     wav = "wav"
     mp3 = "mp3"
@@ -24,7 +24,7 @@ class Codec(str, Enum):
 
 
 class Bits(str, Enum):
-    """Sample formats of WAV and FLAC."""
+    """Sample formats of WAV and FLAC files."""
 
     b16 = "16"
     b24 = "24"
@@ -49,18 +49,20 @@ def separate(
         "{filename}/{instrument}.{codec}",
         "--filename_format",
         "-f",
-        help="Path of a stem in the output folder, of {filename}, {foldername}, {instrument} "
+        help="Path of a stem in the output folder, made of {filename}, {foldername}, {instrument} "
         "and {codec}.",
     ),
     codec: Codec = typer.Option(
         Codec.wav, "--codec", "-c", show_default=False, help="Container. [default: wav]"
     ),
-    bitrate: str = typer.Option("128k", "--bitrate", "-b", help="Of mp3, ogg, m4a and wma."),
+    bitrate: str = typer.Option(
+        "128k", "--bitrate", "-b", help="Bit rate for MP3, OGG, M4A and WMA."
+    ),
     duration: Optional[float] = typer.Option(
         None,
         "--duration",
         "-d",
-        help="Seconds to separate at most. [default: all; 600 for upstream's models]",
+        help="Seconds to separate. [default: all; 600 for upstream's models]",
     ),
     offset: float = typer.Option(0.0, "--offset", "-s", help="Seconds to skip at the start."),
     adapter: Optional[str] = AdapterOption,
@@ -69,20 +71,20 @@ def separate(
         None, "--stems", help="Stems to write, such as vocals or vocals,drums. [default: all]"
     ),
     bits: Bits = typer.Option(
-        Bits.b16, "--bits", show_default=False, help="Sample format of wav, flac. [default: 16]"
+        Bits.b16, "--bits", show_default=False, help="Sample format of WAV and FLAC. [default: 16]"
     ),
     sample_rate: Optional[int] = typer.Option(
-        None, "--sample_rate", help="Of the stems, in Hz. [default: the song's]"
+        None, "--sample_rate", help="Sample rate of the stems in Hz. [default: the song's]"
     ),
     overlap: Optional[float] = typer.Option(
-        None, "--overlap", help="Share of each window computed twice, 0 to 0.5."
+        None, "--overlap", help="Overlap of the windows, 0 to 0.5. [default: the model's]"
     ),
     device: Optional[str] = typer.Option(None, "--device", help="cpu, gpu or gpu:N."),
     skip_existing: bool = typer.Option(
         False,
         "--skip-existing",
         show_default=False,
-        help="Leave out songs whose stems are all there.",
+        help="Skip songs whose stems all exist.",
     ),
     verbose: bool = VerboseOption,
 ) -> None:

@@ -17,13 +17,13 @@ def train(
         ...,
         "--data",
         "-d",
-        help="Folder of songs with stems, MUSDB18, MUSDB18-HQ, or a CSV file as Spleeter wants it.",
+        help="Folder of songs with stems, MUSDB18, MUSDB18-HQ, or a CSV file as for Spleeter.",
     ),
     output_path: Optional[Path] = typer.Option(
         None,
         "--output_path",
         "-o",
-        help="Folder of the run; one that is there is gone on with. [default: runs/NAME]",
+        help="Folder of the run; an existing run is resumed. [default: runs/NAME]",
     ),
     cache: Optional[Path] = typer.Option(
         None,
@@ -33,7 +33,7 @@ def train(
     adapter: Optional[str] = AdapterOption,
     verbose: bool = VerboseOption,
 ) -> None:
-    """Train a model, or go on with training it."""
+    """Train a model, or resume its training."""
     from spleeter_2.config.loading import is_ours
 
     if not is_ours(model):
@@ -49,7 +49,7 @@ def train(
         )
         return
     if adapter is not None:
-        raise SeparationError(f"--adapter serves upstream's models; {model} reads by itself")
+        raise SeparationError(f"--adapter is for upstream's models, not {model}")
     from spleeter_2.runtime.tensorflow_import import import_tensorflow
 
     import_tensorflow()  # without its start-up messages

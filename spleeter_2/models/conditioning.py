@@ -1,8 +1,8 @@
-"""Conditioning: one network that is told which instrument to estimate.
+"""Conditioning of a network on the instrument to estimate.
 
 FiLM (Perez et al., AAAI 2018) scales and shifts every channel; PoCM mixes the channels, GPoCM
-makes a gate of the mixture (Choi et al., LaSAFT, ICASSP 2021). What they do is computed from the
-instrument alone, by an embedding and a small dense network, and does not depend on the music.
+computes a gate from the mixed channels (Choi et al., LaSAFT, ICASSP 2021). Their parameters follow
+from the instrument alone, by an embedding and a small dense network, not from the music.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ layers = tf.keras.layers
 
 
 class Conditions(layers.Layer):
-    """The instruments that are asked for: int32 ``[I]``, whatever the input."""
+    """Numbers of the instruments to estimate, int32 ``[I]``; the input is ignored."""
 
     def __init__(self, numbers: list[int], **kwargs) -> None:
         super().__init__(**kwargs)
@@ -26,9 +26,6 @@ class Conditions(layers.Layer):
     @plain
     def call(self, _):
         return tf.constant(self.numbers, tf.int32)
-
-    def get_config(self) -> dict:
-        return {**super().get_config(), "numbers": self.numbers}
 
 
 class PerBlock(layers.Layer):
@@ -42,9 +39,6 @@ class PerBlock(layers.Layer):
     def call(self, flat):
         cut = tf.reshape(flat, (flat.shape[0], -1, *self.shape))
         return tf.unstack(cut, axis=1)
-
-    def get_config(self) -> dict:
-        return {**super().get_config(), "shape": self.shape}
 
 
 class Modulate(layers.Layer):
@@ -76,9 +70,6 @@ class Modulate(layers.Layer):
             mixed = tf.sigmoid(mixed) * flat
         return tf.reshape(mixed, (gamma.shape[0], *inner))
 
-    def get_config(self) -> dict:
-        return {**super().get_config(), "kind": self.kind, "transposed": self.transposed}
-
 
 def modulations(
     embedding: tf.Tensor, options: Conditioning, places: tuple[str, ...], channels: int
@@ -87,8 +78,8 @@ def modulations(
 
     Args:
         embedding: ``[I, E]``.
-        options: how.
-        places: names of the blocks.
+        options: type and sizes.
+        places: names of the conditioned blocks.
         channels: C of each of them.
 
     Returns:

@@ -5,8 +5,8 @@ conditioned source separation", ICASSP 2021. Every block is a densely connected 
 convolutions (TFC), a modulation by the condition where the configuration says so, and a frequency
 transformation.
 
-Tensors have the shape ``[I, B, T, F, C]``: the instruments stand first, and there is one of them
-for as long as nothing depends on the condition, so what all instruments share is computed once.
+Tensors have the shape ``[I, B, T, F, C]``, instruments first. As long as nothing depends on the
+condition there is one of them, so that shared parts are computed once.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from spleeter_2.config.networks import CUNet
 from spleeter_2.config.schema import Configuration
 
 from .conditioning import Conditions, Modulate, modulations
-from .frequency import Habits, frequency_transformation
+from .frequency import BlockOptions, frequency_transformation
 from .layers import ConvNorm, DenseConvNorm, UpsampleNorm, plain, scaled, shape_of
 
 layers = tf.keras.layers
 
 
 class Planes(layers.Layer):
-    """Complex ``[B, T, F, C]`` -> ``[1, B, T, F, P]``, what the network looks at.
+    """Input of the network: complex ``[B, T, F, C]`` -> ``[1, B, T, F, P]``.
 
     P = C magnitudes, or 2C planes, the real ones first (complex-as-channels).
     """
@@ -39,17 +39,13 @@ class Planes(layers.Layer):
             return tf.abs(mixture)[tf.newaxis]
         return tf.concat([tf.math.real(mixture), tf.math.imag(mixture)], axis=-1)[tf.newaxis]
 
-    def get_config(self) -> dict:
-        return {**super().get_config(), "spectrogram": self.spectrogram}
-
 
 class Estimate(layers.Layer):
     """One instrument's complex STFT ``[B, T, F, C]`` from the network's planes.
 
     The planes ``[I, B, T, F, P]`` are the estimate itself (mapping) or are multiplied with the
-    mixture's, plane by plane (masking: of a complex spectrogram, real and imaginary parts each
-    on their own). Magnitudes take the mixture's phase. It is float32, whatever the network
-    computes in.
+    mixture's, plane by plane (masking: real and imaginary parts of a complex spectrogram are
+    multiplied separately). Magnitudes get the mixture's phase. Always computed in float32.
     """
 
     def __init__(self, index: int, spectrogram: str, estimate: str, **kwargs) -> None:
@@ -75,20 +71,9 @@ class Estimate(layers.Layer):
             imaginary *= tf.math.imag(mixture)
         return tf.complex(real, imaginary)
 
-    def get_config(self) -> dict:
-        return {
-            **super().get_config(),
-            "index": self.index,
-            "spectrogram": self.spectrogram,
-            "estimate": self.estimate,
-        }
 
-
-class Parting(layers.Layer):
-    """Where the instruments part: what the rest of the network goes on from, unchanged.
-
-    From here on each instrument can be computed on its own, and nothing is computed twice.
-    """
+class InstrumentSplit(layers.Layer):
+    """Identity layer that marks where computation becomes instrument-specific."""
 
     @plain
     def call(self, inputs):
@@ -96,7 +81,7 @@ class Parting(layers.Layer):
 
 
 class Join(layers.Layer):
-    """Concatenate channels of tensors that may have one instrument or all of them."""
+    """Concatenate along channels, broadcasting tensors that have one instrument."""
 
     @plain
     def call(self, inputs):
@@ -113,7 +98,7 @@ def build_cunet(
 ) -> tf.keras.Model:
     """Build the conditioned U-Net for some of its instruments.
 
-    An instrument's condition is its place among the configuration's targets.
+    An instrument's condition is its index in the configuration's targets.
 
     Returns:
         Model from complex64 ``[B, T, F, C]`` (T a multiple of ``stride``) to
@@ -163,11 +148,11 @@ def _network(options: CUNet, planes: tf.Tensor, embedding: tf.Tensor) -> tf.Tens
                 name=f"{place}_modulation",
             )([x, *steering[place]])
         if options.frequency:
-            habits = Habits(options.activation, 1e-5, 0.9, start_at_zero=False)
+            block_options = BlockOptions(options.activation, 1e-5, 0.9, start_at_zero=False)
             name = f"{place}_frequency"
-            x = frequency_transformation(x, options.frequency, name, habits, embedding)
+            x = frequency_transformation(x, options.frequency, name, block_options, embedding)
         if x.shape[0] > instruments:
-            x, *skips[:] = Parting(name="parting")([x, *skips])
+            x, *skips[:] = InstrumentSplit(name="instrument_split")([x, *skips])
         return x
 
     x = ConvNorm(channels, (1, 2), activation=options.first_activation, name="first_conv")(planes)
@@ -180,7 +165,7 @@ def _network(options: CUNet, planes: tf.Tensor, embedding: tf.Tensor) -> tf.Tens
         x = UpsampleNorm(channels, stride, name=f"upsampling_{number}")(x)
         x = Join(name=f"skip_{number}")([x, skips.pop()])
         x = block(x, f"decoder_{number}")
-    return ConvNorm(  # a zero bin on either side makes n bins n + 1
+    return ConvNorm(  # one zero bin on either side: n bins become n + 1
         planes.shape[-1],
         (1, 2),
         pad=(0, 1),

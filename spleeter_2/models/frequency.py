@@ -1,7 +1,7 @@
 """Frequency transformations: blocks that mix information along frequency, frame by frame.
 
 Every type maps ``[..., T, F, C]`` to ``[..., T, F, C]`` and is added to its own input
-(``x + transformation(x)``), in Spleeter's U-Net and in the conditioned U-Net alike. With k the
+(``x + transformation(x)``), in Spleeter's U-Net and in the conditioned U-Net. With k the
 kernel size, w the width, b the bands, D the dilations, u the bottleneck's units, K the number of
 maps and a bin of r Hz (the sample rate over the frame length, doubled by every level):
 
@@ -9,10 +9,10 @@ maps and a bin of r Hz (the sample rate over the frame length, doubled by every 
 type          computes                                weights, about       sees around a bin, Hz
 ============  ======================================  ===================  =====================
 fc            all bins -> u -> all bins               2 F u                everything
-conv          patterns that recur at any pitch        2 k C w              2 (k - 1) r
+conv          one kernel for all bins                  2 k C w              2 (k - 1) r
 dilated       kernels that span harmonics             k w (D w + C)        (k - 1) (sum D + 1) r
-grouped       patterns of a band's own                2 b k C w            as conv, in its band
-lasaft        K times fc, weighed by the instrument   F u (K + 1)          everything
+grouped       one kernel per band                     2 b k C w            as conv, in its band
+lasaft        K times fc, weighted by the instrument  F u (K + 1)          everything
 lightsaft     as lasaft, K bottlenecks of one map     F u (K + 1)          everything
 ============  ======================================  ===================  =====================
 
@@ -38,8 +38,8 @@ layers = tf.keras.layers
 
 
 @dataclass(frozen=True)
-class Habits:
-    """What a network wants of the blocks that are put into it."""
+class BlockOptions:
+    """Activation, BatchNorm and initialisation of the blocks of a network."""
 
     activation: str  # name in ``ACTIVATIONS``
     epsilon: float  # of BatchNorm
@@ -47,18 +47,18 @@ class Habits:
     start_at_zero: bool
 
 
-UNET_HABITS = Habits("leaky_relu_0.2", 1e-3, 0.99, True)
+UNET_BLOCKS = BlockOptions("leaky_relu_0.2", 1e-3, 0.99, True)
 
 
 class BandConv1D(layers.Layer):
-    """1-D convolution along frequency with kernels of its own for every band.
+    """1-D convolution along frequency with separate kernels for every band.
 
-    The F bins are cut into ``bands`` neighbouring bands, as equal in size as F allows; each has
-    its own ``kernel_size x C x filters`` kernel and zero padding, since a kernel shared by all
+    The F bins are split into ``bands`` neighbouring bands, as equal in size as F allows. Each has
+    a ``kernel_size x C x filters`` kernel and zero padding of its own, since a kernel shared by all
     bands was found to filter out too much of the high ones. ``bands=1`` is a plain convolution.
 
-    The weights stand in one tensor, but every band is convolved on its own: on TensorFlow's
-    CPU the gradient of a grouped convolution takes about 24 times as long.
+    The weights are one tensor, but every band is convolved separately: on TensorFlow's CPU the
+    gradient of a grouped convolution takes about 24 times as long.
 
     Shapes: ``[..., T, F, C]`` -> ``[..., T, F, filters]``; kernel
     ``[bands, kernel_size, C, filters]``.
@@ -86,7 +86,7 @@ class BandConv1D(layers.Layer):
             raise ValueError(f"{self.name}: {nb_bins} bins cannot be cut into {self.bands} bands")
         size, rest = divmod(nb_bins, self.bands)
         self.sizes = [size + (band < rest) for band in range(self.bands)]
-        # He's uniform initialisation; the fan-in is that of one band's kernel, not of all
+        # He's uniform initialisation with the fan-in of one band, not of all bands
         he_uniform = tf.keras.initializers.VarianceScaling(2.0 * self.bands, "fan_in", "uniform")
         self.kernel = self.add_weight(
             name="kernel",
@@ -111,7 +111,7 @@ class BandConv1D(layers.Layer):
         """``[..., T, f, C]`` with a kernel ``[kernel_size, C, filters]``, zero padding."""
         if self.dilation == 1:
             return tf.nn.conv2d(x, kernel[tf.newaxis], strides=1, padding="SAME")
-        # a dilated convolution has no gradient on TensorFlow's CPU: gather its taps
+        # TensorFlow's CPU has no gradient for dilated convolutions: gather the taps
         nb_bins, around = x.shape[-2], self.dilation * (self.kernel_size - 1)
         padding = [[0, 0]] * (x.shape.rank - 2) + [[around // 2, around - around // 2], [0, 0]]
         padded = tf.pad(x, padding)
@@ -121,19 +121,9 @@ class BandConv1D(layers.Layer):
         flat = tf.reshape(kernel, (-1, self.filters))  # [kernel_size * C, filters]
         return tf.matmul(tf.concat(taps, axis=-1), flat)
 
-    def get_config(self) -> dict:
-        return {
-            **super().get_config(),
-            "filters": self.filters,
-            "kernel_size": self.kernel_size,
-            "bands": self.bands,
-            "dilation": self.dilation,
-            "start_at_zero": self.start_at_zero,
-        }
-
 
 class Attention(layers.Layer):
-    """How much every map matters to an instrument: softmax of query times keys.
+    """Weights of the maps for an instrument: softmax of query times keys.
 
     Shapes: embedding ``[I, E]`` -> weights ``[I, num_tdfs]``; query kernel ``[E, dk]``, keys
     ``[dk, num_tdfs]``.
@@ -155,17 +145,13 @@ class Attention(layers.Layer):
         query = tf.matmul(embedding, self.kernel) + self.bias
         return tf.nn.softmax(tf.matmul(query, self.keys) / self.dk**0.5)
 
-    def get_config(self) -> dict:
-        return {**super().get_config(), "num_tdfs": self.num_tdfs, "dk": self.dk}
-
 
 class FrequencyLinear(layers.Layer):
     """Linear map along frequency, BatchNorm over channels, activation.
 
-    With ``num_tdfs`` there are as many maps side by side, and the result is the sum of theirs
-    weighed by attention. Frequency comes first here: so the map is one matrix product for all
-    frames, channels and instruments. The maps' values may have one instrument where the weights
-    have several; then they are computed once for all of them.
+    With ``num_tdfs`` there are that many maps, and the result is their sum weighted by attention.
+    Frequency is the first axis, so that a map is one matrix product for all frames, channels and
+    instruments. The input may have one instrument where the attention has several.
 
     Shapes: ``[F, I, N, C]`` -> ``[units, I, N, C]``, N all frames; attention ``[I, num_tdfs]``;
     kernel ``[F, units]`` or ``[num_tdfs, F, units]``.
@@ -174,7 +160,7 @@ class FrequencyLinear(layers.Layer):
     def __init__(
         self,
         units: int,
-        habits: Habits,
+        block_options: BlockOptions,
         num_tdfs: int | None = None,
         use_bias: bool = False,
         start_at_zero: bool = False,
@@ -182,12 +168,14 @@ class FrequencyLinear(layers.Layer):
     ) -> None:
         super().__init__(**kwargs)
         self.units = units
-        self.habits = habits
+        self.block_options = block_options
         self.num_tdfs = num_tdfs
         self.use_bias = use_bias
-        # the BatchNorm is last; LeakyReLU passes a gradient at zero
+        # zero gamma of the last layer; LeakyReLU has a gradient at zero
         gamma = "zeros" if start_at_zero else "ones"
-        self.norm = Norm(habits.epsilon, habits.momentum, gamma_initializer=gamma, name="norm")
+        self.norm = Norm(
+            block_options.epsilon, block_options.momentum, gamma_initializer=gamma, name="norm"
+        )
 
     def build(self, input_shape) -> None:
         shape = input_shape[0] if self.num_tdfs else input_shape
@@ -211,7 +199,7 @@ class FrequencyLinear(layers.Layer):
             x = self.values(x, self.kernel, self.bias, True)  # [num_tdfs, units, I, N, C]
             return tf.reduce_sum(x * self.weights_of(attention), axis=0)
         total = None
-        for index in range(self.num_tdfs):  # one after the other: their values are large
+        for index in range(self.num_tdfs):  # one at a time, since their results are large
             bias = None if self.bias is None else self.bias[index]
             value = self.values(x, self.kernel[index], bias, False)
             value *= self.weights_of(attention)[index]
@@ -226,18 +214,18 @@ class FrequencyLinear(layers.Layer):
         """``[F, I, N, C]`` -> ``[..., units, I, N, C]`` for a kernel ``[..., F, units]``."""
         _, *rest = shape_of(x)
         columns = tf.reshape(x, (x.shape[0], -1))  # [F, I * N * C]
-        activate = ACTIVATIONS[self.habits.activation]
+        activate = ACTIVATIONS[self.block_options.activation]
         if training:
             product = tf.matmul(kernel, columns, transpose_a=True)
             product = tf.reshape(product, (*product.shape[:-1], *rest))
             if bias is not None:
                 product += bias[..., tf.newaxis, tf.newaxis, tf.newaxis]
-            rows = tf.reshape(product, (-1, 1, 1, rest[-1]))  # BatchNorm wants four axes
+            rows = tf.reshape(product, (-1, 1, 1, rest[-1]))  # BatchNorm requires four axes
             return activate(tf.reshape(self.norm(rows, training=True), shape_of(product)))
-        # a BatchNorm over channels commutes with a map of bins: scale the side that has fewer
+        # BatchNorm over channels commutes with a map of bins: scale the smaller side
         scale, shift = (self._per_column(vector, rest) for vector in self.norm.scale_and_shift())
-        # the right one always where TensorFlow would fuse what its CPU cannot compute fused
-        fusible = self.habits.activation not in ("sigmoid", "tanh")
+        # for sigmoid and tanh: TF would fuse MatMul + BiasAdd + activation, which has no CPU kernel
+        fusible = self.block_options.activation not in ("sigmoid", "tanh")
         if self.units > x.shape[0] and fusible:
             product = tf.matmul(kernel, columns * scale, transpose_a=True)
         else:
@@ -265,7 +253,7 @@ class FrequencyFirst(layers.Layer):
 
 
 class FrequencyBack(layers.Layer):
-    """``[F, I, N, C]`` -> ``[B, T, F, C]`` or ``[I, B, T, F, C]``, as a second tensor has it."""
+    """``[F, I, N, C]`` -> ``[B, T, F, C]`` or ``[I, B, T, F, C]``, the shape of a second tensor."""
 
     @plain
     def call(self, inputs):
@@ -278,7 +266,7 @@ class FrequencyBack(layers.Layer):
 
 
 class Residual(layers.Layer):
-    """Sum of two tensors, of which the first may have one instrument where the other has more."""
+    """Sum of two tensors; the first may have one instrument where the second has several."""
 
     @plain
     def call(self, inputs):
@@ -290,7 +278,7 @@ def frequency_transformation(
     inputs: tf.Tensor,
     options: FrequencyTransformation,
     name: str,
-    habits: Habits = UNET_HABITS,
+    block_options: BlockOptions = UNET_BLOCKS,
     embedding: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """Add a frequency transformation to its input.
@@ -299,18 +287,18 @@ def frequency_transformation(
         inputs: ``[B, T, F, C]`` or ``[I, B, T, F, C]``.
         options: type and sizes.
         name: prefix of the layers' names.
-        habits: of the network around it.
+        block_options: those of the surrounding network.
         embedding: ``[I, E]`` of the instruments, for the types that depend on them.
 
     Returns:
-        shape of ``inputs``; with as many instruments as ``embedding`` where it matters.
+        the shape of ``inputs``, with the instruments of ``embedding`` for those types.
     """
     transform = _linear if options.linear else _convolutions
-    x = transform(inputs, options, name, habits, embedding)
+    x = transform(inputs, options, name, block_options, embedding)
     return Residual(name=f"{name}_add")([inputs, x])
 
 
-def _convolutions(inputs, options, name, habits, _):
+def _convolutions(inputs, options, name, block_options, _):
     """One ``BandConv1D`` per dilation down to ``width`` channels, one back to C channels."""
     x = inputs
     branches = []
@@ -323,9 +311,11 @@ def _convolutions(inputs, options, name, habits, _):
             name=f"{name}_conv_{index}",
         )(inputs if options.parallel else x)
         x = BatchNormalization(
-            epsilon=habits.epsilon, momentum=habits.momentum, name=f"{name}_norm_{index}"
+            epsilon=block_options.epsilon,
+            momentum=block_options.momentum,
+            name=f"{name}_norm_{index}",
         )(x)
-        x = Activate(habits.activation, name=f"{name}_activation_{index}")(x)
+        x = Activate(block_options.activation, name=f"{name}_activation_{index}")(x)
         branches.append(x)
     if options.parallel and len(branches) > 1:
         x = layers.Concatenate(name=f"{name}_branches")(branches)
@@ -338,25 +328,25 @@ def _convolutions(inputs, options, name, habits, _):
     )(x)
 
 
-def _linear(inputs, options, name, habits, embedding):
+def _linear(inputs, options, name, block_options, embedding):
     """Linear maps of all bins: to the bottleneck and back, or a single one without it.
 
-    Of LaSAFT's maps the last one is manifold, of LightSAFT's the first.
+    LaSAFT has ``num_tdfs`` of the last map, LightSAFT of the first.
     """
     bottleneck = options.bottleneck(inputs.shape[-2])
     units = [inputs.shape[-2]] if bottleneck is None else [bottleneck, inputs.shape[-2]]
-    manifold = {"fc": None, "lasaft": len(units), "lightsaft": 1}[options.type]
+    multiple = {"fc": None, "lasaft": len(units), "lightsaft": 1}[options.type]
     x = FrequencyFirst(name=f"{name}_first")(inputs)
-    if manifold:
+    if multiple:
         attention = Attention(options.num_tdfs, options.dk, name=f"{name}_attention")(embedding)
     for index, size in enumerate(units, start=1):
         linear = FrequencyLinear(
             size,
-            habits,
-            options.num_tdfs if index == manifold else None,
+            block_options,
+            options.num_tdfs if index == multiple else None,
             options.bias,
-            habits.start_at_zero and index == len(units),
+            block_options.start_at_zero and index == len(units),
             name=f"{name}_linear_{index}",
         )
-        x = linear([x, attention] if index == manifold else x)
+        x = linear([x, attention] if index == multiple else x)
     return FrequencyBack(name=f"{name}_back")([x, inputs])

@@ -10,33 +10,28 @@ import tensorflow as tf
 
 from spleeter_2.config.networks import Head
 
-from .layers import LEAK, from_phases, low_bins, pad_bins, plain, scaled, to_phases
+from .layers import LEAK, from_polyphase, low_bins, pad_bins, plain, scaled, to_polyphase
 from .polyphase import DilatedConv2D
 
 
 class _Band(tf.keras.layers.Layer):
-    """A layer that knows how many of the mixture's bins the network looks at.
-
-    Like every spectrogram it is float32, whatever the network computes in.
-    """
+    """A layer restricted to the network's ``nb_bins``, computed in float32 like every
+    spectrogram."""
 
     def __init__(self, nb_bins: int, **kwargs) -> None:
         super().__init__(**{"dtype": "float32", **kwargs})
         self.nb_bins = nb_bins
 
-    def get_config(self) -> dict:
-        return {**super().get_config(), "nb_bins": self.nb_bins}
-
-    def in_place(self, phases, number: int):
-        """Phases ``[B, T/n, F'/n, n n C]`` -> ``[B, T, nb_bins, C]``."""
-        return low_bins(from_phases(phases, number), self.nb_bins)
+    def in_place(self, x, n: int):
+        """Polyphase ``[B, T/n, F'/n, n n C]`` -> ``[B, T, nb_bins, C]``."""
+        return low_bins(from_polyphase(x, n), self.nb_bins)
 
 
 class ApplyMask(_Band):
     """Mixture times mask: magnitude from the network, phase from the mixture.
 
-    Shapes: mask phases ``[B, T/4, F'/4, 16C]`` and mixture complex ``[B, T, F, C]`` -> complex
-    ``[B, T, F, C]``, silent above the ``nb_bins`` that the network looks at.
+    Shapes: polyphase mask ``[B, T/4, F'/4, 16C]`` and mixture complex ``[B, T, F, C]`` -> complex
+    ``[B, T, F, C]``, zero above ``nb_bins``.
     """
 
     @plain
@@ -47,13 +42,13 @@ class ApplyMask(_Band):
 
 
 class RelativeMixture(_Band):
-    """Mixture relative to its own surroundings, as input of the regression.
+    """Mixture divided by its local RMS, as input of the regression.
 
     Spectrograms span five orders of magnitude; divided by the RMS of the neighbourhood, 2 x 2
-    bins and all channels, they become numbers around one, at any level and in any band.
+    bins and all channels, they are near one at any level and in any band.
 
-    Shapes: mixture complex ``[B, T, F, C]`` -> phases of its real and of its imaginary part,
-    each ``[B, T/2, F'/2, 4C]``, the scale ``[B, T/2, F'/2, 1]``, and both parts divided by it.
+    Shapes: mixture complex ``[B, T, F, C]`` -> polyphase real and imaginary part, each
+    ``[B, T/2, F'/2, 4C]``, the scale ``[B, T/2, F'/2, 1]``, and both parts divided by it.
     """
 
     def __init__(self, nb_bins: int, padded_bins: int, **kwargs) -> None:
@@ -64,30 +59,28 @@ class RelativeMixture(_Band):
     def call(self, mixture):
         mixture = low_bins(mixture, self.nb_bins)
         real, imaginary = (
-            to_phases(pad_bins(part, self.padded_bins), 2)
+            to_polyphase(pad_bins(part, self.padded_bins), 2)
             for part in (tf.math.real(mixture), tf.math.imag(mixture))
         )
         power = tf.reduce_mean(real**2 + imaginary**2, axis=-1, keepdims=True)
-        # the scale of digital silence is zero, so that silence stays silence whatever is
-        # regressed; the floor of the division is far below 24-bit noise
+        # the scale of digital silence is zero, so its estimate is silent too; the floor of the
+        # division is far below 24-bit noise
         scale = tf.sqrt(power)
         floored = tf.maximum(scale, 1e-6)
         return real, imaginary, scale, real / floored, imaginary / floored
 
-    def get_config(self) -> dict:
-        return {**super().get_config(), "padded_bins": self.padded_bins}
-
 
 class ApplyRegression(_Band):
-    """Masked mixture, corrected by an unbounded complex number per bin and channel.
+    """Masked mixture with an unbounded complex correction per bin and channel.
 
-    ``estimate = (mask + g) * mixture + scale * r``: ``g`` lets magnitude exceed the mixture and
-    phase leave it, ``r`` restores energy where sources cancel. Both are linear outputs of the
-    network; at zero the estimate is the masked mixture.
+    ``estimate = (mask + g) * mixture + scale * r``: with ``g`` magnitude and phase may differ from
+    the mixture's, ``r`` restores energy where sources cancel. Both are linear outputs of the
+    network; where they are zero the estimate is the masked mixture.
 
-    Shapes: mask, real and imaginary phases of the mixture, each ``[B, T/2, F'/2, 4C]``, scale
-    ``[B, T/2, F'/2, 1]``, corrections ``[B, T/2, F'/2, 16C]`` (phases of g real, g imaginary,
-    r real, r imaginary) and the mixture -> complex ``[B, T, F, C]``, silent above ``nb_bins``.
+    Shapes: polyphase mask, real and imaginary part of the mixture, each ``[B, T/2, F'/2, 4C]``,
+    scale ``[B, T/2, F'/2, 1]``, polyphase corrections ``[B, T/2, F'/2, 16C]`` (g real, g
+    imaginary, r real, r imaginary) and the mixture -> complex ``[B, T, F, C]``, zero above
+    ``nb_bins``.
     """
 
     @plain
@@ -105,7 +98,7 @@ class ApplyRegression(_Band):
 def head(
     options: Head,
     mixture: tf.Tensor,
-    phases: tf.Tensor,
+    decoded: tf.Tensor,
     features: tf.Tensor,
     nb_bins: int,
     prefix: str,
@@ -113,11 +106,11 @@ def head(
     """Estimate an instrument's complex STFT.
 
     Args:
-        options: which head.
+        options: type and sizes.
         mixture: complex ``[B, T, F, C]``.
-        phases: the U-Net's last decoder stage, ``[B, T/4, 4F', 1]``.
+        decoded: the U-Net's last decoder stage, ``[B, T/4, 4F', 1]``.
         features: the stage before it, normalised, ``[B, T/2, F'/2, c]``.
-        nb_bins: bins of the mixture that the network looks at, at most F'.
+        nb_bins: bins of the mixture that are the network's input, at most F'.
         prefix: prefix of the layers' names.
 
     Returns:
@@ -127,7 +120,7 @@ def head(
     channels = mixture.shape[-1]
     masked = options.type == "mask"
     convolution = DilatedConv2D(channels, 4 if masked else 2, name=f"{prefix}mask_conv")
-    logits = convolution(phases)
+    logits = convolution(decoded)
     mask = layers.Activation("sigmoid", name=f"{prefix}mask")(logits)
     if masked:
         return ApplyMask(nb_bins, name=f"{prefix}estimate")([mask, mixture])

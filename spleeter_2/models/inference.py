@@ -16,7 +16,7 @@ from spleeter_2.config.schema import Configuration
 
 from . import build_model, checkpoint, targets_needed
 from .conditioning import PerBlock
-from .cunet import Parting
+from .cunet import InstrumentSplit
 from .frequency import Attention
 from .layers import plain
 
@@ -108,7 +108,7 @@ def inference_function(model: tf.keras.Model) -> Network:
     """An inference-only version of a model.
 
     Gates and attention depend on the weights and the instruments, not on the music: they are
-    computed once, now. Some layers rearrange their kernels (``freeze``). Weights assigned to the
+    computed once, here. Some layers rearrange their kernels (``freeze``). Weights assigned to the
     model afterwards have no effect.
 
     Args:
@@ -132,7 +132,7 @@ def inference_function(model: tf.keras.Model) -> Network:
     values = tf.keras.Model(model.input, fixed)(silence, training=False)
     values = dict(zip(map(id, fixed), values, strict=True))
     for layer in model.layers:
-        if isinstance(layer, Parting):
+        if isinstance(layer, InstrumentSplit):
             return _one_by_one(model, tf.nest.flatten(layer.output), fixed, values)
     body = tf.keras.Model([model.input, *fixed], model.output)
     return lambda mixture: body([mixture, *values.values()], training=False)
@@ -140,31 +140,31 @@ def inference_function(model: tf.keras.Model) -> Network:
 
 def _one_by_one(
     model: tf.keras.Model,
-    parting: list[tf.Tensor],
+    split: list[tf.Tensor],
     fixed: list[tf.Tensor],
     values: dict[int, tf.Tensor],
 ) -> Network:
-    """A model of several instruments that computes what they share, then each on its own.
+    """A model of several instruments that computes the shared part once, then one at a time.
 
-    All of them side by side would take several times the memory and would not fit into caches.
+    All instruments at a time would take several times the memory and exceed the caches.
 
     Args:
-        model: of instruments that part somewhere.
-        parting: its tensors there, ``[I or 1, ...]``.
+        model: with an ``InstrumentSplit``.
+        split: its tensors, ``[I or 1, ...]``.
         fixed: tensors ``[I, ...]`` that do not depend on the music.
-        values: what they are, by the id of the tensor.
+        values: values of ``fixed``, by the id of the tensor.
     """
     planes = model.get_layer("last_conv").output
-    early = _needed(parting, fixed)
-    late = _needed([planes], [*parting, *fixed])
-    shared = tf.keras.Model([model.input, *early], parting)
+    early = _needed(split, fixed)
+    late = _needed([planes], [*split, *fixed])
+    shared = tf.keras.Model([model.input, *early], split)
     own = tf.keras.Model(late, planes)
     estimates = tf.keras.Model([model.input, planes], model.output)
 
     @plain
     def network(mixture: tf.Tensor) -> dict[str, tf.Tensor]:
-        parted = shared([mixture, *(values[id(tensor)] for tensor in early)], training=False)
-        known = {**values, **dict(zip(map(id, parting), tf.nest.flatten(parted), strict=True))}
+        common = shared([mixture, *(values[id(tensor)] for tensor in early)], training=False)
+        known = {**values, **dict(zip(map(id, split), tf.nest.flatten(common), strict=True))}
         inputs = [known[id(tensor)] for tensor in late]
 
         def planes_of(instrument: tf.Tensor) -> tf.Tensor:
@@ -181,7 +181,7 @@ def _one_by_one(
 
 
 def _needed(outputs: list[tf.Tensor], given: list[tf.Tensor]) -> list[tf.Tensor]:
-    """Those of the given tensors that a model's outputs are computed from, directly."""
+    """The given tensors that the outputs are computed from directly."""
     stops = {id(tensor) for tensor in given}
     waiting, seen = list(outputs), set()
     while waiting:

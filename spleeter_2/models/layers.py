@@ -1,4 +1,4 @@
-"""What the layers of all models share."""
+"""Layers and helpers shared by all models."""
 
 from __future__ import annotations
 
@@ -20,50 +20,52 @@ ACTIVATIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
 
 
 def plain(call: Callable) -> Callable:
-    """Decorate a layer's ``call`` to be run as it is written.
+    """Decorator: run a layer's ``call`` without AutoGraph.
 
-    Keras would rewrite its source so that Python's ``if`` may depend on tensors. None of ours
-    does, and rewriting them all took a second of every start.
+    AutoGraph rewrites the source so that Python's ``if`` may depend on tensors. No layer here
+    needs that, and rewriting all of them took a second of every start.
     """
     wrapper = tf.autograph.experimental.do_not_convert(call)
-    wrapper.__signature__ = inspect.signature(call)  # Keras looks for arguments such as training
+    wrapper.__signature__ = inspect.signature(
+        call
+    )  # Keras inspects it for arguments such as training
     return wrapper
 
 
 def pad_bins(x: tf.Tensor, nb_bins: int) -> tf.Tensor:
-    """``[B, T, F, C]`` -> ``[B, T, nb_bins, C]``, zeros on top; nothing to do is not done."""
+    """``[B, T, F, C]`` -> ``[B, T, nb_bins, C]``, zeros on top; no-op if equal."""
     above = nb_bins - x.shape[2]
     return tf.pad(x, ((0, 0), (0, 0), (0, above), (0, 0))) if above else x
 
 
 def low_bins(x: tf.Tensor, nb_bins: int) -> tf.Tensor:
-    """``[B, T, F, C]`` -> ``[B, T, nb_bins, C]``, the lowest; nothing to do is not done."""
+    """``[B, T, F, C]`` -> ``[B, T, nb_bins, C]``, the lowest ones; no-op if equal."""
     return x[:, :, :nb_bins] if x.shape[2] > nb_bins else x
 
 
 def scaled(spectrogram: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
-    """Complex times real, the phase as it is. (A cast to complex warns where it has a gradient.)"""
+    """Complex times real. (The gradient of a cast to complex would log a warning.)"""
     return tf.complex(tf.math.real(spectrogram) * factor, tf.math.imag(spectrogram) * factor)
 
 
 def shape_of(x: tf.Tensor) -> list:
-    """Sizes of a tensor: numbers where they are known, tensors elsewhere."""
+    """Sizes of a tensor: integers where static, scalar tensors elsewhere."""
     dynamic = tf.shape(x)
     return [dynamic[axis] if size is None else size for axis, size in enumerate(x.shape)]
 
 
-def to_phases(x: tf.Tensor, n: int) -> tf.Tensor:
-    """``[B, n T, n F, C]`` -> ``[B, T, F, n n C]``: ``tf.nn.space_to_depth`` on all cores."""
+def to_polyphase(x: tf.Tensor, n: int) -> tf.Tensor:
+    """``[B, n T, n F, C]`` -> ``[B, T, F, n n C]``: ``space_to_depth``, but on all cores."""
     _, nb_frames, nb_bins, channels = shape_of(x)
     blocks = tf.reshape(x, (-1, n, nb_bins // n, n * channels))
     blocks = tf.transpose(blocks, (0, 2, 1, 3))
     return tf.reshape(blocks, (-1, nb_frames // n, nb_bins // n, n * n * channels))
 
 
-def from_phases(phases: tf.Tensor, n: int) -> tf.Tensor:
-    """``[B, T, F, n n C]`` -> ``[B, n T, n F, C]``: ``tf.nn.depth_to_space`` on all cores."""
-    _, nb_frames, nb_bins, channels = shape_of(phases)
-    rows = tf.reshape(phases, (-1, nb_bins, n, channels // n))
+def from_polyphase(x: tf.Tensor, n: int) -> tf.Tensor:
+    """``[B, T, F, n n C]`` -> ``[B, n T, n F, C]``: ``depth_to_space``, but on all cores."""
+    _, nb_frames, nb_bins, channels = shape_of(x)
+    rows = tf.reshape(x, (-1, nb_bins, n, channels // n))
     rows = tf.transpose(rows, (0, 2, 1, 3))
     return tf.reshape(rows, (-1, n * nb_frames, n * nb_bins, channels // (n * n)))
 
@@ -79,25 +81,22 @@ class Activate(tf.keras.layers.Layer):
     def call(self, inputs):
         return ACTIVATIONS[self.activation](inputs)
 
-    def get_config(self) -> dict:
-        return {**super().get_config(), "activation": self.activation}
-
 
 class BatchNormalization(tf.keras.layers.BatchNormalization):
-    """Keras' layer; where several devices train, it normalises by their whole batch.
+    """Keras' layer, with statistics of the whole batch when several devices train.
 
-    On one device it is Keras' own. Keras' ``synchronized`` takes the difference of two means of
-    squares, which is less exact, and a variance for inference that is not that of one device.
-    All devices must have batches of one size.
+    Keras' ``synchronized`` option subtracts two means of squares, which is less exact, and keeps
+    another variance for inference than a single device does. All devices must have batches of
+    the same size.
     """
 
     def build(self, input_shape) -> None:
         if input_shape[-1] == 1:
-            self.fused = False  # whose kernel is slower on a CPU than plain sums
+            self.fused = False  # for one channel the fused CPU kernel is slower
         super().build(input_shape)
 
     def add_weight(self, *args, **kwargs):
-        # alike on all devices, so that a reader need not ask the others
+        # replicas hold equal values: read locally, without a sync
         if kwargs.get("synchronization") is tf.VariableSynchronization.ON_READ:
             kwargs["synchronization"] = tf.VariableSynchronization.AUTO
             kwargs["aggregation"] = tf.VariableAggregation.ONLY_FIRST_REPLICA
@@ -121,7 +120,7 @@ class BatchNormalization(tf.keras.layers.BatchNormalization):
         mean = mean_of_all(x)
         variance = mean_of_all(tf.math.squared_difference(x, mean))
         unbiased = variance
-        if self.fused:  # as the fused kernel of one device keeps it
+        if self.fused:  # Bessel's correction, as in the fused kernel
             count = nb_replicas * tf.cast(tf.size(x) / x.shape[-1], tf.float32)
             unbiased = variance * count / (count - 1)
         for kept, new in ((self.moving_mean, mean), (self.moving_variance, unbiased)):
@@ -131,20 +130,20 @@ class BatchNormalization(tf.keras.layers.BatchNormalization):
 
 
 class Norm(BatchNormalization):
-    """BatchNorm over the last axis with PyTorch's constants, which a linear layer can absorb."""
+    """BatchNorm over the last axis with PyTorch's constants, foldable into a linear layer."""
 
     def __init__(self, epsilon: float = 1e-5, momentum: float = 0.9, **kwargs) -> None:
         super().__init__(epsilon=epsilon, momentum=momentum, **kwargs)
 
     def scale_and_shift(self) -> tuple[tf.Tensor, tf.Tensor]:
-        """What it does at inference: ``scale * x + shift``, each ``[C]``."""
+        """Scale and shift ``[C]`` of the equivalent ``scale * x + shift`` at inference."""
         scale = self.gamma * tf.math.rsqrt(self.moving_variance + self.epsilon)
         shift = self.beta - self.moving_mean * scale
         return tf.cast(scale, self.compute_dtype), tf.cast(shift, self.compute_dtype)
 
 
 class ConvNorm(tf.keras.layers.Layer):
-    """2-D convolution, BatchNorm and activation; at inference they are one convolution.
+    """2-D convolution, BatchNorm and activation, folded into one convolution at inference.
 
     Shapes: ``[..., T, F, C]`` -> ``[..., T', F', filters]``; kernel ``[kT, kF, C, filters]``.
 
@@ -154,7 +153,7 @@ class ConvNorm(tf.keras.layers.Layer):
         strides: frames and bins.
         pad: zero frames and bins added on either side.
         activation: name in ``ACTIVATIONS``.
-        norm: whether there is a BatchNorm.
+        norm: apply a BatchNorm.
     """
 
     def __init__(
@@ -201,7 +200,7 @@ class ConvNorm(tf.keras.layers.Layer):
         return tf.reshape(x, (*shape_of(inputs)[:-3], *shape_of(x)[-3:]))
 
     def folded(self) -> tuple[tf.Tensor, tf.Tensor]:
-        """Kernel and bias that have absorbed the BatchNorm."""
+        """Kernel and bias with the BatchNorm folded in."""
         scale, shift = self.norm.scale_and_shift()
         return self.scaled_kernel(scale), self.bias * scale + shift
 
@@ -213,23 +212,12 @@ class ConvNorm(tf.keras.layers.Layer):
         padding = ((0, 0), (frames, frames), (bins, bins), (0, 0))
         return tf.nn.bias_add(tf.nn.conv2d(x, kernel, self.strides, padding), bias)
 
-    def get_config(self) -> dict:
-        return {
-            **super().get_config(),
-            "filters": self.filters,
-            "kernel_size": self.kernel_size,
-            "strides": self.strides,
-            "pad": self.pad,
-            "activation": self.activation,
-            "norm": self.norm is not None,
-        }
-
 
 class UpsampleNorm(ConvNorm):
     """Transposed convolution whose kernel is its stride, and BatchNorm.
 
-    Every input gives a patch of its own, so the patches are channels of a 1x1 convolution that
-    are then laid out. The weights are those of Keras' ``Conv2DTranspose``.
+    Patches do not overlap, so they are computed as channels of a 1x1 convolution and laid out
+    afterwards. The weights are those of Keras' ``Conv2DTranspose``.
 
     Shapes: ``[..., T, F, C]`` -> ``[..., T * kT, 2F, filters]``; kernel ``[kT, 2, filters, C]``
     with kT 1 or 2.
@@ -252,22 +240,17 @@ class UpsampleNorm(ConvNorm):
         if frames == 1:
             _, nb_frames, nb_bins, _ = shape_of(x)
             return tf.reshape(patches, (-1, nb_frames, nb_bins * bins, self.filters))
-        return from_phases(patches, 2)
-
-    def get_config(self) -> dict:
-        config = super().get_config()
-        for name in ("strides", "pad", "norm"):
-            config.pop(name)
-        return config
+        return from_polyphase(patches, 2)
 
 
 class DenseConvNorm(tf.keras.layers.Layer):
     """Densely connected convolutions (TFC): each sees the results of all earlier ones.
 
-    Convolution k reads ``[y_k-1, ..., y_1, x]``, the newest first; the last one's result is the
-    block's. After ``freeze`` it goes the other way round: what is new is convolved once for all
-    convolutions that will read it, whose sums wait side by side. The multiply-adds are the same,
-    but a CPU does them faster with many output channels than with few, and nothing is joined.
+    Convolution k reads ``[y_k-1, ..., y_1, x]``, the newest first; the result of the last one is
+    the block's. After ``freeze``, each result is instead convolved once with the kernels of all
+    later convolutions that read it, and their sums are accumulated side by side: the same
+    multiply-adds, but with many output channels, which a CPU computes faster, and no
+    concatenation.
 
     Shapes: ``[..., T, F, C]`` -> ``[..., T, F, filters]``; kernels
     ``[k, k, C + n * filters, filters]``, n earlier convolutions.
@@ -275,7 +258,7 @@ class DenseConvNorm(tf.keras.layers.Layer):
     Args:
         prefix: the convolutions and their weights are named ``{prefix}_conv_{k}``, k from 1.
         filters, kernel_size, activation: of all of them; zero padding.
-        count: how many.
+        count: number of convolutions.
     """
 
     def __init__(
@@ -296,17 +279,17 @@ class DenseConvNorm(tf.keras.layers.Layer):
     def build(self, input_shape) -> None:
         channels = int(input_shape[-1])
         for convolution in self.convolutions:
-            with tf.name_scope(f"{convolution.name}/"):  # whatever the scope around
+            with tf.name_scope(f"{convolution.name}/"):  # the slash makes it absolute
                 convolution.build((None, None, None, channels))
             channels += self.filters
         super().build(input_shape)
 
     def freeze(self) -> None:
-        """Rearrange the present kernels for inference; later changes of them go unseen."""
+        """Rearrange the kernels for inference; later assignments to them have no effect."""
         kernels, biases = zip(*(layer.folded() for layer in self.convolutions), strict=True)
         count = len(kernels)
         spread = [tf.concat([kernels[n][:, :, n * self.filters :] for n in range(count)], -1)]
-        for new in range(count - 1):  # the kernels' parts that read the result of this one
+        for new in range(count - 1):  # parts of later kernels that read this result
             starts = [(later - 1 - new) * self.filters for later in range(new + 1, count)]
             parts = [
                 kernels[new + 1 + index][:, :, start : start + self.filters]
@@ -330,13 +313,3 @@ class DenseConvNorm(tf.keras.layers.Layer):
             new = activate(sums[..., : self.filters])
             sums = sums[..., self.filters :] + tf.nn.conv2d(new, kernel, 1, "SAME")
         return tf.reshape(activate(sums), (*shape_of(inputs)[:-1], self.filters))
-
-    def get_config(self) -> dict:
-        return {
-            **super().get_config(),
-            "prefix": self.prefix,
-            "filters": self.filters,
-            "kernel_size": self.kernel_size,
-            "count": len(self.convolutions),
-            "activation": self.activation,
-        }

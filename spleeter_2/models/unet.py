@@ -1,7 +1,7 @@
 """Spleeter's U-Net, one network per target.
 
 A. Jansson et al., "Singing voice separation with deep U-Net convolutional networks", ISMIR
-2017, as Deezer's Spleeter (R. Hennequin et al., JOSS 2020) computes it: 5x5 convolutions with
+2017, in the variant of Deezer's Spleeter (R. Hennequin et al., JOSS 2020): 5x5 convolutions with
 stride 2, LeakyReLU(0.2) in the encoder, ReLU in the decoder, BatchNorm behind the decoder's
 activation, skips taken before the encoder's BatchNorm.
 """
@@ -16,11 +16,11 @@ from spleeter_2.config.schema import Configuration
 from .frequency import frequency_transformation
 from .heads import head
 from .layers import LEAK, BatchNormalization, low_bins, pad_bins, plain
-from .polyphase import UpConv2DToPhases
+from .polyphase import UpConv2DToPolyphase
 
 layers = tf.keras.layers
 
-# of the convolutions that halve frames and bins, and of those that double them
+# options of the strided and of the transposed convolutions
 STRIDED = {
     "kernel_size": 5,
     "strides": 2,
@@ -30,12 +30,12 @@ STRIDED = {
 
 
 class LevelledMagnitude(layers.Layer):
-    """Magnitude of the mixture's lower bins, brought to a known level.
+    """Magnitude of the mixture's lower bins, normalised to an RMS of ``level``.
 
-    Deezer's networks are not indifferent to level: they were trained on mastered music. The
-    gain follows from the RMS of these bins, which Parseval's theorem gives; frames of digital
-    silence do not count, and ``max_gain`` keeps silence from being blown up. It is
-    needed on the way in only: masks and relative corrections are applied to the mixture itself.
+    Deezer's networks depend on level: they were trained on mastered music. The RMS of the bins
+    follows from Parseval's theorem; frames of digital silence do not count, and ``max_gain``
+    limits the gain of near silence. Masks and corrections are relative to the mixture, so the
+    gain is not undone afterwards.
 
     Shapes: complex ``[B, T, F, C]`` -> ``[B, T, padded_bins, C]``. ``frame_length`` of the STFT
     in samples, ``level`` an RMS of full scale or None, ``max_gain`` in dB.
@@ -74,22 +74,12 @@ class LevelledMagnitude(layers.Layer):
         floor = self.level * 10 ** (-self.max_gain / 20)
         return self.level / tf.maximum(tf.sqrt(mean), floor)
 
-    def get_config(self) -> dict:
-        return {
-            **super().get_config(),
-            "nb_bins": self.nb_bins,
-            "padded_bins": self.padded_bins,
-            "frame_length": self.frame_length,
-            "level": self.level,
-            "max_gain": self.max_gain,
-        }
-
 
 class SplitShifts(layers.Layer):
-    """Put a copy that is one frame late beside each example of the batch.
+    """Append a copy delayed by one frame for each example of the batch.
 
-    Strides of two let a network see its input on a grid; halfway between two of its places the
-    same music gives another estimate. ``MeanOfShifts`` takes the mean of both.
+    Strides of two put the input on a grid; half a stride later the same music gives another
+    estimate. ``MeanOfShifts`` takes the mean of both.
 
     Shapes: ``[B, T, F, C]`` -> ``[2B, T + 2, F, C]``, the copies last.
     """
@@ -102,7 +92,7 @@ class SplitShifts(layers.Layer):
 
 
 class MeanOfShifts(layers.Layer):
-    """Mean of an example and of its copy that was one frame late (``SplitShifts``).
+    """Mean of an example and its delayed copy (``SplitShifts``).
 
     Shapes: ``[2B, T + 2, F, C]`` -> ``[B, T, F, C]``.
     """
@@ -153,13 +143,13 @@ def _unet(options: UNet, mixture: tf.Tensor, magnitude: tf.Tensor, prefix: str) 
         if index == 1 and options.shift_average:
             x = MeanOfShifts(name=f"{prefix}mean_of_shifts")(x)
     last = len(options.filters)
-    phases = UpConv2DToPhases(name=f"{prefix}decoder_{last}_conv")([skips.pop(), x])
-    phases = _normalised(options, phases, last, prefix)
-    return head(options.head, mixture, phases, x, options.nb_bins, prefix)
+    decoded = UpConv2DToPolyphase(name=f"{prefix}decoder_{last}_conv")([skips.pop(), x])
+    decoded = _normalised(options, decoded, last, prefix)
+    return head(options.head, mixture, decoded, x, options.nb_bins, prefix)
 
 
 def _normalised(options: UNet, x: tf.Tensor, index: int, prefix: str) -> tf.Tensor:
-    """What follows the convolution of a stage of the decoder."""
+    """Activation, BatchNorm and dropout of a decoder stage."""
     x = layers.ReLU(name=f"{prefix}decoder_{index}_activation")(x)
     x = BatchNormalization(name=f"{prefix}decoder_{index}_norm")(x)
     if index <= 3 and options.dropout:
@@ -180,7 +170,7 @@ def _encoder(options: UNet, magnitude: tf.Tensor, prefix: str) -> list[tf.Tensor
             if block.level == index:
                 x = frequency_transformation(x, block, f"{prefix}frequency_{index}")
         skips.append(x)
-        if index < deepest:  # the deepest level is taken as it is
+        if index < deepest:  # no BatchNorm or activation at the deepest level
             x = BatchNormalization(name=f"{prefix}encoder_{index}_norm")(x)
             x = layers.LeakyReLU(LEAK, name=f"{prefix}encoder_{index}_activation")(x)
     return skips

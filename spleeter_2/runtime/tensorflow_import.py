@@ -1,4 +1,4 @@
-"""Import TensorFlow the quick way."""
+"""A faster import of TensorFlow."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ from types import ModuleType
 
 
 def import_tensorflow(sole_user: bool = False) -> ModuleType:
-    """Import TensorFlow with its start-up messages off and the garbage collector resting.
+    """Import TensorFlow without its start-up messages and with garbage collection paused.
 
-    The import makes a million objects that live for good; not looking at each of them again and
-    again saves a third of its time (``benchmarks/separate.py`` prints the import apart).
+    The import creates a million permanent objects; not scanning them repeatedly saves a third of
+    its time (``benchmarks/separate.py`` prints the import separately).
 
     Args:
-        sole_user: this process runs a network and nothing else, so the optional jax and pandas,
-            which TensorFlow imports where they are installed, are left out: a second and
-            100 MB less; memory is kept for the next window (``_keep_memory``); Keras' warnings,
-            which are for those who build networks, are off; and the collector never looks at
-            anything that is there by now.
+        sole_user: this process runs a network and nothing else. Then the optional jax and pandas
+            are not imported (a second and 100 MB less), memory is kept for the next window
+            (``_keep_memory``), Keras' warnings are off, and existing objects are exempt from
+            garbage collection.
     """
     if sole_user:
         _keep_memory()
@@ -40,15 +39,15 @@ def import_tensorflow(sole_user: bool = False) -> ModuleType:
             gc.enable()
     if sole_user:
         tensorflow.get_logger().setLevel("ERROR")
-        gc.freeze()  # in another's process, its own garbage would stay for good
+        gc.freeze()  # only here: in a host process, its own garbage would never be freed
     return tensorflow
 
 
 def _keep_memory() -> None:
-    """Ask glibc, where it is the C library, to reuse the memory of large arrays.
+    """Let glibc, where it is the C library, reuse the memory of large arrays.
 
-    By default it returns their pages to the system after every window and fetches them again,
-    page by page, and keeps a heap per thread: a tenth of the time and a fifth of the memory.
+    By default it returns their pages to the system after every window and has a heap per thread,
+    which costs a tenth of the time and a fifth of the memory.
     """
     arena_max, mmap_threshold, trim_threshold = -8, -3, -1  # of malloc.h
     with contextlib.suppress(OSError, AttributeError, TypeError):

@@ -15,7 +15,7 @@ from spleeter_2.audio.reader import AudioReader
 from spleeter_2.config.loading import is_ours
 from spleeter_2.errors import ModelError, SeparationError
 
-from .paths import Song, plan
+from .paths import Job, plan_outputs
 from .separator import Separated, Separator
 from .upstream import DEFAULT_ADAPTER, UpstreamSeparator
 
@@ -76,7 +76,7 @@ def separate_songs(files: list[str], settings: Settings) -> bool:
         SeparationError: a fault that concerns all songs: options, names, the model.
     """
     separator = _open(settings)
-    songs = plan(
+    songs = plan_outputs(
         files,
         settings.output_path,
         settings.filename_format,
@@ -87,7 +87,7 @@ def separate_songs(files: list[str], settings: Settings) -> bool:
         done = [song for song in songs if song.is_done]
         songs = [song for song in songs if not song.is_done]
         if done:
-            log.info(f"{len(done)} song(s) left out: their stems are there")
+            log.info(f"{len(done)} song(s) skipped: their stems exist")
     failures = []
     for song in songs:
         try:
@@ -107,9 +107,7 @@ def separate_songs(files: list[str], settings: Settings) -> bool:
 def _open(settings: Settings) -> Separator | UpstreamSeparator:
     if is_ours(settings.model):
         if settings.adapter not in (None, DEFAULT_ADAPTER):
-            raise SeparationError(
-                f"--adapter serves upstream's models; {settings.model} reads and writes by itself"
-            )
+            raise SeparationError(f"--adapter is for upstream's models, not {settings.model}")
         return Separator(
             settings.model,
             settings.stems,
@@ -132,9 +130,7 @@ def _open(settings: Settings) -> Separator | UpstreamSeparator:
     )
 
 
-def _separate(
-    separator: Separator | UpstreamSeparator, song: Song, settings: Settings
-) -> Separated:
+def _separate(separator: Separator | UpstreamSeparator, song: Job, settings: Settings) -> Separated:
     if isinstance(separator, UpstreamSeparator):
         return separator.separate_to_file(
             song.source,
@@ -162,7 +158,7 @@ def _separate(
 
 
 def _bar(name: str, seconds: float | None) -> tqdm:
-    """Progress in seconds of audio, on a terminal only."""
+    """Progress bar in seconds of audio, on a terminal only."""
     return tqdm(
         desc=name,
         total=None if seconds is None else round(seconds, 1),
@@ -172,13 +168,13 @@ def _bar(name: str, seconds: float | None) -> tqdm:
     )
 
 
-def _report(separated: Separated, song: Song) -> None:
+def _report(separated: Separated, song: Job) -> None:
     for note in separated.notes:
         log.warning(f"note: {note}")
     for name, count in separated.nb_clipped.items():
         if count:
             log.warning(
-                f"note: {song.outputs[name]}: {count} samples beyond full scale were cut off; "
+                f"note: {song.outputs[name]}: {count} samples beyond full scale were clipped; "
                 "--bits 32f keeps them"
             )
     for path in song.outputs.values():

@@ -1,4 +1,4 @@
-"""Which files come in, and where each stem goes: all of it known before any work starts."""
+"""Songs to separate and the paths of their stems, checked before any work starts."""
 
 from __future__ import annotations
 
@@ -16,25 +16,30 @@ FIELDS = ("filename", "foldername", "instrument", "codec")
 
 
 @dataclass(frozen=True)
-class Song:
-    """A source (a path or "-") and the file of each stem (a path or "-")."""
+class Job:
+    """A song to separate.
+
+    Attributes:
+        source: path, or "-" for standard input.
+        outputs: path of each stem by instrument, or "-" for standard output.
+    """
 
     source: str
     outputs: dict[str, str]
 
     @property
     def is_done(self) -> bool:
-        """Whether every stem has its file."""
+        """True if the files of all stems exist."""
         return all(os.path.isfile(path) for path in self.outputs.values())
 
 
-def plan(
+def plan_outputs(
     inputs: Sequence[str | os.PathLike],
     output: str | os.PathLike,
     template: str,
     codec: str,
     instruments: Iterable[str],
-) -> list[Song]:
+) -> list[Job]:
     """Find the songs and name their stems.
 
     Args:
@@ -44,7 +49,7 @@ def plan(
             and ``{codec}``.
 
     Raises:
-        SeparationError: nothing found; a template that cannot be filled or leaves ``output``;
+        SeparationError: nothing found; a template with unknown fields or that leaves ``output``;
             two stems, or a stem and a source, with the same path.
     """
     instruments = tuple(instruments)
@@ -54,11 +59,11 @@ def plan(
             raise SeparationError(
                 "standard output takes one stem of one song, as WAV: name it with --stems"
             )
-        return [Song(found[0][0], {instruments[0]: STANDARD})]
+        return [Job(found[0][0], {instruments[0]: STANDARD})]
     _check_template(template)
     root = os.path.abspath(output)
     songs = [
-        Song(
+        Job(
             source, {name: _path(root, tree, template, source, name, codec) for name in instruments}
         )
         for source, tree in found
@@ -68,7 +73,7 @@ def plan(
 
 
 def _find(inputs: Sequence[str | os.PathLike]) -> list[tuple[str, str]]:
-    """Sources, each with its folder below the input folder that it was found in."""
+    """Sources, each with its folder relative to the input folder it was found in."""
     found: dict[str, tuple[str, str]] = {}
     for item in map(os.fspath, inputs):
         for source, tree in _expand(item):
@@ -97,7 +102,7 @@ def _expand(item: str) -> list[tuple[str, str]]:
 
 
 def _unreadable(error: OSError) -> None:
-    """A folder that cannot be searched is told, not passed over."""
+    """Raise for a folder that cannot be searched, which ``os.walk`` would skip."""
     raise SeparationError(f"cannot search the folder {error.filename}: {error.strerror}") from error
 
 
@@ -111,9 +116,9 @@ def _check_template(template: str) -> None:
         if name is None:
             continue
         if name not in FIELDS:
-            raise SeparationError(f"the filename format knows {known}, not {{{name}}}")
+            raise SeparationError(f"the filename format has the fields {known}, not {{{name}}}")
         if width or conversion:
-            raise SeparationError(f"the filename format takes {{{name}}} as it is, without : or !")
+            raise SeparationError(f"the filename format takes {{{name}}} without : or !")
 
 
 def _path(root: str, tree: str, template: str, source: str, instrument: str, codec: str) -> str:
@@ -133,7 +138,7 @@ def _path(root: str, tree: str, template: str, source: str, instrument: str, cod
     return path
 
 
-def _check_clashes(songs: list[Song]) -> None:
+def _check_clashes(songs: list[Job]) -> None:
     owners: dict[str, str] = {}
     sources = {os.path.realpath(song.source) for song in songs if song.source != STANDARD}
     for song in songs:

@@ -12,17 +12,17 @@ import numpy as np
 
 from spleeter_2.audio.codecs import Encoding
 from spleeter_2.audio.mixing import residual, with_channels
-from spleeter_2.audio.reader import BLOCK, AudioReader, first_impossible
+from spleeter_2.audio.reader import BLOCK, AudioReader, first_invalid_sample
 from spleeter_2.audio.resampling import resample
 from spleeter_2.audio.stft import Transform
 from spleeter_2.audio.writer import AudioWriter
 from spleeter_2.config.loading import PREFIX, has_weights, load_configuration
 from spleeter_2.config.schema import Configuration
-from spleeter_2.errors import SeparationError, concerning_the_model
+from spleeter_2.errors import SeparationError, model_errors
 from spleeter_2.runtime.network import Network, load_network
 
 from .background import in_background
-from .paths import plan
+from .paths import plan_outputs
 from .windows import OverlapAdd, Windows
 
 Progress = Callable[[float], None]  # called with the seconds of audio done so far
@@ -70,7 +70,7 @@ class Separator:
         sole_user: bool = False,
     ) -> None:
         self.configuration = load_configuration(descriptor)
-        self.stems = chosen(self.configuration.name, self.configuration.instruments, stems)
+        self.stems = choose_stems(self.configuration.name, self.configuration.instruments, stems)
         if overlap is not None and not 0 <= overlap <= 0.5:
             raise SeparationError(f"the overlap must lie between 0 and 0.5, not {overlap}")
         if not has_weights(self.configuration.weights):
@@ -81,7 +81,7 @@ class Separator:
         self._sole_user = sole_user
         self._network: Network | None = None
 
-    @concerning_the_model()
+    @model_errors()
     def load(self) -> None:
         """Build the network and read its weights, unless that is done.
 
@@ -90,7 +90,7 @@ class Separator:
         """
         if self._network is not None:
             return
-        # the Wiener filter weighs every instrument against the others
+        # the Wiener filter needs the estimates of all instruments
         wanted = None if self._mwf else self.stems
         network = load_network(self.configuration, wanted, self._device, self._sole_user)
         stft = self.configuration.stft
@@ -156,7 +156,7 @@ class Separator:
                 left half written.
         """
         encoding = Encoding(codec, bits, bitrate)
-        (song,) = plan([source], destination, filename_format, codec, self.stems)
+        (song,) = plan_outputs([source], destination, filename_format, codec, self.stems)
         with AudioReader(source, sample_rate, offset, duration) as reader:
             return self.write_stems(reader, song.outputs, encoding, progress)
 
@@ -249,7 +249,7 @@ class Separator:
     def _instruments(
         self, mixture: np.ndarray, estimates: list[np.ndarray]
     ) -> dict[str, np.ndarray]:
-        """Targets and residual ``[n, C]`` from the mixture and the model's estimates."""
+        """The chosen stems ``[n, C]`` from the mixture and the targets' estimates."""
         if mixture.shape[1] != self.configuration.nb_channels:
             estimates = [with_channels(estimate, mixture.shape[1]) for estimate in estimates]
         stems = dict(zip(self._network.targets, estimates, strict=True))
@@ -317,11 +317,13 @@ class _SampleQueue:
         return np.concatenate(taken) if taken else np.zeros((0, 1), np.float32)
 
 
-def chosen(model: str, instruments: Sequence[str], stems: Sequence[str] | None) -> tuple[str, ...]:
-    """The instruments of a model that are asked for (None: all), in the model's order.
+def choose_stems(
+    model: str, instruments: Sequence[str], stems: Sequence[str] | None
+) -> tuple[str, ...]:
+    """The chosen instruments of a model in its own order; all if ``stems`` is None.
 
     Raises:
-        SeparationError: one that the model does not have, or an empty list.
+        SeparationError: an unknown instrument, or an empty list.
     """
     if stems is None:
         return tuple(instruments)
@@ -329,7 +331,7 @@ def chosen(model: str, instruments: Sequence[str], stems: Sequence[str] | None) 
     if unknown or not stems:
         raise SeparationError(
             f"{model} separates {', '.join(instruments)}; "
-            f"it does not know {', '.join(unknown) or 'an empty list'}"
+            f"not {', '.join(unknown) or 'an empty list'}"
         )
     return tuple(name for name in instruments if name in stems)
 
@@ -345,7 +347,11 @@ def _without_weights(descriptor: str, configuration: Configuration) -> str:
 
 
 def _checked(waveform: np.ndarray) -> np.ndarray:
-    """Float32 ``[S, C]`` of a user's array."""
+    """A user's array as float32 ``[S, C]``.
+
+    Raises:
+        SeparationError: another shape or dtype, no samples, or an invalid sample.
+    """
     waveform = np.asarray(waveform)
     if waveform.ndim == 1:
         waveform = waveform[:, np.newaxis]
@@ -358,6 +364,6 @@ def _checked(waveform: np.ndarray) -> np.ndarray:
         raise SeparationError(
             f"a waveform must be floating point with full scale 1.0, not {waveform.dtype}"
         )
-    if (bad := first_impossible(waveform)) is not None:
+    if (bad := first_invalid_sample(waveform)) is not None:
         raise SeparationError(f"the waveform holds {bad[1]} at sample {bad[0]}")
     return waveform.astype(np.float32, copy=False)

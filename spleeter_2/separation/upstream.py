@@ -1,7 +1,7 @@
-"""Upstream Spleeter behind our front door: its installed code computes, we check around it.
+"""Upstream Spleeter's models, computed by its own installed code, with checks around it.
 
-Upstream exits with 0 on every error and, when a download was interrupted, separates with
-untrained weights; here both are refused. What it computes is left alone, sample for sample.
+Upstream exits with 0 on every error and, after an interrupted download, separates with untrained
+weights; both are errors here. Its samples are not changed.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from pathlib import Path
 from spleeter_2.audio.codecs import Encoding
 from spleeter_2.audio.ffmpeg import FAILED, STANDARD
 from spleeter_2.audio.reader import AudioReader
-from spleeter_2.errors import SeparationError, concerning_the_model
+from spleeter_2.errors import SeparationError, model_errors
 from spleeter_2.files import Draft, writing
 from spleeter_2.runtime.tensorflow_import import import_tensorflow
 
-from .separator import Separated, chosen
+from .separator import Separated, choose_stems
 
 DEFAULT_ADAPTER = "spleeter.audio.ffmpeg.FFMPEGProcessAudioAdapter"
 DEFAULT_DURATION = 600.0  # seconds; upstream drops the rest
-# what a configuration of upstream must have, for us and for its own start
+# keys of upstream's configurations and their types
 KEYS = {
     "instrument_list": list,
     "model_dir": str,
@@ -48,16 +48,16 @@ class UpstreamSeparator:
         verbose: bool = False,
     ) -> None:
         self.parameters = upstream_configuration(descriptor)
-        self.stems = chosen(descriptor, self.parameters["instrument_list"], stems)
+        self.stems = choose_stems(descriptor, self.parameters["instrument_list"], stems)
         self._descriptor = descriptor
         self._adapter_name = DEFAULT_ADAPTER if adapter is None else adapter
         self._mwf = mwf
         self._verbose = verbose
         self._separator = None
 
-    @concerning_the_model()
+    @model_errors()
     def load(self) -> None:
-        """Import upstream, make sure that its weights are there, and build its separator.
+        """Import upstream, check or download its weights, and build its separator.
 
         Raises:
             ModelError: ffprobe, the weights or the adapter cannot be had.
@@ -91,7 +91,7 @@ class UpstreamSeparator:
         duration: float | None,
         encoding: Encoding,
     ) -> Separated:
-        """Let upstream load, separate and save one file; the stems appear when all are whole."""
+        """Let upstream load, separate and save one file; the stems appear when all are complete."""
         if source == STANDARD or STANDARD in outputs.values():
             raise SeparationError(f"{self._descriptor} cannot use standard input or output")
         length = DEFAULT_DURATION if duration is None else duration
@@ -104,14 +104,18 @@ class UpstreamSeparator:
                 source, offset=offset, duration=length, sample_rate=self.parameters["sample_rate"]
             )
             estimates = self._separator.separate(waveform, source)
-        except Exception as error:  # foreign code: whatever it raises, this song has failed
-            raise SeparationError(f"{source}: {_told(error)}") from error
+        except Exception as error:  # foreign code may raise anything
+            raise SeparationError(f"{source}: {_message(error)}") from error
         self._save(estimates, outputs, encoding)
         seconds = len(waveform) / self.parameters["sample_rate"]
         return Separated(outputs, seconds, {}, notes)
 
     def _check(self, source: str, offset: float, length: float, announce: bool) -> list[str]:
-        """Decode what upstream will load, since it would fail in the middle of its graph."""
+        """Decode the file first: upstream would fail in the middle of its graph.
+
+        Returns:
+            Notes for the user.
+        """
         with AudioReader(source, None, offset, length) as reader:
             for _ in reader.blocks():
                 pass
@@ -140,7 +144,7 @@ class UpstreamSeparator:
                         encoding.bitrate,
                     )
                 except Exception as error:  # foreign code
-                    raise SeparationError(f"cannot write {path}: {_told(error)}") from error
+                    raise SeparationError(f"cannot write {path}: {_message(error)}") from error
                 if self._adapter_name == DEFAULT_ADAPTER:  # others may write anything
                     self._check_written(draft, path, len(estimates[name]))
                 elif not draft.path.is_file() or not draft.path.stat().st_size:
@@ -150,7 +154,7 @@ class UpstreamSeparator:
                     draft.publish()
 
     def _check_written(self, draft: Draft, path: str, nb_samples: int) -> None:
-        """Decode a stem: upstream does not ask its ffmpeg how it went, on a full disk say."""
+        """Decode a written stem: upstream ignores ffmpeg's exit status, as on a full disk."""
         nb_written = 0
         with contextlib.suppress(SeparationError), AudioReader(draft.path) as reader:
             nb_written = sum(map(len, reader.blocks()))
@@ -164,7 +168,7 @@ class UpstreamSeparator:
 
 
 def upstream_configuration(descriptor: str) -> dict:
-    """Upstream's own reading of a descriptor.
+    """Upstream's own configuration of a descriptor.
 
     Raises:
         SeparationError: an unknown name, or a file that is no configuration of Spleeter.
@@ -201,7 +205,7 @@ def upstream_configuration(descriptor: str) -> dict:
 
 
 def require_ffprobe(descriptor: str) -> None:
-    """Upstream, unlike us, needs ffmpeg and ffprobe on the path.
+    """Check that ffmpeg and ffprobe are on the path, which upstream needs.
 
     Raises:
         SeparationError: one of them is missing.
@@ -215,7 +219,7 @@ def require_ffprobe(descriptor: str) -> None:
 
 
 def check_weights(descriptor: str, model_directory: str) -> None:
-    """Make sure that upstream finds whole weights, and let it download them if it has none.
+    """Check that upstream's weights are complete, and let it download them if there are none.
 
     Raises:
         SeparationError: the download failed, or what is there is not a whole checkpoint.
@@ -251,7 +255,7 @@ def run_upstream(command: str, adapter: str | None, **options) -> None:
     """Run upstream's own ``train`` or ``evaluate``, by default with its ffmpeg adapter.
 
     Raises:
-        SeparationError: what upstream says in place of a result.
+        SeparationError: upstream's error.
     """
     upstream_configuration(options["params_filename"])
     require_ffprobe(options["params_filename"])
@@ -264,13 +268,13 @@ def run_upstream(command: str, adapter: str | None, **options) -> None:
         getattr(program, command)(adapter=adapter, **options)
     except typer.Exit:
         raise
-    except Exception as error:  # foreign code: whatever it raises, the command has failed
-        raise SeparationError(f"upstream's {command} failed: {_told(error)}") from error
+    except Exception as error:  # foreign code may raise anything
+        raise SeparationError(f"upstream's {command} failed: {_message(error)}") from error
 
 
-def _told(error: Exception) -> str:
-    """What an exception of foreign code says, in one line."""
-    # upstream puts all that ffmpeg says into one line, as Python writes bytes
+def _message(error: Exception) -> str:
+    """Message of an exception of foreign code, in one line."""
+    # upstream has all of ffmpeg's messages in one line, as the repr of bytes
     lines = str(error).replace("\\n", "\n").strip().splitlines()
     lines = [line for line in lines if FAILED.search(line)] or lines
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
