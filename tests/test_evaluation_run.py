@@ -411,7 +411,7 @@ def test_ctrl_c_while_the_processes_start(plain, tmp_path, seconds):
 def test_not_even_the_first_process_sees_ctrl_c():
     program = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "from evaluation_data import blocked\n"
+        "from support.evaluation import blocked\n"
         "from evaluation.workers import run_tasks\n"
         "print(*run_tasks([0], blocked, jobs=1))\n"
     )
@@ -501,7 +501,7 @@ def test_the_training_does_not_count_in_an_identity(tmp_path):
         path = tmp_path / f"{name}.json"
         path.write_text(json.dumps({"spleeter_2": 1, "base": "spleeter_2:mask", **changes}))
         method = Method(str(path), TWO)
-        digests.append(method.identity()["configuration"])
+        digests.append(method.identity().configuration)
         assert method.configuration()["training"]["epochs"] == (3 if name == "trained" else 100)
     assert digests[0] == digests[1] != digests[2]
 
