@@ -150,7 +150,7 @@ def train_variant(task: _Task) -> float:
     Returns:
         The best validation loss.
     """
-    from spleeter_2.training.trainer import train
+    from spleeter_2.training.train import train
 
     path = task.variant.log
     path.parent.mkdir(parents=True, exist_ok=True)

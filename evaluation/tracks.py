@@ -121,7 +121,7 @@ def _read_stem_file(track: Song, sources: tuple[str, ...]) -> tuple[dict[str, np
         )
     if waveforms.shape[1] < (declared - 0.1) * rate:  # stempeg ignores that ffmpeg stopped early
         raise SeparationError(
-            f"{path} says it lasts {declared:.1f} s, but only "
+            f"{path} declares a duration of {declared:.1f} s, but only "
             f"{waveforms.shape[1] / rate:.1f} s could be decoded: it is cut short or damaged"
         )
     return dict(zip(STREAMS, waveforms, strict=True)), int(rate)

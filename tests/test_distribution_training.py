@@ -16,7 +16,7 @@ from support.training import Tones, states, trainer
 
 from spleeter_2.errors import SeparationError
 from spleeter_2.training.batches import as_tf_dataset
-from spleeter_2.training.distribution import Distribution, _place
+from spleeter_2.training.distribution import Distribution, _parse_tf_config
 
 # Adam multiplies the rounding of a gradient near its epsilon: a higher rate would show that
 OPTIONS = {"batch_size": 4, "learning_rate": 3e-4, "average": 0.9, "schedule": "cosine"}
@@ -35,7 +35,7 @@ if mirrored:
     tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], two)
     distribution = Distribution(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
 else:
-    distribution = Distribution.of_machine(print)
+    distribution = Distribution.from_environment()
 try:
     run = support.training.trainer(folder, distribution=distribution, **options)
     run.fit(verbose=0)
@@ -158,15 +158,15 @@ def test_shares_of_a_batch():
 def test_one_device_is_alone():
     alone = Distribution()
     assert alone.chief and alone.nb_replicas == 1
-    assert alone.told_by_chief({"a": [1]}) == {"a": [1]}
-    alone.check(3)
+    assert alone.broadcast_json({"a": [1]}) == {"a": [1]}
+    alone.check_batch_size(3)
     batch = next(iter(alone.dataset(Tones(), 6, 2, lambda stems: stems)))
     np.testing.assert_array_equal(batch, np.stack([Tones()[6], Tones()[7]]))
 
 
 def test_workers_may_have_their_models_in_different_folders(tmp_path):
     class Witness(Distribution):
-        def agree(self, facts):
+        def require_equal(self, facts):
             seen.append(json.dumps(facts))
 
     seen = []
@@ -180,15 +180,17 @@ def test_workers_may_have_their_models_in_different_folders(tmp_path):
 def test_places_of_tf_config():
     cluster = {"worker": ["a:1", "b:1"]}
     task = {"type": "worker", "index": 1}
-    assert _place("") == (0, 1)
-    assert _place(json.dumps({"cluster": cluster, "task": task})) == (1, 2)
-    assert _place(json.dumps({"cluster": {"chief": ["c:1"], **cluster}, "task": task})) == (2, 3)
+    assert _parse_tf_config("") == (0, 1)
+    assert _parse_tf_config(json.dumps({"cluster": cluster, "task": task})) == (1, 2)
+    assert _parse_tf_config(
+        json.dumps({"cluster": {"chief": ["c:1"], **cluster}, "task": task})
+    ) == (2, 3)
     for wrong in ("{", "[]", "{}", json.dumps({"cluster": cluster, "task": {"type": "ps"}})):
         with pytest.raises(SeparationError, match="TF_CONFIG does not read like"):
-            _place(wrong)
+            _parse_tf_config(wrong)
     beyond = {"cluster": cluster, "task": {"type": "worker", "index": 2}}
     with pytest.raises(SeparationError, match="TF_CONFIG does not read like"):
-        _place(json.dumps(beyond))
+        _parse_tf_config(json.dumps(beyond))
 
 
 def test_a_wrong_tf_config_is_refused_first(spleeter, tmp_path, monkeypatch):

@@ -86,6 +86,8 @@ def test_the_whole_way(run_ablation, tmp_path):
         trained = load_configuration(str(out / "runs" / name))
         assert trained.training.seed == int(seed)
         assert trained.model.head.type == ("mask" if run == "mask" else "regression")
+    log = (out / "logs/mask-3.txt").read_text("utf-8")
+    assert "spleeter: 2 songs in" in log and "spleeter: done after 2 epochs" in log
     sdr = [results["runs"]["mask"]["seeds"][seed]["scores"]["vocals"]["SDR"] for seed in "34"]
     assert f"| mask | {np.mean(sdr):.2f} ({np.std(sdr, ddof=1):.2f}) |" in told
     for picture in ("val_loss.png", "spectrograms-vocals.png", "spectrograms-accompaniment.png"):

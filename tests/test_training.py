@@ -351,12 +351,12 @@ def test_killed_while_it_writes(tmp_path):
     assert run.fit(verbose=0).epoch == 3
 
 
-@pytest.mark.parametrize("what", ["diary", "state", "summary"])
+@pytest.mark.parametrize("what", ["tensorboard", "state", "summary"])
 def test_a_write_that_fails_names_the_folder(tmp_path, file_size_limit, what):
     """What was there stays whole, and the run goes on from there."""
     run = trainer(tmp_path, epochs=2)
     owner, name = {
-        "diary": (run.diary, "write"),
+        "tensorboard": (run.tensorboard, "write"),
         "state": (run.folder, "save_best"),
         "summary": (run.folder, "write_summary"),
     }[what]
@@ -394,7 +394,7 @@ def test_a_start_must_fit(tmp_path):
         start_from(run.model.network, str(tmp_path))
 
 
-def test_the_diary(tmp_path):
+def test_tensorboard(tmp_path):
     """TensorBoard's own reader finds numbers, pictures and sounds of every epoch."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

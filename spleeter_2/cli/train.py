@@ -53,6 +53,6 @@ def train(
     from spleeter_2.runtime.tensorflow_import import import_tensorflow
 
     import_tensorflow()  # without its start-up messages
-    from spleeter_2.training.trainer import train as train_ours
+    from spleeter_2.training.train import train as train_ours
 
     train_ours(model, data, output_path, cache)

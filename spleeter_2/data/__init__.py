@@ -1,1 +1,1 @@
-"""Songs on disk -> training examples."""
+"""Songs of a data set, cached stems, augmentation, training and validation examples."""

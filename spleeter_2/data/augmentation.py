@@ -1,8 +1,8 @@
-"""Augmentation of training examples: small pure functions on stems.
+"""Augmentation of training examples: pure functions on stems.
 
-Each function takes stems float32 ``[I, S, C]``, draws what it needs from a ``Generator`` and
-returns new stems: the same state of the generator gives the same stems. The mixture of an example
-is the sum of its stems afterwards, so whatever is done here, stems and mixture agree.
+Each function takes stems float32 ``[I, S, C]`` and a NumPy ``Generator`` and returns new stems; the
+result is determined by the generator's state. The mixture is summed afterwards, so it always equals
+the sum of the stems.
 
 Remix of instruments across songs, random channel swap and random gain follow S. Uhlich et al.,
 "Improving music source separation based on deep neural networks through data augmentation and
@@ -19,13 +19,13 @@ import soxr
 
 from spleeter_2.config.training import Augmentation
 
-EQUALISER_BAND = (60.0, 12000.0)  # Hz, of the centres
+EQUALISER_BAND = (60.0, 12000.0)  # of the centre frequency, in Hz
 EQUALISER_Q = (0.5, 2.0)
-_SPARE = 64  # samples beside the exact need of a resampler
+_SPARE = 64  # samples beyond the exact length, for the resampler's filter
 
 
 def nb_samples_needed(options: Augmentation, nb_samples: int) -> int:
-    """Samples that ``augment`` takes to return ``nb_samples``: more where ``speed`` is set."""
+    """Length of ``augment``'s input for an output of ``nb_samples``; longer if ``speed`` is set."""
     if not options.speed:
         return nb_samples
     return math.ceil(nb_samples * (1 + options.speed)) + _SPARE
@@ -38,7 +38,7 @@ def augment(
     nb_samples: int,
     sample_rate: int,
 ) -> np.ndarray:
-    """Apply everything but ``remix``, which concerns the reading of the stems.
+    """Apply all augmentations except ``remix``, which is applied when stems are read.
 
     Args:
         stems: float32 ``[I, nb_samples_needed(options, nb_samples), C]``.
@@ -65,19 +65,19 @@ def augment(
 
 
 def change_gain(stems: np.ndarray, rng: np.random.Generator, low: float, high: float) -> np.ndarray:
-    """Each stem times a factor, uniform between ``low`` and ``high``."""
+    """Multiply each stem by a factor uniform between ``low`` and ``high``."""
     return stems * _per_stem(rng.uniform(low, high, len(stems)))
 
 
 def change_gain_db(
     stems: np.ndarray, rng: np.random.Generator, low: float, high: float
 ) -> np.ndarray:
-    """Each stem times a factor whose dB are uniform between ``low`` and ``high``."""
+    """Change the level of each stem by a gain in dB uniform between ``low`` and ``high``."""
     return stems * _per_stem(10 ** (rng.uniform(low, high, len(stems)) / 20))
 
 
 def swap_channels(stems: np.ndarray, rng: np.random.Generator, probability: float) -> np.ndarray:
-    """Left and right of a stem change places with ``probability``."""
+    """Swap left and right of each stem with ``probability``."""
     swapped = stems.copy()
     chosen = rng.random(len(stems)) < probability
     swapped[chosen] = stems[chosen][..., ::-1]
@@ -85,14 +85,14 @@ def swap_channels(stems: np.ndarray, rng: np.random.Generator, probability: floa
 
 
 def flip_sign(stems: np.ndarray, rng: np.random.Generator, probability: float) -> np.ndarray:
-    """A stem changes its sign with ``probability``."""
+    """Flip the sign of each stem with ``probability``."""
     return stems * _per_stem(np.where(rng.random(len(stems)) < probability, -1.0, 1.0))
 
 
 def clip(
     stems: np.ndarray, rng: np.random.Generator, probability: float, depth_db: float
 ) -> np.ndarray:
-    """With ``probability`` a stem is cut off at 0 to ``depth_db`` dB under its own peak."""
+    """Clip each stem with ``probability`` at 0 to ``depth_db`` dB below its own peak."""
     clipped = stems.copy()
     chosen = rng.random(len(stems)) < probability
     thresholds = np.abs(stems).max(axis=(1, 2)) * 10 ** (-rng.uniform(0, depth_db, len(stems)) / 20)
@@ -104,8 +104,11 @@ def clip(
 def equalise(
     stems: np.ndarray, rng: np.random.Generator, largest_db: float, sample_rate: int
 ) -> np.ndarray:
-    """Each stem through one peaking filter: its centre log-uniform in ``EQUALISER_BAND``, its Q
-    log-uniform in ``EQUALISER_Q``, its gain uniform between plus and minus ``largest_db`` dB."""
+    """Filter each stem with a random peaking filter.
+
+    Its centre frequency is log-uniform in ``EQUALISER_BAND``, its Q log-uniform in ``EQUALISER_Q``,
+    its gain uniform between plus and minus ``largest_db`` dB.
+    """
     low, high = EQUALISER_BAND
     high = max(min(high, 0.45 * sample_rate), low)
     centres = np.exp(rng.uniform(math.log(low), math.log(high), len(stems)))
@@ -118,7 +121,7 @@ def equalise(
 
 
 def peaking_filter(centre: float, q: float, gain_db: float, sample_rate: int) -> np.ndarray:
-    """Second-order section ``[1, 6]`` of gain ``gain_db`` at ``centre`` Hz and 1 far away.
+    """Second-order section ``[1, 6]``: ``gain_db`` dB at ``centre`` Hz, 0 dB far away from it.
 
     The peaking filter of R. Bristow-Johnson's "Cookbook formulae for audio EQ biquad filter
     coefficients".
@@ -135,13 +138,15 @@ def peaking_filter(centre: float, q: float, gain_db: float, sample_rate: int) ->
 def change_speed(
     stems: np.ndarray, rng: np.random.Generator, largest: float, nb_samples: int
 ) -> np.ndarray:
-    """All stems faster or slower by one factor, at most ``1 + largest`` either way.
+    """Resample all stems by one random factor of at most ``1 + largest``, up or down.
+
+    Tempo and pitch change together.
 
     Args:
         stems: ``[I, S, C]``, S at least ``nb_samples_needed(...)`` for this ``largest``.
 
     Returns:
-        float32 ``[I, nb_samples, C]``: tempo and pitch have changed together.
+        float32 ``[I, nb_samples, C]``.
     """
     bound = math.log1p(largest)
     factor = math.exp(rng.uniform(-bound, bound))

@@ -15,7 +15,7 @@ import json
 import os
 import struct
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,8 +75,7 @@ class CachedStem:
             samples = np.zeros(0)
         if len(samples) < count:
             raise SeparationError(
-                f"a stem in the cache {self.path.parent} is gone or damaged: run again, which "
-                "decodes it anew"
+                f"a stem in the cache {self.path.parent} is gone or damaged: run again to decode it"
             )
         out += samples.reshape(-1, self.nb_channels) * np.float32(self.scale / FULL_SCALE)
 
@@ -140,18 +139,12 @@ class StemCache:
         self.sample_rate = sample_rate
         self.nb_channels = nb_channels
 
-    def decode(
-        self,
-        songs: Songs,
-        jobs: Optional[int] = None,
-        progress: Optional[Callable[[int, int], None]] = None,
-    ) -> CachedSongs:
+    def decode(self, songs: Songs, jobs: Optional[int] = None) -> CachedSongs:
         """Decode the stems of songs that are not in the cache yet.
 
         Args:
             songs: of ``training_songs``.
             jobs: number of stems to decode at a time; None: one per processor.
-            progress: called with the number of stems that are done and their total.
 
         Returns:
             The songs that can be used; notes name the others.
@@ -170,10 +163,8 @@ class StemCache:
         with ThreadPoolExecutor(jobs or os.cpu_count()) as pool:
             work = {pool.submit(self._stem_or_reason, file, stop): file for file in files}
             try:
-                for done, future in enumerate(as_completed(work), start=1):
+                for future in as_completed(work):
                     decoded[work[future]] = future.result()
-                    if progress is not None:
-                        progress(done, len(files))
             except BaseException:
                 stop.set()
                 raise

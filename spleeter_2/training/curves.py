@@ -1,4 +1,4 @@
-"""A picture of the losses and scores over the epochs."""
+"""Plot of losses and scores over the epochs."""
 
 from __future__ import annotations
 

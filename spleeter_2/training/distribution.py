@@ -1,9 +1,9 @@
-"""Training on several GPUs or machines: what ``Trainer`` needs of ``tf.distribute``.
+"""Training on several GPUs or machines with ``tf.distribute``.
 
-A worker is a process, one per machine; a replica is a device, which has the whole network and its
-share of each batch. Gradients and BatchNorm's statistics are those of the whole batch, so a step
-is the one that a single device would make. Worker 0, the chief, alone reads and writes the run's
-folder; what it finds there, and what it decides at the end of an epoch, it tells the others.
+A worker is a process, one per machine; a replica is a device, which has a copy of the network and
+its share of each batch. Gradients and BatchNorm statistics are those of the whole batch, so a step
+equals that of a single device. Only worker 0, the chief, reads and writes the run's folder; it
+broadcasts the state that it loads and its decisions at the end of an epoch.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import logging
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
@@ -25,17 +26,19 @@ from spleeter_2.errors import SeparationError
 
 from .batches import as_tf_dataset
 
+log = logging.getLogger(__name__)
+
 
 class LostWorker(SeparationError):
-    """A worker is gone in the middle of a step; what this one has is not a state to go on from."""
+    """Another worker stopped in the middle of a step; the weights of this one are inconsistent."""
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """The devices that train together; by default one, without any strategy.
+    """The devices that train together; by default one, without a strategy.
 
     Attributes:
-        worker, nb_workers: this process among all.
+        worker, nb_workers: number of this process, from 0, and of all processes.
     """
 
     strategy: tf.distribute.Strategy = field(default_factory=tf.distribute.get_strategy)
@@ -43,48 +46,41 @@ class Distribution:
     nb_workers: int = 1
 
     @classmethod
-    def of_machine(cls, say: Callable[[str], None]) -> Distribution:
-        """What ``TF_CONFIG`` says, else all visible GPUs. It waits for the other workers.
+    def from_environment(cls) -> Distribution:
+        """The workers in ``TF_CONFIG``, else all visible GPUs. Waits for the other workers.
 
-        Must be called before TensorFlow computes anything.
-
-        Args:
-            say: is told what there is, if it is more than one device.
+        Must be called before TensorFlow's first computation.
 
         Raises:
-            SeparationError: a wrong ``TF_CONFIG``, or its workers cannot be reached.
+            SeparationError: ``TF_CONFIG`` is invalid, or its workers cannot be reached.
         """
-        worker, nb_workers = _place(os.environ.get("TF_CONFIG", ""))
+        worker, nb_workers = _parse_tf_config(os.environ.get("TF_CONFIG", ""))
         if nb_workers > 1:
-            say(f"worker {worker + 1} of {nb_workers} waits for the others")
-            found = cls(_connected(), worker, nb_workers)
+            log.info("worker %d of %d waits for the others", worker + 1, nb_workers)
+            found = cls(_connect(), worker, nb_workers)
         elif len(tf.config.list_physical_devices("GPU")) > 1:
             found = cls(tf.distribute.MirroredStrategy())
         else:
             return cls()
-        say(str(found))
+        log.info("%s", found)
         return found
 
     @property
     def chief(self) -> bool:
-        """Whether this process has the run's folder."""
+        """True for the process that reads and writes the run's folder."""
         return self.worker == 0
 
     @property
     def nb_replicas(self) -> int:
-        """Devices of all workers."""
+        """Number of devices of all workers."""
         return self.strategy.num_replicas_in_sync
 
     def __str__(self) -> str:
         devices = f"{self.nb_replicas} device{'s' if self.nb_replicas > 1 else ''}"
         return f"worker {self.worker + 1} of {self.nb_workers}, {devices} in all"
 
-    def check(self, batch_size: int) -> None:
-        """Refuse a batch that cannot be shared evenly.
-
-        Raises:
-            SeparationError: then.
-        """
+    def check_batch_size(self, batch_size: int) -> None:
+        """Raise SeparationError if batch_size is not divisible by the number of replicas."""
         if batch_size % self.nb_replicas:
             raise SeparationError(
                 f"training.batch_size is shared by {self.nb_replicas} devices, so it must be a "
@@ -98,7 +94,7 @@ class Distribution:
         batch_size: int,
         transform: Callable[[np.ndarray], Any],
     ) -> Any:
-        """``as_tf_dataset`` for ``fit``: all devices together see the batches of a single one."""
+        """``as_tf_dataset``, divided over the devices; together they see the same batches."""
         if self.nb_replicas == 1:
             return as_tf_dataset(examples, start, batch_size, transform)
         share = batch_size // self.nb_workers
@@ -108,10 +104,10 @@ class Distribution:
         )
         return self.strategy.distribute_datasets_from_function(lambda _: batches)
 
-    def from_chief(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The chief's arrays; the others give arrays of the same names, shapes and types.
+    def broadcast(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The chief's arrays; those of the other workers must have equal names, shapes and types.
 
-        They travel as float64, which holds every float32 and every whole number up to 2^53.
+        They are sent as float64, which is exact for float32 and for integers up to 2^53.
         """
         if self.nb_workers == 1:
             return dict(arrays)
@@ -124,28 +120,28 @@ class Distribution:
             for (name, array), part in zip(arrays.items(), parts, strict=True)
         }
 
-    def told_by_chief(self, data: Any) -> Any:
+    def broadcast_json(self, data: Any) -> Any:
         """The chief's JSON-serialisable object."""
         if self.nb_workers == 1:
             return data
         text = np.frombuffer(json.dumps(data).encode(), np.uint8)
-        size = int(self.from_chief({"size": np.array([len(text)])})["size"][0])
+        size = int(self.broadcast({"size": np.array([len(text)])})["size"][0])
         text = text if self.chief else np.zeros(size, np.uint8)
-        return json.loads(self.from_chief({"text": text})["text"].tobytes())
+        return json.loads(self.broadcast({"text": text})["text"].tobytes())
 
-    def agree(self, facts: Mapping[str, Any]) -> None:
-        """Compare what every worker must have alike.
+    def require_equal(self, facts: Mapping[str, Any]) -> None:
+        """Check that all workers have the same values.
 
         Args:
-            facts: by the word that names them in the message, JSON-serialisable.
+            facts: JSON-serialisable values by the name in the message.
 
         Raises:
-            SeparationError: in every worker, if any differs from the chief.
+            SeparationError: in every worker, if a value of any worker differs from the chief's.
         """
         if self.nb_workers == 1:
             return
         mine = json.loads(json.dumps(facts))
-        theirs = self.told_by_chief(mine)
+        theirs = self.broadcast_json(mine)
         differs = self._sum(np.array([float(mine[name] != theirs[name]) for name in theirs]))
         if differs.any():
             names = [name for name, count in zip(theirs, differs, strict=True) if count]
@@ -153,15 +149,17 @@ class Distribution:
 
     def _sum(self, values: np.ndarray) -> np.ndarray:
         """The sum over the workers of a float64 vector."""
-        with self.watching():
+        with self.lost_worker_errors():
             found = self.strategy.experimental_local_results(self._sum_of_replicas(values))[0]
-        return found.numpy() * self.nb_workers / self.nb_replicas  # a worker's replicas all gave it
+        return (
+            found.numpy() * self.nb_workers / self.nb_replicas
+        )  # every replica of a worker added it
 
     @functools.cached_property
     def _sum_of_replicas(self) -> Callable[[np.ndarray], Any]:
-        """One function for all lengths, traced once."""
+        """The sum as a function that is traced once for all lengths."""
 
-        def add(values):  # an argument has no device, its copy has the replica's
+        def add(values):  # all_reduce needs a tensor on the replica's device: a copy
             return sum_of_replicas([tf.identity(values)])[0]
 
         return tf.function(
@@ -171,33 +169,33 @@ class Distribution:
         )
 
     @contextlib.contextmanager
-    def watching(self) -> Iterator[None]:
-        """A worker that goes ends the others with a sentence.
-
-        Raises:
-            LostWorker: TensorFlow failed, and there are several workers.
-        """
+    def lost_worker_errors(self) -> Iterator[None]:
+        """Raise LostWorker in place of TensorFlow's errors if there are several workers."""
         try:
             yield
         except tf.errors.OpError as error:
             if self.nb_workers == 1:
                 raise
             raise LostWorker(
-                "another worker has stopped or cannot be reached (its own messages say why): "
-                "started again, all go on from the last state"
+                "another worker has stopped or cannot be reached (see its own messages): start all "
+                "of them again to resume from the last state"
             ) from error
 
 
 def sum_of_replicas(tensors: list[tf.Tensor]) -> list[tf.Tensor]:
-    """Within a step: the sums over all devices. Of one device they are the tensors as they are."""
+    """Sums over all devices, within a step; on a single device the tensors themselves."""
     if tf.distribute.get_strategy().num_replicas_in_sync == 1:
         return tensors
     context = tf.distribute.get_replica_context()
     return context.all_reduce(tf.distribute.ReduceOp.SUM, tensors)
 
 
-def _place(text: str) -> tuple[int, int]:
-    """``TF_CONFIG`` -> number of this worker, and how many there are; 0 and 1 without one."""
+def _parse_tf_config(text: str) -> tuple[int, int]:
+    """``TF_CONFIG`` -> number of this worker, and of all workers; 0 and 1 if it is empty.
+
+    Raises:
+        SeparationError: it is invalid.
+    """
     if not text:
         return 0, 1
     example = '{"cluster": {"worker": ["HOST:PORT", ...]}, "task": {"type": "worker", "index": 0}}'
@@ -211,19 +209,23 @@ def _place(text: str) -> tuple[int, int]:
     return place, len(names)
 
 
-def _connected() -> tf.distribute.Strategy:
-    """The workers' strategy, once all of them are there."""
+def _connect() -> tf.distribute.Strategy:
+    """The workers' strategy; blocks until all workers are connected.
+
+    Raises:
+        SeparationError: they cannot be reached.
+    """
     try:
-        with _signals_as_by_default():
+        with _default_signal_handlers():
             return tf.distribute.MultiWorkerMirroredStrategy()
     except (tf.errors.OpError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise SeparationError(f"the workers of TF_CONFIG do not come together: {reason}") from error
+        raise SeparationError(f"cannot connect to the workers of TF_CONFIG: {reason}") from error
 
 
 @contextlib.contextmanager
-def _signals_as_by_default() -> Iterator[None]:
-    """Ctrl-C ends the process at once: TensorFlow waits in C, where no handler of Python's runs."""
+def _default_signal_handlers() -> Iterator[None]:
+    """Let Ctrl-C end the process: TensorFlow waits in C, where Python's handlers do not run."""
     numbers = (signal.SIGINT, signal.SIGTERM)
     handlers = [signal.signal(number, signal.SIG_DFL) for number in numbers]
     try:

@@ -17,7 +17,13 @@ from . import mixed_precision as precision
 def grouped_optimizers(
     network: tf.keras.Model, options: Training, pretrained: frozenset[str]
 ) -> list[tuple[list[tf.Variable], tf.keras.optimizers.Optimizer]]:
-    """Trainable variables by learning rate, each with its optimizer; frozen ones are left out."""
+    """Trainable variables in groups of one learning rate, each with its optimizer.
+
+    Variables with a learning rate of 0 are omitted.
+
+    Raises:
+        SeparationError: no variable is left.
+    """
     named = weights.named_variables(network)
     taken = {name: variable for name, variable in named.items() if variable.trainable}
     old = [variable for name, variable in taken.items() if name in pretrained]
@@ -36,7 +42,7 @@ def grouped_optimizers(
 
 
 class Adam(tf.keras.optimizers.Adam):
-    """Keras' Adam, which goes over every variable ten times on a CPU, in one go."""
+    """Keras' Adam as one fused op per variable; Keras' own makes ten passes over it on a CPU."""
 
     def update_step(self, gradient, variable):
         index = self._index_dict[self._var_key(variable)]
@@ -56,8 +62,7 @@ class Adam(tf.keras.optimizers.Adam):
 
 
 class Schedule(tf.keras.optimizers.schedules.LearningRateSchedule):
-    """A learning rate that rises over the first steps and then stays, or falls to nothing along
-    half a cosine."""
+    """Linear warm-up, then a constant learning rate or half a cosine down to zero."""
 
     def __init__(self, rate: float, warmup_steps: int, total_steps: int | None) -> None:
         self.rate = rate
@@ -66,7 +71,7 @@ class Schedule(tf.keras.optimizers.schedules.LearningRateSchedule):
 
     @classmethod
     def of(cls, options: Training, factor: float) -> Schedule:
-        """Of the options, times a factor."""
+        """The schedule of the options, times a factor."""
         total = options.epochs * options.steps_per_epoch if options.schedule == "cosine" else None
         return cls(options.learning_rate * factor, options.warmup_steps, total)
 

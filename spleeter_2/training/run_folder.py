@@ -27,10 +27,10 @@ NAME = "progress.json"
 
 @dataclass
 class Progress:
-    """How far a run is.
+    """Progress of a run.
 
-    ``data``: identity of the examples. ``history``: one object per epoch; ``waited``: epochs since
-    the best.
+    ``data``: ``Examples.identity``. ``best``: lowest validation loss. ``waited``: epochs since
+    then. ``history``: losses and scores of each epoch.
     """
 
     data: str = ""
@@ -41,7 +41,7 @@ class Progress:
 
     @property
     def epoch(self) -> int:
-        """Epochs that are complete."""
+        """Number of completed epochs."""
         return len(self.history)
 
 
@@ -49,11 +49,12 @@ class RunFolder:
     """The files of a run.
 
     Args:
-        path: the folder; it is made.
+        path: the folder; created if missing.
         configuration: of the run.
 
     Raises:
-        SeparationError: it cannot be written to, or holds a run of another configuration.
+        SeparationError: the folder cannot be written, is in use, or has a run of another
+            configuration or other files.
     """
 
     def __init__(self, path: Path, configuration: Configuration) -> None:
@@ -77,18 +78,18 @@ class RunFolder:
             raise SeparationError(f"{config} is damaged: name another folder") from error
 
     def release(self) -> None:
-        """Let another process train here."""
+        """Release the lock on the folder."""
         self._lock.release()
 
     def _never_began(self) -> bool:
-        """Whether all that is there is what a run leaves that stopped before its first state."""
+        """True if a run stopped here before it saved its first state."""
         left = {"config.json", "states", "tensorboard", ".lock"}
         others = {path.name for path in self.path.iterdir()} - left
         return not others and self.states.is_dir() and not any(self.states.glob("[0-9]*"))
 
     def _check(self, found: Mapping[str, Any]) -> None:
-        """Refuse a run of another configuration; a run may be made longer."""
-        # older runs have models relative to the working folder
+        """Raise SeparationError if more than ``epochs`` or ``patience`` differs."""
+        # older versions stored paths of models relative to the working folder
         found = with_models(found, os.path.abspath)
         with contextlib.suppress(SeparationError):  # invalid: compared as it is
             found = to_json(parse_configuration(found))  # older runs lack the defaults
@@ -103,17 +104,17 @@ class RunFolder:
             )
 
     def latest(self) -> tuple[dict[str, np.ndarray], Progress] | None:
-        """The newest state that can be read, if there is one."""
+        """The newest readable state, or None."""
         for folder in sorted(self.states.glob("[0-9]*"), reverse=True):
             try:
                 progress = json.loads((folder / NAME).read_text(encoding="utf-8"))
                 return weights.read_checkpoint(folder), Progress(**progress)
             except (SeparationError, OSError, ValueError, TypeError):
-                continue  # an older one will do
+                continue  # damaged: try the one before
         return None
 
     def save_state(self, values: Mapping[str, np.ndarray], progress: Progress) -> None:
-        """Write a state; the older ones stay until it is whole."""
+        """Write a state, then delete all but the newest two."""
         name = f"{progress.step:09d}"
         with atomic_folder(self.states / name) as folder:
             weights.write_checkpoint(values, folder)
@@ -122,7 +123,7 @@ class RunFolder:
             shutil.rmtree(old, ignore_errors=True)
 
     def save_best(self, values: Mapping[str, np.ndarray]) -> None:
-        """Replace the weights that ``-p`` takes."""
+        """Replace the weights in ``best``."""
         with atomic_folder(self.path / "best") as folder:
             weights.write_checkpoint(values, folder)
 

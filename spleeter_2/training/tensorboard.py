@@ -1,4 +1,4 @@
-"""What a run leaves to look at and listen to: TensorBoard's events, a picture of the curves."""
+"""TensorBoard events of a training run: scalars, images, audio."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from spleeter_2.audio.stft import Transform
 from spleeter_2.files import writing
 from spleeter_2.models.checkpoint import file_errors
 
-RANGE = 80.0  # dB below the loudest bin, in the images
+RANGE = 80.0  # of the images, in dB below the loudest bin
 
 
-class Diary:
-    """TensorBoard's events of a run.
+class TensorBoardLog:
+    """Writer of TensorBoard events.
 
     Args:
-        folder: for the events.
-        sample_rate: of the examples, in Hz.
+        folder: of the events.
+        sample_rate: of the audio, in Hz.
         transform: STFT of the images.
 
     Raises:
-        SeparationError: the folder cannot be written to.
+        SeparationError: the folder cannot be written.
     """
 
     def __init__(self, folder: Path, sample_rate: int, transform: Transform) -> None:
@@ -37,15 +37,15 @@ class Diary:
     def write(
         self, step: int, numbers: Mapping[str, float], sounds: Mapping[str, np.ndarray]
     ) -> None:
-        """Note an epoch.
+        """Write the events of an epoch.
 
         Args:
-            step: of the training.
-            numbers: losses and scores.
-            sounds: waveforms float32 ``[S, C]`` by name.
+            step: number of completed training steps.
+            numbers: losses and scores by name.
+            sounds: waveforms float32 ``[S, C]`` by name, written as audio and as images.
 
         Raises:
-            SeparationError: the folder cannot be written to.
+            SeparationError: the folder cannot be written.
         """
         with writing(self._folder), file_errors():
             self._write(step, numbers, sounds)
@@ -62,7 +62,7 @@ class Diary:
         self._writer.flush()
 
     def _image(self, waveform: np.ndarray) -> np.ndarray:
-        """Waveform -> ``[1, F, T, 1]``, high frequencies on top, white the loudest."""
+        """Waveform -> spectrogram ``[1, F, T, 1]``, 0 to 1 on a dB scale, highest bin first."""
         magnitude = np.abs(self._transform.forward(waveform)).mean(axis=-1)
         level = 20 * np.log10(magnitude / max(magnitude.max(), 1e-9) + 1e-9)
         return np.clip(1 + level / RANGE, 0, 1).T[np.newaxis, ::-1, :, np.newaxis]

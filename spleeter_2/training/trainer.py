@@ -1,38 +1,34 @@
-"""Train a model: Keras ``fit``, with what a long run needs around it.
+"""The trainer: Keras' ``fit`` with validation, checkpoints, early stopping and resumption.
 
 A run has a folder of its own::
 
-    config.json       what ``-p`` takes: the configuration, with its weights in best/
-    best/             the weights with the lowest validation loss
-    states/STEP/      everything to go on from there; the newest two are kept
+    config.json       descriptor for ``-p``: the configuration, with its weights in best/
+    best/             weights with the lowest validation loss
+    states/STEP/      everything needed to resume; the newest two are kept
     run.json          configuration, versions, data, history
-    history.png       losses and SDR over the epochs
-    tensorboard/      the same numbers, and a validation example to look at and listen to
+    history.png       loss and SDR over the epochs
+    tensorboard/      the same numbers, and a validation example as images and audio
 
-A second call with the same folder goes on where the first one stopped. Every example is a function
-of the seed and of its number, so it sees the same data in the same order.
+A second call with the same folder resumes. Every example is a function of the seed and its number,
+so a resumed run sees the same data in the same order.
 """
 
 from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import tensorflow as tf
 
 from spleeter_2 import __version__
 from spleeter_2.config.loading import load_configuration, to_json, with_models
 from spleeter_2.config.schema import Configuration
-from spleeter_2.data.cache import StemCache
-from spleeter_2.data.examples import Examples, ValidationSet, validation_set
-from spleeter_2.data.songs import split, training_songs
+from spleeter_2.data.examples import Examples, ValidationSet
 from spleeter_2.errors import SeparationError
 from spleeter_2.models import build_model
 from spleeter_2.models import checkpoint as weights
@@ -41,51 +37,53 @@ from .batches import named_spectrograms
 from .distillation import Teachers
 from .distribution import Distribution, LostWorker
 from .losses import build_loss
-from .mixed_precision import check_mixed_precision, layers_in
+from .mixed_precision import layers_in
 from .model import TrainingModel
 from .run_folder import Progress, RunFolder
-from .tensorboard import Diary
+from .tensorboard import TensorBoardLog
 from .validation import Validation
 
 
-class Keeper(tf.keras.callbacks.Callback):
-    """Validates, keeps the best, saves states, stops early, stops at a loss that is no number."""
+class TrainerCallback(tf.keras.callbacks.Callback):
+    """Keras callback: validation, checkpoints, early stopping; raises on a NaN loss."""
 
-    def __init__(self, run: Trainer) -> None:
+    def __init__(self, trainer: Trainer) -> None:
         super().__init__()
-        self.run = run
+        self.trainer = trainer
 
     def on_train_batch_end(self, batch, logs=None):
         if not np.isfinite(logs["loss"]):
-            self.run.broken = True
+            self.trainer.diverged = True
+            step, size = self.trainer.step, self.trainer.options.batch_size
             raise SeparationError(
-                f"the loss is {logs['loss']} at step {self.run.step}, batch "
-                f"{self.run.describe(self.run.step - 1)}: nothing of it is saved; a lower "
+                f"the loss is {logs['loss']} at step {step}, batch {step - 1} (examples "
+                f"{(step - 1) * size} to {step * size - 1}): nothing of it is saved; a lower "
                 "learning_rate or clip_norm may help"
             )
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.model.data_wait()
+        self.model.data_wait()  # resets it
 
     def on_epoch_end(self, epoch, logs=None):
         logs["data_wait"] = self.model.data_wait()
-        if self.run.end_epoch(logs):
+        if self.trainer.end_epoch(logs):
             self.model.stop_training = True
 
 
 class Trainer:
-    """Trains one model on one set of examples, in a folder.
+    """Trains one model on one set of examples, in one folder; resumes the run that is there.
 
     Args:
-        configuration: model and training.
-        examples: float32 ``[I, S, C]`` by number, for any number; S is ``crop_samples``.
+        configuration: of the model and its training.
+        examples: training examples, float32 ``[I, S, C]``; S is the length of a crop.
         validation: examples to validate with.
-        folder: of the run; only the chief of several workers looks at it.
+        folder: of the run; used by the chief of several workers only.
+        summary: further entries of ``run.json``.
         distribution: the devices that train; None: one.
 
     Raises:
-        SeparationError: an impossible configuration; a folder of another run; workers that do not
-            have the same.
+        SeparationError: an invalid configuration, a folder of another run, or workers whose
+            configurations differ.
     """
 
     def __init__(
@@ -100,24 +98,24 @@ class Trainer:
         self.configuration = configuration
         self.options = configuration.training
         self.distribution = distribution or Distribution()
-        self.distribution.check(self.options.batch_size)
-        # each machine may have the models to train with in a folder of its own
+        self.distribution.check_batch_size(self.options.batch_size)
+        # the machines may have the models of start and teachers in different folders
         content = with_models(to_json(configuration), os.path.basename)
-        self.distribution.agree({"configuration": content})
+        self.distribution.require_equal({"configuration": content})
         self.examples = examples
         self.validation = Validation(configuration, validation)
         if self.distribution.chief:
             self.folder = RunFolder(folder, configuration)
             self.summary = {**_versions(), "configuration": self.folder.data, **(summary or {})}
-            self.diary = Diary(
+            self.tensorboard = TensorBoardLog(
                 folder / "tensorboard", configuration.sample_rate, self.validation.transform
             )
         self.progress = Progress()
-        self.broken = False
+        self.diverged = False
         tf.keras.utils.set_random_seed(self.options.seed)
-        with self.distribution.watching(), self.distribution.strategy.scope():
+        with self.distribution.lost_worker_errors(), self.distribution.strategy.scope():
             self.model = self._build()
-        self._go_on()
+        self._resume()
 
     def _build(self) -> TrainingModel:
         with layers_in(self.options.mixed_precision):
@@ -128,46 +126,44 @@ class Trainer:
         loss = build_loss(self.options.loss, self.configuration.stft.frame_length)
         return TrainingModel(network, targets, self.options, loss, pretrained, found)
 
-    def _go_on(self) -> None:
-        """Take the newest state of the folder, if there is one; all workers take the chief's."""
+    def _resume(self) -> None:
+        """Load the newest state of the folder, if there is one; all workers load the chief's."""
         if self.distribution.chief and (latest := self.folder.latest()):
             values, self.progress = latest
             self.model.restore(values, self.folder.states)
         if self.distribution.nb_workers > 1:
             self._follow_chief()
-            self.model.restore(self.distribution.from_chief(self.model.values()), "the chief")
-            # noise such as dropout's may differ
+            self.model.restore(self.distribution.broadcast(self.model.values()), "the chief")
+            # random numbers of layers such as Dropout may differ between workers
             tf.keras.utils.set_random_seed(self.options.seed + self.distribution.worker)
 
     def _follow_chief(self) -> None:
-        self.progress = Progress(**self.distribution.told_by_chief(asdict(self.progress)))
+        self.progress = Progress(**self.distribution.broadcast_json(asdict(self.progress)))
 
     @property
     def step(self) -> int:
-        """Steps that are done."""
+        """Number of completed steps."""
         return int(self.model.step.numpy())
 
     def fit(self, verbose: int | str = "auto") -> Progress:
-        """Train until the epochs are over, or ``patience`` is.
-
-        An interrupt saves a state before it goes on its way.
+        """Train until the last epoch or early stopping; an interrupt saves a state first.
 
         Raises:
-            SeparationError: the loss is not a number; the folder cannot be written to.
+            SeparationError: the loss is NaN or infinite, or the folder cannot be written.
         """
         options = self.options
         try:
             done_in_epoch = self.step - self.progress.epoch * options.steps_per_epoch
-            if done_in_epoch == options.steps_per_epoch:  # stopped while it validated
+            if done_in_epoch == options.steps_per_epoch:  # interrupted during validation
                 self.end_epoch({})
-            elif done_in_epoch:  # stopped in the middle of an epoch
+            elif done_in_epoch:  # interrupted during an epoch
                 self._fit(1, options.steps_per_epoch - done_in_epoch, verbose)
             if not self._is_over():
                 self._fit(options.epochs - self.progress.epoch, options.steps_per_epoch, verbose)
-        except LostWorker:  # in the middle of a step
+        except LostWorker:  # in the middle of a step: the weights are not consistent
             raise
         except BaseException:
-            if not self.broken and self.distribution.chief and self.step > self.progress.step:
+            if not self.diverged and self.distribution.chief and self.step > self.progress.step:
                 self.save_state()
             raise
         finally:
@@ -181,13 +177,13 @@ class Trainer:
 
     def _fit(self, epochs: int, steps: int, verbose: int | str) -> None:
         first = self.progress.epoch
-        with self.distribution.watching():
+        with self.distribution.lost_worker_errors():
             self.model.fit(
                 self._dataset(self.step * self.options.batch_size),
                 initial_epoch=first,
                 epochs=first + epochs,
                 steps_per_epoch=steps,
-                callbacks=[Keeper(self)],
+                callbacks=[TrainerCallback(self)],
                 verbose=verbose if self.distribution.chief else 0,
             )
 
@@ -204,13 +200,8 @@ class Trainer:
             lambda x: named_spectrograms(x, nb_targets, transform, nb_bins),
         )
 
-    def describe(self, step: int) -> str:
-        """Which examples a step has seen."""
-        first = step * self.options.batch_size
-        return f"{step} (examples {first} to {first + self.options.batch_size - 1})"
-
     def end_epoch(self, logs: dict[str, float]) -> bool:
-        """Validate, keep what is best, save; whether training is over."""
+        """Validate and save. Returns True if training is over."""
         if self.distribution.chief:
             self._validate_and_save(logs)
         self._follow_chief()
@@ -219,7 +210,7 @@ class Trainer:
     def _validate_and_save(self, logs: dict[str, float]) -> None:
         with self.model.with_averages():
             logs.update(self.validation.run(self.model))
-            self.diary.write(self.step, logs, self.validation.sounds(self.model))
+            self.tensorboard.write(self.step, logs, self.validation.sounds(self.model))
         progress = self.progress
         progress.history.append({name: float(value) for name, value in logs.items()})
         progress.waited += 1
@@ -231,19 +222,19 @@ class Trainer:
         self.folder.write_summary(summary, progress.history)
 
     def save_state(self) -> None:
-        """Write everything to go on from here."""
+        """Save everything that is needed to resume."""
         self.folder.save_state(self.model.values(), replace(self.progress, step=self.step))
-        self.progress.step = self.step  # not before: one that is interrupted is not saved
+        self.progress.step = self.step  # after saving, which may be interrupted
 
 
 def start_from(network: tf.keras.Model, descriptor: str) -> frozenset[str]:
-    """Take another model's weights where name and shape agree.
+    """Copy another model's weights where name and shape agree.
 
     Returns:
-        The names of what was taken.
+        The names of the copied variables.
 
     Raises:
-        SeparationError: a model without weights, or nothing that agrees.
+        SeparationError: a model without weights, or with no variable that agrees.
     """
     folder = load_configuration(descriptor).weights
     if folder is None:
@@ -260,7 +251,7 @@ def start_from(network: tf.keras.Model, descriptor: str) -> frozenset[str]:
 
 
 def _versions() -> dict[str, str]:
-    """What ran, for ``run.json``."""
+    """Versions of the packages and the commit, for ``run.json``."""
     found = {"spleeter-2": __version__, "tensorflow": tf.__version__, "numpy": np.__version__}
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
@@ -269,62 +260,3 @@ def _versions() -> dict[str, str]:
     except (OSError, subprocess.SubprocessError):
         pass  # installed, not cloned
     return {"versions": found}
-
-
-def train(
-    descriptor: str,
-    data: Path,
-    folder: Path | None = None,
-    cache: Path | None = None,
-    verbose: int | str = "auto",
-) -> Path:
-    """``spleeter train``: find songs, decode them once, train, or go on with training.
-
-    Args:
-        descriptor: of the configuration, whose ``training`` object says how.
-        data: see ``spleeter_2.data.songs``.
-        folder: of the run; None: ``runs/NAME``.
-        cache: of the decoded stems; None: see ``StemCache``.
-        verbose: as Keras' ``fit`` takes it.
-
-    Returns:
-        The run's folder, which ``-p`` takes.
-
-    Raises:
-        SeparationError: one sentence.
-    """
-    # card and source describe the weights of the model that the configuration comes from
-    other = {"weights": None, "card": None, "source": None}
-    configuration = msgspec.structs.replace(load_configuration(descriptor), **other)
-    options = configuration.training
-    check_mixed_precision(options.mixed_precision)
-    distribution = Distribution.of_machine(_say)
-    distribution.check(options.batch_size)
-    nb_samples = (configuration.crop_frames - 1) * configuration.stft.frame_step
-    folder = folder or Path("runs") / configuration.name
-    songs = training_songs(data, configuration.instruments)
-    songs = StemCache(cache, configuration.sample_rate, configuration.nb_channels).decode(songs)
-    _say(str(songs))
-    training, validation = split(songs, options.validation)
-    _say(f"validated with: {', '.join(song.name for song in validation)}")
-    examples = Examples(training, songs.instruments, nb_samples, options.augmentation, options.seed)
-    fixed = validation_set(validation, songs.instruments, nb_samples)
-    summary = {"data": {"summary": songs.lines(), "identity": examples.identity}}
-    distribution.agree({"songs": examples.identity})
-    trainer = Trainer(configuration, examples, fixed, folder, summary, distribution)
-    if not distribution.chief:
-        trainer.fit(verbose)
-        return folder
-    if trainer.step:
-        _say(f"resumed at step {trainer.step}; remove {folder} to start anew")
-        if trainer.progress.data != examples.identity:
-            _say("note: the songs are not those that the run has seen so far")
-    trainer.progress.data = examples.identity
-    _say(f"the run is in {folder}: the same command goes on from where it stops")
-    progress = trainer.fit(verbose)
-    _say(f"done after {progress.epoch} epochs; the best validation loss is {progress.best:.4g}")
-    return folder
-
-
-def _say(sentence: str) -> None:
-    print(f"spleeter: {sentence}", file=sys.stderr)

@@ -1,0 +1,76 @@
+"""``spleeter train``: from a folder of songs to a trained model."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from spleeter_2.config.loading import load_configuration
+from spleeter_2.data.cache import StemCache
+from spleeter_2.data.examples import Examples, validation_set
+from spleeter_2.data.songs import split, training_songs
+
+from .distribution import Distribution
+from .mixed_precision import check_mixed_precision
+from .trainer import Trainer
+
+log = logging.getLogger(__name__)
+
+
+def train(
+    descriptor: str,
+    data: Path,
+    folder: Path | None = None,
+    cache: Path | None = None,
+    verbose: int | str = "auto",
+) -> Path:
+    """Find songs, decode them into the cache, and start or resume training.
+
+    Args:
+        descriptor: of the configuration with its ``training`` object.
+        data: see ``spleeter_2.data.songs``.
+        folder: of the run; None: ``runs/NAME``.
+        cache: folder of the decoded stems; None: see ``StemCache``.
+        verbose: argument of Keras' ``fit``.
+
+    Returns:
+        The run's folder, a descriptor of the trained model.
+
+    Raises:
+        SeparationError: invalid configuration or data, or a training that cannot continue.
+    """
+    # card and source describe the weights of the model that the configuration comes from
+    other = {"weights": None, "card": None, "source": None}
+    configuration = replace(load_configuration(descriptor), **other)
+    options = configuration.training
+    check_mixed_precision(options.mixed_precision)
+    distribution = Distribution.from_environment()
+    distribution.check_batch_size(options.batch_size)
+    nb_samples = (configuration.crop_frames - 1) * configuration.stft.frame_step
+    folder = folder or Path("runs") / configuration.name
+    songs = training_songs(data, configuration.instruments)
+    songs = StemCache(cache, configuration.sample_rate, configuration.nb_channels).decode(songs)
+    log.info("%s", songs)
+    training, validation = split(songs, options.validation)
+    log.info("validated with: %s", ", ".join(song.name for song in validation))
+    examples = Examples(training, songs.instruments, nb_samples, options.augmentation, options.seed)
+    fixed = validation_set(validation, songs.instruments, nb_samples)
+    summary = {"data": {"summary": songs.lines(), "identity": examples.identity}}
+    distribution.require_equal({"songs": examples.identity})
+    trainer = Trainer(configuration, examples, fixed, folder, summary, distribution)
+    if not distribution.chief:
+        trainer.fit(verbose)
+        return folder
+    if trainer.step:
+        log.info("resumed at step %d; remove %s to start again", trainer.step, folder)
+        if trainer.progress.data != examples.identity:
+            log.info("note: the songs differ from those that the run has been trained with so far")
+    trainer.progress.data = examples.identity
+    log.info("the run is in %s; the same command resumes it", folder)
+    progress = trainer.fit(verbose)
+    log.info(
+        "done after %d epochs; the best validation loss is %.4g", progress.epoch, progress.best
+    )
+    return folder
