@@ -155,3 +155,28 @@ def file_size_limit():
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.fixture
+def whole():
+    """Asks ``quick_training`` for graphs and pictures."""
+
+
+@pytest.fixture
+def quick_training(request, monkeypatch):
+    """Trainings run eagerly, draw no curves and write no events, unless a test is about these.
+
+    A tiny training spends three quarters of its time on tracing and on pictures.
+    """
+    if "whole" in request.fixturenames:
+        yield
+        return
+    import tensorflow as tf
+
+    from spleeter_2.training import run_folder, tensorboard
+
+    monkeypatch.setattr(run_folder, "draw_curves", lambda history, path: path.touch())
+    monkeypatch.setattr(tensorboard.TensorBoardLog, "write", lambda *_: None)
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)

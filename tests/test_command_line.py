@@ -150,9 +150,9 @@ def test_skip_existing(spleeter, song, tmp_path):
     assert stem.read_bytes() == b"mine" and (tmp_path / "out/other/vocals.wav").exists()
 
 
-def test_standard_input_and_output(song):
+def test_standard_input_and_output(tiny, song):
     with song.open("rb") as stream:
-        running = process("separate", "--stems", "vocals", "-o", "-", "-", stdin=stream)
+        running = process("separate", "-p", tiny, "--stems", "vocals", "-o", "-", "-", stdin=stream)
         output, messages = running.communicate()
     assert running.returncode == 0, messages
     stem, rate = soundfile.read(io.BytesIO(output))
@@ -226,9 +226,9 @@ def test_a_model_that_cannot_be_loaded_ends_the_run_at_the_first_song(spleeter, 
 
 
 @pytest.mark.parametrize("where", ["2>&-", "2>/dev/full"])
-def test_messages_that_nobody_takes_spoil_no_song(song, tmp_path, where):
-    command = f'"$0" -m spleeter_2 separate -o "$1" "$2.mp3" "$2" {where}'
-    shell = ["sh", "-c", command, sys.executable, tmp_path / "out", song]
+def test_messages_that_nobody_takes_spoil_no_song(tiny, song, tmp_path, where):
+    command = f'"$0" -m spleeter_2 separate -p "$3" -o "$1" "$2.mp3" "$2" {where}'
+    shell = ["sh", "-c", command, sys.executable, tmp_path / "out", song, tiny]
     done = subprocess.run(shell, stdout=subprocess.PIPE, timeout=200)
     assert done.returncode == 1  # one song is not there
     assert files_below(tmp_path / "out") == [f"song/{name}" for name in STEMS]
@@ -241,8 +241,8 @@ def test_wrong_usage_is_status_2(spleeter):
     assert spleeter("no-such-command")[0] == 2
 
 
-def test_verbose_shows_the_traceback(song, tmp_path):
-    running = process("separate", "--verbose", "-s", 99, "-o", tmp_path / "out", song)
+def test_verbose_shows_the_traceback(tiny, song, tmp_path):
+    running = process("separate", "-p", tiny, "--verbose", "-s", 99, "-o", tmp_path / "out", song)
     _, messages = running.communicate()
     assert running.returncode == 1 and b"Traceback" in messages
 
@@ -319,8 +319,8 @@ def gone(pids: list[int]) -> bool:
 @pytest.mark.parametrize(
     "number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"]
 )
-def test_an_interrupt_leaves_nothing(long_song, tmp_path, number, status):
-    running = process("separate", "-o", tmp_path / "out", long_song)
+def test_an_interrupt_leaves_nothing(tiny, long_song, tmp_path, number, status):
+    running = process("separate", "-p", tiny, "-o", tmp_path / "out", long_song)
     wait_for_a_temporary_file(tmp_path / "out", running)
     helpers = children(running.pid)
     assert len(helpers) >= 3  # a reader and two writers
@@ -332,8 +332,8 @@ def test_an_interrupt_leaves_nothing(long_song, tmp_path, number, status):
     assert gone(helpers)
 
 
-def test_after_a_kill_the_next_run_tidies_up(spleeter, long_song, tmp_path):
-    running = process("separate", "-o", tmp_path / "out", long_song)
+def test_after_a_kill_the_next_run_tidies_up(spleeter, tiny, long_song, tmp_path):
+    running = process("separate", "-p", tiny, "-o", tmp_path / "out", long_song)
     wait_for_a_temporary_file(tmp_path / "out", running)
     helpers = children(running.pid)
     running.kill()
@@ -345,6 +345,7 @@ def test_after_a_kill_the_next_run_tidies_up(spleeter, long_song, tmp_path):
     assert files_below(tmp_path / "out") == [f"long/{name}" for name in STEMS]
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_song(song, tmp_path):
     """Peak memory of ten minutes is that of one minute, give or take the allocator."""
     # a process of its own in between: a child's peak includes its parent's size at the fork

@@ -12,6 +12,8 @@ from spleeter_2.models import build_model
 from spleeter_2.models.checkpoint import named_variables
 from spleeter_2.training.mixed_precision import layers_in
 
+pytestmark = pytest.mark.usefixtures("quick_training")
+
 GROUPED = {"type": "grouped", "level": 2, "bands": 2, "kernel_size": 3, "width": 4}
 
 

@@ -16,6 +16,8 @@ from spleeter_2.models import build_model
 from spleeter_2.models import checkpoint as weights
 from spleeter_2.training.distillation import Teachers
 
+pytestmark = pytest.mark.usefixtures("quick_training")
+
 SEED = np.array([0, 5], np.int64)  # of a roll by 5 frames; others roll by others
 
 

@@ -25,12 +25,14 @@ from spleeter_2.training import model as training_model
 from spleeter_2.training.optimizer import Adam, Schedule
 from spleeter_2.training.trainer import start_from
 
+pytestmark = pytest.mark.usefixtures("quick_training")
+
 KEPT = {
     ".lock", "best", "config.json", "history.png", "run.json", "states", "tensorboard"
 }  # fmt: skip
 
 
-def test_it_learns_and_the_folder_is_a_model(tmp_path):
+def test_it_learns_and_the_folder_is_a_model(whole, tmp_path):
     run = trainer(tmp_path / "run", epochs=12, steps_per_epoch=10)
     progress = run.fit(verbose=0)
     first, last = progress.history[0], progress.history[-1]
@@ -48,6 +50,17 @@ def test_it_learns_and_the_folder_is_a_model(tmp_path):
     assert 10 * np.log10(1 / error) > 3
 
 
+def test_eager_training_is_that_of_graphs(whole, tmp_path):
+    graph = trainer(tmp_path / "graph", epochs=1).fit(verbose=0)
+    tf.config.run_functions_eagerly(True)
+    try:
+        eager = trainer(tmp_path / "eager", epochs=1).fit(verbose=0)
+    finally:
+        tf.config.run_functions_eagerly(False)
+    for name in ("loss", "val_loss", "val_sdr_vocals"):
+        assert eager.history[0][name] == pytest.approx(graph.history[0][name], rel=1e-5)
+
+
 class OneCrop(Tones):
     """A third of a second of real stems, over and over."""
 
@@ -58,8 +71,11 @@ class OneCrop(Tones):
         return self.crop
 
 
-@pytest.mark.parametrize("block", ["fc", "conv", "dilated", "grouped"])
-def test_it_can_learn_one_real_crop_by_heart(tmp_path, stems, block):
+@pytest.mark.parametrize(
+    "block",
+    ["grouped", *(pytest.param(x, marks=pytest.mark.slow) for x in ("fc", "conv", "dilated"))],
+)
+def test_it_can_learn_one_real_crop_by_heart(whole, tmp_path, stems, block):
     crop = OneCrop(stems)
     block = {"type": block, "level": 2, "width": 8}
     run = trainer(
@@ -352,7 +368,7 @@ def test_killed_while_it_writes(tmp_path):
 
 
 @pytest.mark.parametrize("what", ["tensorboard", "state", "summary"])
-def test_a_write_that_fails_names_the_folder(tmp_path, file_size_limit, what):
+def test_a_write_that_fails_names_the_folder(whole, tmp_path, file_size_limit, what):
     """What was there stays whole, and the run goes on from there."""
     run = trainer(tmp_path, epochs=2)
     owner, name = {
@@ -394,7 +410,7 @@ def test_a_start_must_fit(tmp_path):
         start_from(run.model.network, str(tmp_path))
 
 
-def test_tensorboard(tmp_path):
+def test_tensorboard(whole, tmp_path):
     """TensorBoard's own reader finds numbers, pictures and sounds of every epoch."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
