@@ -7,7 +7,7 @@
 Upstream trains with its own ``model_fn`` in an Estimator, one network per stem; ours is one network
 for both. All see the same crops of stempeg's excerpt, from memory, so the step alone is timed. Each
 program is a process of its own, and they take turns step by step, so that what else the machine
-does meets all of them alike: ratios are taken turn by turn. Upstream's Estimator leaves Keras'
+does affects all of them equally: ratios are taken turn by turn. Upstream's Estimator leaves Keras'
 learning phase off, so that its BatchNorm normalises by 0 and 1, for good, and its dropout is idle;
 "as upstream" does the same, and clips no gradients. Parts are timed alone: frequency
 transformations on a level of the U-Net as it trains, losses on a batch of spectrograms, each with

@@ -94,7 +94,7 @@ def load_track(track: Song, sources: tuple[str, ...]) -> TrackAudio:
             raise SeparationError(
                 f"{track.name}: {name} has {stem.shape[0]} samples in {stem.shape[1]} "
                 f"channel(s), the mixture {mixture.shape[0]} in {mixture.shape[1]}: "
-                "cut them alike"
+                "cut them to the same length"
             )
     return TrackAudio(mixture, regroup(stems, sources), rate)
 

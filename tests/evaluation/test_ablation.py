@@ -180,5 +180,5 @@ def test_ctrl_c_loses_nothing_of_the_trainings_in_work(songs, tmp_path_factory, 
 
 
 def test_the_plan_that_ships():
-    plan = read_plan(Path(__file__).parents[1] / "configs/ablation.json")
+    plan = read_plan(Path(__file__).parents[2] / "configs/ablation.json")
     assert list(plan.runs)[0] == "proposal" and len(plan.seeds) == 3

@@ -47,7 +47,13 @@ np.savez(out, **run.model.values())
 
 def process(folder, out, options, *mirrored, **environment):
     """Start a process that trains and writes what it has learned."""
-    arguments = [str(Path(__file__).parent), str(folder), str(out), json.dumps(options), *mirrored]
+    arguments = [
+        str(Path(__file__).parents[1]),
+        str(folder),
+        str(out),
+        json.dumps(options),
+        *mirrored,
+    ]
     return subprocess.Popen(
         [sys.executable, "-c", SCRIPT, *arguments],
         env={**os.environ, **environment},

@@ -358,7 +358,7 @@ def test_killed_while_it_writes(tmp_path):
         "t.write_json = killed\n"
         "support.training.trainer(Path(sys.argv[1])).fit(verbose=0)\n"
     )
-    command = [sys.executable, "-c", script, str(tmp_path), str(Path(__file__).parent)]
+    command = [sys.executable, "-c", script, str(tmp_path), str(Path(__file__).parents[1])]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert len(states(tmp_path)) == 2  # a whole one, and what was being written

@@ -15,7 +15,7 @@ from evaluation.report import write_report
 from evaluation.results import find_runs
 from spleeter_2.errors import SeparationError
 
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]
 # how many of 64 places of a picture differ from its corner, or -1 where it was not drawn
 DRAWN = """
 return [...document.images].map(image => {

@@ -68,7 +68,7 @@ def test_models_to_train_with_are_relative_to_the_file_that_names_them(tmp_path)
 
 
 def test_the_models_that_the_shipped_weights_are_trained_with():
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     content = read_configuration(str(root / "configs/grouped_shipped.json"))
     teachers = content["training"]["teachers"]
     assert load_configuration(teachers[0]).name == "teacher_vocals"
