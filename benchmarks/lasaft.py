@@ -1,14 +1,14 @@
-"""Speed and memory of the large LaSAFT network, converted, against PyTorch's.
+"""Speed and memory of the large LaSAFT network, compared with PyTorch.
 
-    TORCH_PYTHON=/path/to/python benchmarks/lasaft.py   # an interpreter that has torch
+    TORCH_PYTHON=/path/to/python python benchmarks/lasaft.py    # an interpreter that has torch
     python benchmarks/lasaft.py --repeat 9 --seconds 30 --songs 3
-    python benchmarks/lasaft.py                         # without TORCH_PYTHON: ours alone
+    python benchmarks/lasaft.py                                 # without TORCH_PYTHON: ours only
 
-The network is the published one (543 tensors, 31.5 M parameters) with seeded random weights. Both
-sides run in processes of their own and take turns, so that what else the machine does meets both:
-a window of 128 frames for one target and for four, a song at overlap 0.5, a matrix product, and
-reading the checkpoint. The tables give medians; ratios are medians of the turns' ratios. Of a song
-and of four targets PyTorch does one target after the other, as its users do.
+The network is the published one (543 tensors, 31.5 M parameters) with seeded random weights. Each
+side is a separate process; they run in turn, so that other load of the machine affects both: a
+window of 128 frames for one target and for four, a song at overlap 0.5, a matrix product, and
+reading the checkpoint. The tables have medians; ratios are medians of the ratios per turn. PyTorch
+computes several targets one after the other, as its users do.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ MATRIX = 2048  # size of the matrix product
 
 
 def large_state(seed: int = 0) -> dict[str, np.ndarray]:
-    """The published large model's state dict, by PyTorch's names, with random weights.
+    """State dict of the published large model, with PyTorch's names and random weights.
 
-    Values keep the size of the activations about level from layer to layer; BatchNorm statistics
+    Kernels are scaled so that activations have a similar size in all layers; BatchNorm statistics
     and affine parameters are random too.
     """
     configuration = load_configuration("spleeter_2:lasaft")
@@ -68,7 +68,7 @@ def large_state(seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def multiply_adds(model) -> int:
-    """Of a Keras network's convolutions and frequency transformations for one window."""
+    """Multiply-adds of a network's convolutions and frequency transformations for one window."""
     import tensorflow as tf
 
     from spleeter_2.models.frequency import FrequencyLinear
@@ -88,16 +88,16 @@ def multiply_adds(model) -> int:
 
 
 def peak_memory() -> float:
-    """Of this process, in MB. Linux; ``getrusage`` would include the parent's at the fork."""
+    """Peak memory of this process in MB, on Linux (``getrusage`` includes the parent's at fork)."""
     status = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM"))
 
 
 def prepare(folder: Path) -> int:
-    """Write the weights for both sides: ``state.npz``, and converted ones for ``-p``.
+    """Write the weights for both sides: ``state.npz``, and a converted model for ``-p``.
 
     Returns:
-        multiply-adds of one window and target.
+        Multiply-adds of one window and target.
     """
     from spleeter_2.models import build_model
     from spleeter_2.models import checkpoint as weights
@@ -111,7 +111,7 @@ def prepare(folder: Path) -> int:
 
 
 def load(path: Path) -> dict[str, float]:
-    """Read a checkpoint with our reader and look at every value."""
+    """Read a checkpoint with our reader and sum all values."""
     start = time.perf_counter()
     arrays = read_checkpoint(path).arrays
     total = sum(float(array.sum(dtype=np.float64)) for array in arrays.values())
@@ -119,7 +119,7 @@ def load(path: Path) -> dict[str, float]:
 
 
 def serve(folder: Path, targets: list[str]) -> None:
-    """Answer tasks, a line of JSON each, with a network of those targets."""
+    """Run the tasks on standard input, one JSON object per line, and print a result for each."""
     from spleeter_2 import Separator
     from spleeter_2.runtime.tensorflow_import import import_tensorflow
 
@@ -136,7 +136,7 @@ def serve(folder: Path, targets: list[str]) -> None:
         task = json.loads(line)
         start = time.perf_counter()
         if task["task"] == "window":
-            separator._network(mixture)
+            separator._network.estimate(mixture)
         elif task["task"] == "song":
             stems = separator.separate(np.load(task["song"]))
         elif task["task"] == "matrix":
@@ -148,11 +148,11 @@ def serve(folder: Path, targets: list[str]) -> None:
 
 
 class Side:
-    """A process that answers tasks.
+    """A process that runs tasks (``serve``).
 
     Args:
-        command: of the process.
-        targets: instruments of its windows and songs.
+        command: its command line.
+        targets: instruments to separate.
     """
 
     def __init__(self, command: list, targets: list[str]) -> None:
@@ -164,7 +164,7 @@ class Side:
         self.peak = 0.0
 
     def __call__(self, task: str, **options) -> float:
-        """Do a task; its seconds."""
+        """Run a task; return its seconds."""
         message = json.dumps({"task": task, "targets": self.targets, **options})
         self.process.stdin.write(message + "\n")
         self.process.stdin.flush()
@@ -184,7 +184,7 @@ class Side:
 
 
 def turns(task: str, sides: dict[str, Side], repeat: int, **options) -> dict[str, list[float]]:
-    """Let the sides take turns; seconds of each turn after one to warm up."""
+    """Run a task on each side in turn; return the seconds per turn, without the warm-up turn."""
     seconds = {name: [] for name in sides}
     for turn in range(repeat + 1):
         for name, side in sides.items():
@@ -195,13 +195,13 @@ def turns(task: str, sides: dict[str, Side], repeat: int, **options) -> dict[str
 
 
 def ratio(above: list[float], below: list[float], factor: float = 1) -> str:
-    """Median and range of the turns' ratios."""
+    """Median and range of the ratios per turn."""
     ratios = [factor * a / b for a, b in zip(above, below, strict=True)]
     return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
 def report_windows(sides: dict[str, Side], repeat: int, gflop: float) -> None:
-    """One window, one and four targets; speed against a matrix product."""
+    """Print the table of windows: one and four targets, speed relative to a matrix product."""
     matrix = turns("matrix", sides, max(repeat, 7))
     seconds = turns("window", sides, repeat)
     print(f"\nA window of {FRAMES} frames ({gflop:.0f} GFLOP for one target)")
@@ -214,15 +214,15 @@ def report_windows(sides: dict[str, Side], repeat: int, gflop: float) -> None:
             f"{name:20} {median:8.2f} {best:8.2f}  {speed} {product:16.0f} {sides[name].peak:9.0f}"
         )
     one, four = seconds["ours, one target"], seconds["ours, four targets"]
-    print(f"four targets take {ratio(four, one)} times what one takes")
+    print(f"four targets take {ratio(four, one)} times as long as one")
     if "PyTorch" in seconds:
         theirs = seconds["PyTorch"]
-        print(f"ours is {ratio(theirs, one)} times faster than PyTorch for one target")
-        print(f"and {ratio(theirs, four, 4)} times for four, which PyTorch does one by one")
+        print(f"ours is {ratio(theirs, one)} times as fast as PyTorch for one target")
+        print(f"and {ratio(theirs, four, 4)} times for four, one after the other in PyTorch")
 
 
 def report_song(sides: dict[str, Side], options: argparse.Namespace, folder: Path) -> None:
-    """A song of noise; the estimates of both sides are compared."""
+    """Print the table of a song of noise, and the difference between the sides' estimates."""
     length = options.seconds * RATE
     song = 0.1 * np.random.default_rng(1).standard_normal((length, 2))
     np.save(folder / "song.npy", song.astype(np.float32))
@@ -238,19 +238,19 @@ def report_song(sides: dict[str, Side], options: argparse.Namespace, folder: Pat
         share = median / options.seconds / len(sides[name].targets)
         print(f"{name:20} {median:8.1f} {share:24.2f} {sides[name].peak:19.0f}")
     one, four = seconds["ours, one target"], seconds["ours, four targets"]
-    print(f"four targets take {ratio(four, one)} times what one takes")
+    print(f"four targets take {ratio(four, one)} times as long as one")
     if "PyTorch" in seconds:
-        print(f"ours is {ratio(seconds['PyTorch'], one)} times faster than PyTorch for one target")
+        print(f"ours is {ratio(seconds['PyTorch'], one)} times as fast as PyTorch for one target")
         found, expected = (
             np.load(folder / f"estimates_{list(sides).index(name)}.npy")
             for name in ("ours, one target", "PyTorch")
         )
         error = np.abs(found - expected).max() / np.abs(expected).max()
-        print(f"largest difference of their estimates: {error:.1e} of the maximum")
+        print(f"largest difference between the estimates: {error:.1e} of the maximum")
 
 
 def report_loading(torch: str, folder: Path, repeat: int) -> None:
-    """Reading the checkpoint, each time in a process of its own."""
+    """Print the table of reading the checkpoint, each time in a new process."""
     path = folder / "large.ckpt"
     subprocess.run(
         [torch, TORCH_SIDE, "save", folder / "state.npz", HYPER_PARAMETERS, path], check=True
@@ -268,7 +268,7 @@ def report_loading(torch: str, folder: Path, repeat: int) -> None:
                 {**json.loads(done.stdout), "process": time.perf_counter() - start}
             )  # fmt: skip
     print(f"\nReading the checkpoint ({path.stat().st_size / 1e6:.0f} MB), every value summed")
-    print("program       seconds   with the process's start   peak MB")
+    print("program       seconds   including process start    peak MB")
     for name, (_, *taken) in rows.items():
         seconds, process, peak = (
             statistics.median(row[key] for row in taken) for key in ("seconds", "process", "peak")
@@ -278,7 +278,7 @@ def report_loading(torch: str, folder: Path, repeat: int) -> None:
 
 
 def report_conversion(path: Path, output: Path) -> None:
-    """The whole command: read, write, read back, and separate noise for four targets."""
+    """Print time and memory of the conversion command, including its check with noise."""
     start = time.perf_counter()
     command = [sys.executable, "-m", "weight_converter", path, "-o", output]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=HERE.parent)
@@ -286,14 +286,14 @@ def report_conversion(path: Path, output: Path) -> None:
     if status:
         raise SystemExit("the conversion failed")
     seconds, peak = time.perf_counter() - start, usage.ru_maxrss / 1024
-    print(f"converting it, checked with a window of noise: {seconds:.0f} s, peak {peak:.0f} MB")
+    print(f"conversion, with its check by a window of noise: {seconds:.0f} s, peak {peak:.0f} MB")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeat", type=int, default=5, help="turns of a window")
-    parser.add_argument("--seconds", type=int, default=10, help="length of the song")
-    parser.add_argument("--songs", type=int, default=1, help="turns of the song, 0 for none")
+    parser.add_argument("--repeat", type=int, default=5, help="turns with a window")
+    parser.add_argument("--seconds", type=int, default=10, help="duration of the song")
+    parser.add_argument("--songs", type=int, default=1, help="turns with the song, 0 for none")
     parser.add_argument("--serve", nargs="+", help=argparse.SUPPRESS)
     parser.add_argument("--prepare", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--load", type=Path, help=argparse.SUPPRESS)
@@ -308,7 +308,7 @@ def main() -> None:
 
 
 def compare(options: argparse.Namespace) -> None:
-    """Run everything and print the tables."""
+    """Run all measurements and print the tables."""
     torch = os.environ.get("TORCH_PYTHON")
     ours = [sys.executable, __file__]
     with tempfile.TemporaryDirectory() as name:

@@ -1,12 +1,12 @@
-"""LaSAFT's network in PyTorch, for comparison; run by an interpreter that has torch.
+"""LaSAFT's network in PyTorch, for comparison; requires an interpreter that has torch.
 
     python benchmarks/lasaft_torch.py save STATE.npz HYPER.json MODEL.ckpt
-    python benchmarks/lasaft_torch.py golden MODEL.ckpt GOLDEN.npz    # prints the largest error
+    python benchmarks/lasaft_torch.py golden MODEL.ckpt GOLDEN.npz    # prints the largest errors
     python benchmarks/lasaft_torch.py load MODEL.ckpt                 # prints time and memory
     python benchmarks/lasaft_torch.py serve MODEL.ckpt                # see ``lasaft.py``
 
-It is the GPoCM network with LaSAFT, in evaluation mode, layer by layer as it was published: what
-a PyTorch user runs. No module classes: the functions below take the state dict as it is.
+The GPoCM network with LaSAFT in evaluation mode, computed layer by layer as published. It has no
+``torch.nn.Module``: tensors are looked up by name in the state dict.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ ACTIVATIONS = {
 
 
 class Network:
-    """One window's spectrogram -> one instrument's.
+    """Conditioned U-Net: planes of the mixture -> planes of one instrument.
 
     Args:
-        state: the state dict without prefixes.
-        options: the checkpoint's hyper-parameters.
+        state: state dict without prefixes.
+        options: hyper-parameters of the checkpoint.
     """
 
     def __init__(self, state: dict[str, torch.Tensor], options: dict) -> None:
@@ -45,26 +45,26 @@ class Network:
         self.levels = options["n_blocks"] // 2
         self.activate = ACTIVATIONS[options["tfc_tdf_activation"]]
         listed = options["t_down_layers"]
-        self.halved = range(self.levels) if listed is None else json.loads(listed)
+        self.time_levels = range(self.levels) if listed is None else json.loads(listed)
 
     def __call__(self, x: torch.Tensor, condition: int) -> torch.Tensor:
-        """Planes ``[B, P, T, F]`` -> planes of the instrument, the same shape."""
+        """Planes of the mixture ``[B, P, T, F]`` -> planes of the instrument, same shape."""
         embedding = self.state["embedding.weight"][condition][None]
-        steering = self.steering(embedding)
+        modulations = self.modulations(embedding)
         x = self.norm(F.conv2d(x, *self.weights("first_conv.0")), "first_conv.1")
         x = ACTIVATIONS[self.options["first_conv_activation"]](x)
         skips = []
         for i in range(self.levels):
-            x = self.block(x, f"encoders.{i}", embedding, steering)
+            x = self.block(x, f"encoders.{i}", embedding, modulations)
             skips.append(x)
             x = F.conv2d(x, *self.weights(f"downsamplings.{i}.0"), stride=self.stride(i))
             x = self.norm(x, f"downsamplings.{i}.1")
-        x = self.block(x, "mid_block", embedding, steering)
+        x = self.block(x, "mid_block", embedding, modulations)
         for i in range(self.levels):
             stride = self.stride(self.levels - 1 - i)
             x = F.conv_transpose2d(x, *self.weights(f"upsamplings.{i}.0"), stride=stride)
             x = torch.cat([self.norm(x, f"upsamplings.{i}.1"), skips.pop()], 1)
-            x = self.block(x, f"decoders.{i}", embedding, steering)
+            x = self.block(x, f"decoders.{i}", embedding, modulations)
         x = F.conv2d(x, *self.weights("last_conv.0"), padding=(0, 1))
         return ACTIVATIONS[self.options["last_activation"]](x)
 
@@ -77,23 +77,23 @@ class Network:
         return F.batch_norm(x, mean, variance, weight, bias, eps=1e-5)
 
     def stride(self, level: int) -> tuple[int, int]:
-        return (2, 2) if level in self.halved else (1, 2)
+        return (2, 2) if level in self.time_levels else (1, 2)
 
-    def block(self, x, name, embedding, steering):
-        """Dense convolutions, gate, frequency transformation."""
+    def block(self, x, name, embedding, modulations):
+        """Dense convolutions, modulation, frequency transformation."""
         padding = self.options["kernel_size_t"] // 2, self.options["kernel_size_f"] // 2
         for i in range(self.options["n_internal_layers"]):
             y = F.conv2d(x, *self.weights(f"{name}.tfc.H.{i}.0"), padding=padding)
             y = self.activate(self.norm(y, f"{name}.tfc.H.{i}.1"))
             x = torch.cat([y, x], 1)  # the newest first
-        if name in steering:
-            gamma, beta = steering[name]
+        if name in modulations:
+            gamma, beta = modulations[name]
             mixed = torch.einsum("bitf,ij->bjtf", y, gamma) + beta[:, None, None]
             y = torch.sigmoid(mixed) * y
         return y + self.transformed(y, name, embedding)
 
     def transformed(self, x, name, embedding):
-        """LaSAFT: maps of all bins side by side, weighed by the instrument."""
+        """LaSAFT: several linear maps of all bins, weighted by the instrument's attention."""
         keys = self.state[f"{name}.keys"]
         query = F.linear(embedding, *self.weights(f"{name}.linear_query"))
         attention = torch.softmax(query @ keys / math.sqrt(keys.shape[0]), -1)[0]
@@ -104,7 +104,7 @@ class Network:
                 x = self.activate(self.norm(x, f"{name}.tdfs.tdf.{i + 1}"))
         return x.reshape(*shape, -1) @ attention
 
-    def steering(self, embedding):
+    def modulations(self, embedding):
         """``{block: (gamma [C, C], beta [C])}`` of the conditioned blocks."""
         prefix = "condition_generator."
         x = embedding
@@ -121,8 +121,8 @@ class Network:
             vectors.append(vector[0])
         encoders = [f"encoders.{i}" for i in range(self.levels)]
         decoders = [f"decoders.{i}" for i in range(self.levels)]
-        places = {"full": [*encoders, "mid_block", *decoders], "encoder": encoders}
-        blocks = places.get(self.options["condition_to"], decoders)
+        conditioned = {"full": [*encoders, "mid_block", *decoders], "encoder": encoders}
+        blocks = conditioned.get(self.options["condition_to"], decoders)
         gammas = vectors[0].reshape(len(blocks), self.channels, self.channels)
         if self.options["pocm_type"] == "naive":
             gammas = gammas.transpose(1, 2)
@@ -130,7 +130,7 @@ class Network:
         return dict(zip(blocks, zip(gammas, betas)))  # noqa: B905
 
     def window(self, waveform: torch.Tensor, condition: int) -> torch.Tensor:
-        """``[2, L]`` -> the instrument's, through STFT, network (mapping of complex planes)."""
+        """Mixture ``[2, L]`` -> instrument ``[2, L]``: STFT, network (mapping), inverse STFT."""
         n_fft, hop = self.options["n_fft"], self.options["hop_length"]
         window = self.state["stft.stft.window"]
         spectrum = torch.stft(waveform, n_fft, hop, window=window, return_complex=True)
@@ -142,7 +142,7 @@ class Network:
         )  # fmt: skip
 
     def song(self, waveform: torch.Tensor, condition: int, overlap: float = 0.5) -> torch.Tensor:
-        """``[2, S]`` -> the instrument's; windows whose trimmed parts overlap, half and half."""
+        """Mixture ``[2, S]`` -> instrument ``[2, S]``; the mean of overlapping windows."""
         hop, samples = self.options["hop_length"], waveform.shape[1]
         trim = -(-5000 // hop) * hop
         true = hop * (self.options["num_frame"] - 1) - 2 * trim
@@ -168,7 +168,7 @@ def load(path: str) -> Network:
 
 
 def save(source: str, hyper_parameters: str, target: str) -> None:
-    """Arrays and hyper-parameters -> a checkpoint as PyTorch Lightning has it."""
+    """Write arrays and hyper-parameters as a checkpoint of PyTorch Lightning."""
     with open(hyper_parameters) as file:
         options = json.load(file)
     arrays = np.load(source)
@@ -177,7 +177,7 @@ def save(source: str, hyper_parameters: str, target: str) -> None:
 
 
 def golden(path: str, expected: str) -> dict[str, float]:
-    """Largest errors of ``spec_out`` and, of complex mappings, ``wave_out``, of the maximum."""
+    """Largest errors relative to the maximum, of ``spec_out`` and, if complex, ``wave_out``."""
     network, arrays = load(path), np.load(expected)
     given = torch.from_numpy(arrays["spec_in"])
     conditions = arrays["cond_ids"].tolist()
@@ -195,18 +195,18 @@ def golden(path: str, expected: str) -> dict[str, float]:
 def timed_load(path: str) -> dict[str, float]:
     start = time.perf_counter()
     state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-    total = sum(float(tensor.double().sum()) for tensor in state.values())  # touches all of it
+    total = sum(float(tensor.double().sum()) for tensor in state.values())  # reads all pages
     return {"seconds": time.perf_counter() - start, "sum": total, "peak": peak_memory()}
 
 
 def peak_memory() -> float:
-    """Of this process, in MB. Linux; ``getrusage`` would include the parent's at the fork."""
+    """Peak memory of this process in MB, on Linux (``getrusage`` includes the parent's at fork)."""
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) / 1024 for line in file if line.startswith("VmHWM"))
 
 
 def serve(path: str) -> None:
-    """Answer tasks, a line of JSON each: a window or a song of some instruments, the peak."""
+    """Run the tasks on standard input, one JSON object per line, and print a result for each."""
     network = load(path)
     options = network.options
     planes = torch.randn(1, 4, options["num_frame"], options["n_fft"] // 2 + 1)

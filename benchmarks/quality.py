@@ -1,11 +1,11 @@
-"""Whole-track SDR of models on songs whose stems are known.
+"""Whole-track SDR of models on songs with stems.
 
     python benchmarks/quality.py                                   # stempeg's public excerpt
     python benchmarks/quality.py --songs FOLDER                    # FOLDER/SONG/{vocals,...}.*
     python benchmarks/quality.py spleeter_2:mask spleeter:2stems configs/mask_16khz.json
 
-A song's mixture is the sum of vocals and accompaniment. Upstream's models are run by upstream's
-own code and want MODEL_PATH.
+The mixture is the sum of vocals and accompaniment. Upstream's models are computed by upstream's
+own code and require MODEL_PATH.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ STEMS = ("vocals", "accompaniment")
 
 
 def songs(folder: Path | None, seconds: float | None):
-    """Yield name and ``{stem: float32 [S, 2]}``."""
+    """Yield the name and ``{stem: float32 [S, 2]}`` of each song."""
     if folder is None:
         import stempeg
 
@@ -51,7 +51,7 @@ def songs(folder: Path | None, seconds: float | None):
 
 
 def separator(model: str, overlap: float | None):
-    """A function from mixture to ``{stem: estimate}``."""
+    """Function of a model from mixture ``[S, 2]`` to ``{stem: estimate [S, 2]}``."""
     if model.startswith("spleeter:"):
         from spleeter.separator import Separator as Upstream
 
@@ -61,11 +61,16 @@ def separator(model: str, overlap: float | None):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("models", nargs="*", default=["spleeter_2:grouped", "spleeter_2:mask"])
-    parser.add_argument("--songs", type=Path, help="folder of songs")
-    parser.add_argument("--seconds", type=float, help="of each song, from its start")
-    parser.add_argument("--overlap", type=float)
-    parser.add_argument("--gain", type=float, default=0.0, help="level of the mixture in dB")
+    parser.add_argument(
+        "models",
+        nargs="*",
+        default=["spleeter_2:grouped", "spleeter_2:mask"],
+        help="descriptors of models",
+    )
+    parser.add_argument("--songs", type=Path, help="folder of songs (default: stempeg's excerpt)")
+    parser.add_argument("--seconds", type=float, help="seconds of each song (default: all)")
+    parser.add_argument("--overlap", type=float, help="overlap of the windows, 0 to 0.5")
+    parser.add_argument("--gain", type=float, default=0.0, help="gain of the mixture in dB")
     options = parser.parse_args()
     gain = 10 ** (options.gain / 20)
     print(f"{'song':24} {'model':34} {'vocals':>8} {'accomp.':>8} {'seconds':>8}")

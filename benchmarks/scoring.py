@@ -1,11 +1,11 @@
-"""Time and memory of ``python -m evaluation run``, and against upstream's ``spleeter evaluate``.
+"""Time and memory of ``python -m evaluation run``, compared with Spleeter's ``evaluate``.
 
-    python benchmarks/scoring.py                      # 4 tracks of 60 s made from stempeg's
+    python benchmarks/scoring.py                # 4 tracks of 60 s, made from stempeg's excerpt
     python benchmarks/scoring.py --seconds 240 --tracks 2 --sources 2 4
-    python benchmarks/scoring.py --upstream           # wants MODEL_PATH, with Deezer's 2stems
+    python benchmarks/scoring.py --upstream     # requires MODEL_PATH, the parent of 2stems
 
-Each run is a fresh process; peak memory is that of its largest process. Upstream's command fails on
-two stems when all is computed (KeyError: 'accompaniment'): its time until then is given.
+Each run is a new process; peak memory is that of its largest process. Upstream's command raises
+KeyError: 'accompaniment' for two stems after the last score; its time until then is printed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-sys.path[0] = str(Path(__file__).resolve().parent.parent)  # else this file is 'evaluation'
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the repository's packages
 
 import museval
 import numpy as np
@@ -50,7 +50,7 @@ evaluate(adapter="spleeter.audio.ffmpeg.FFMPEGProcessAudioAdapter", output_path=
 
 
 def make_data(root: Path, nb_tracks: int, seconds: int) -> None:
-    """Tracks of the excerpt, each beginning elsewhere, in the layout of MUSDB18-HQ."""
+    """Write tracks in the layout of MUSDB18-HQ: the repeated excerpt, each with another start."""
     streams, _ = stempeg.read_stems(stempeg.example_stem_path(), ffmpeg_format="s16le")
     repeats = -(-seconds * RATE // streams.shape[1])
     for index in range(nb_tracks):
@@ -63,7 +63,7 @@ def make_data(root: Path, nb_tracks: int, seconds: int) -> None:
 
 
 def measure(*command: object) -> tuple[float, float]:
-    """Wall seconds and peak MB of a command's largest process."""
+    """Run a command; return its wall seconds and the peak MB of its largest process."""
     words = [sys.executable, "-c", LAUNCHER, sys.executable, *map(str, command)]
     done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=sys.path[0])
     wall, memory, status = map(float, done.stdout.split())
@@ -73,23 +73,24 @@ def measure(*command: object) -> tuple[float, float]:
 
 
 def compare_with_museval() -> None:
-    """The greatest difference between our scores and museval's, on the same arrays."""
+    """Print the largest difference between our scores and museval's for the same arrays."""
     streams, _ = stempeg.read_stems(stempeg.example_stem_path(), ffmpeg_format="s16le")
-    for true in (np.stack([streams[4], streams[1:4].sum(axis=0)]), streams[[4, 1, 2, 3]]):
-        said = round_to_16_bits(0.8 * true + 0.1 * true.sum(axis=0))
-        true = round_to_16_bits(true)
-        ours = bss_eval(true, said, RATE)
-        theirs = dict(zip(("SDR", "ISR", "SIR", "SAR"), museval.evaluate(true, said), strict=True))
-        worst = max(np.nanmax(np.abs(ours[metric] - theirs[metric])) for metric in FRAMEWISE)
-        print(f"{len(true)} sources: at most {worst:.1e} dB from museval's own scores")
+    for references in (np.stack([streams[4], streams[1:4].sum(axis=0)]), streams[[4, 1, 2, 3]]):
+        estimates = round_to_16_bits(0.8 * references + 0.1 * references.sum(axis=0))
+        references = round_to_16_bits(references)
+        ours = bss_eval(references, estimates, RATE)
+        theirs = museval.evaluate(references, estimates)
+        theirs = dict(zip(("SDR", "ISR", "SIR", "SAR"), theirs, strict=True))
+        largest = max(np.nanmax(np.abs(ours[metric] - theirs[metric])) for metric in FRAMEWISE)
+        print(f"{len(references)} sources: largest difference to museval {largest:.1e} dB")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=int, default=60, help="length of a track")
-    parser.add_argument("--tracks", type=int, default=4)
-    parser.add_argument("--sources", type=int, nargs="+", default=[2, 4])
-    parser.add_argument("--upstream", action="store_true", help="its evaluate on the same tracks")
+    parser.add_argument("--seconds", type=int, default=60, help="duration of a track")
+    parser.add_argument("--tracks", type=int, default=4, help="number of tracks")
+    parser.add_argument("--sources", type=int, nargs="+", default=[2, 4], help="2, 4 or both")
+    parser.add_argument("--upstream", action="store_true", help="run Spleeter's evaluate as well")
     options = parser.parse_args()
     print(
         f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} cores, {platform.machine()}, "
@@ -104,7 +105,7 @@ def main() -> None:
 
 
 def benchmark(data: Path, folder: Path, options: argparse.Namespace) -> None:
-    """One and two processes, with a model and with scoring alone; then upstream."""
+    """Print the table: one and two processes, without and with a model; then upstream."""
     minutes = options.tracks * options.seconds / 60
     print(
         "\nmodel                sources  jobs  wall s  peak MB  separation, scoring: s per minute"
@@ -129,7 +130,7 @@ def benchmark(data: Path, folder: Path, options: argparse.Namespace) -> None:
                 f"{parts[0]:12.2f} {parts[1]:8.2f}",
                 flush=True,
             )
-        print(f"{'':20} two processes are {walls[0] / walls[1]:.2f} times faster")
+        print(f"{'':20} speed-up with two processes: {walls[0] / walls[1]:.2f}")
     if options.upstream:
         wall, memory = measure("-c", UPSTREAM, data, folder / "upstream")
         print(f"upstream's evaluate, spleeter:2stems: {wall:.1f} s, {memory:.0f} MB, then KeyError")

@@ -1,14 +1,14 @@
-"""Speed and memory of ``spleeter separate`` against upstream's, side by side.
+"""Speed and memory of ``spleeter separate``, compared with Spleeter's own program.
 
-    python benchmarks/separate.py                       # 10 s, 180 s, 600 s; ours at 3,600 s too
+    python benchmarks/separate.py                       # 10 s, 180 s, 600 s; ours also 3,600 s
     python benchmarks/separate.py --seconds 10 180 --repeat 3
     python benchmarks/separate.py --only ours
 
-Upstream runs ``spleeter:2stems`` with its own program and wants MODEL_PATH, the folder that holds
-Deezer's ``2stems``. Programs alternate on the same file, each run in a process of its own; wall
-and CPU time are those of the whole process, children (ffmpeg) included, peak memory that of the
-largest process. The table gives medians. Below it: what importing TensorFlow takes of that, and
-the network's share and speed against the machine's own matrix products.
+Upstream runs ``spleeter:2stems``, which requires MODEL_PATH, the parent folder of Deezer's
+``2stems``. The programs alternate on the same file, each run in a new process. Wall and CPU time
+include child processes (ffmpeg); peak memory is that of the largest process. The table has
+medians. Below it: the time of TensorFlow's import, and the time of the network and its speed
+relative to a matrix product on the same machine.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def best(function, repeat):
         function()
         times.append(time.perf_counter() - start)
     return min(times)
-network = best(lambda: separator._network(mixture), 7)
+network = best(lambda: separator._network.estimate(mixture), 7)
 matrix = tf.random.normal((2048, 2048))
 product = tf.function(lambda a: tf.matmul(a, a))
 peak = 2 * 2048**3 / best(lambda: product(matrix).numpy(), 7)
@@ -72,7 +72,7 @@ print(imported, network, peak, transforms, separator._windows.step / 44100)
 
 
 def song_of(seconds: int, folder: Path) -> Path:
-    """A WAV file of that length: the demo song, again and again."""
+    """Write a WAV file of the given duration: the repeated demo song."""
     waveform, rate = soundfile.read(SONG, dtype="int16")
     path = folder / f"{seconds}.wav"
     repeats = -(-seconds * rate // len(waveform))
@@ -83,7 +83,7 @@ def song_of(seconds: int, folder: Path) -> Path:
 
 
 def run(program: str, path: Path, folder: Path) -> tuple[float, float, float]:
-    """Wall seconds, CPU seconds, peak MB of one run."""
+    """Run a program once; return wall seconds, CPU seconds and peak MB."""
     command = [sys.executable, "-c", *PROGRAMS[program], "-o", str(folder / program), str(path)]
     done = subprocess.run(
         [sys.executable, "-c", LAUNCHER, *command], capture_output=True, text=True, check=True
@@ -95,7 +95,7 @@ def run(program: str, path: Path, folder: Path) -> tuple[float, float, float]:
 
 
 def multiply_adds() -> int:
-    """Of the network for one window, layer by layer."""
+    """Multiply-adds of the network for one window, summed over the layers."""
     import tensorflow as tf
 
     from spleeter_2.config.loading import load_configuration
@@ -114,18 +114,20 @@ def multiply_adds() -> int:
         layers, probe(tf.zeros(shape, tf.complex64), training=False), strict=True
     ):
         transposed = "_decoder_" in layer.name
-        places = np.prod((tf.nest.flatten(before)[0] if transposed else after).shape[:3])
+        positions = np.prod((tf.nest.flatten(before)[0] if transposed else after).shape[:3])
         # a band's kernel is applied to its own bins, the polyphase kernel to all components
         share = getattr(layer, "bands", 1) / getattr(layer, "n", 1) ** 2
-        total += int(places * np.prod(layer.kernel.shape) / share)
+        total += int(positions * np.prod(layer.kernel.shape) / share)
     return total
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=int, nargs="+", default=[10, 180, 600, 3600])
-    parser.add_argument("--repeat", type=int, default=3, help="runs of each up to 180 s")
-    parser.add_argument("--only", choices=list(PROGRAMS))
+    parser.add_argument(
+        "--seconds", type=int, nargs="+", default=[10, 180, 600, 3600], help="durations of songs"
+    )
+    parser.add_argument("--repeat", type=int, default=3, help="runs per program, up to 180 s")
+    parser.add_argument("--only", choices=list(PROGRAMS), help="run one program only")
     options = parser.parse_args()
     print(
         f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} cores, {platform.machine()}, "
@@ -140,9 +142,9 @@ def main() -> None:
 
 
 def compare(seconds: int, path: Path, folder: Path, options: argparse.Namespace) -> None:
-    """Alternate the programs on one file and print their medians."""
+    """Run the programs alternately on one file and print the medians."""
     programs = [name for name in PROGRAMS if options.only in (None, name)]
-    if seconds > 600:  # upstream would need 70 GB
+    if seconds > 600:  # upstream would require 70 GB
         programs = [name for name in programs if name == "ours"]
     repeat = options.repeat if seconds <= 180 else 1
     rows = {name: [] for name in programs}
@@ -159,7 +161,7 @@ def compare(seconds: int, path: Path, folder: Path, options: argparse.Namespace)
 
 
 def share() -> None:
-    """Import, network and transforms, apart."""
+    """Print the times of TensorFlow's import, the network and the STFTs."""
     done = subprocess.run(
         [sys.executable, "-c", NETWORK], capture_output=True, text=True, check=True
     )
@@ -169,7 +171,7 @@ def share() -> None:
     print(
         f"network: {1000 * network:.0f} ms per window of {step:.1f} s, "
         f"{180 / step * network:.1f} s of 180 s of audio; {speed / 1e9:.0f} GFLOP/s, "
-        f"{100 * speed / peak:.0f} % of the {peak / 1e9:.0f} GFLOP/s of a matrix product here"
+        f"{100 * speed / peak:.0f} % of the {peak / 1e9:.0f} GFLOP/s of a matrix product"
     )
     print(f"STFT and inverse STFT: {1000 * transforms:.0f} ms per window")
 

@@ -1,17 +1,17 @@
-"""Speed and memory of a training step against upstream's, and what its parts cost.
+"""Speed and memory of a training step compared with Spleeter's, and the times of its parts.
 
     python benchmarks/training.py                       # everything
     python benchmarks/training.py --steps 10
-    python benchmarks/training.py --parts               # the parts alone
+    python benchmarks/training.py --parts               # the parts only
 
 Upstream trains with its own ``model_fn`` in an Estimator, one network per stem; ours is one network
-for both. All see the same crops of stempeg's excerpt, from memory, so the step alone is timed. Each
-program is a process of its own, and they take turns step by step, so that what else the machine
-does affects all of them equally: ratios are taken turn by turn. Upstream's Estimator leaves Keras'
-learning phase off, so that its BatchNorm normalises by 0 and 1, for good, and its dropout is idle;
-"as upstream" does the same, and clips no gradients. Parts are timed alone: frequency
-transformations on a level of the U-Net as it trains, losses on a batch of spectrograms, each with
-its gradient. In between: the share of its time that a step of real training waits for examples.
+for both. All programs have the same crops of stempeg's excerpt in memory, so only the step is
+timed. Each program is a separate process; they run one step in turn, and ratios are computed per
+turn, so that other load of the machine affects all programs equally. Upstream's Estimator never
+sets Keras' learning phase, so its BatchNorm always has mean 0 and variance 1 and its dropout is a
+no-op; "as upstream" does the same, without gradient clipping. Parts are timed separately:
+frequency transformations at a level of the U-Net, losses for a batch of spectrograms, each with
+its gradient, and the share of its time that a training step waits for examples.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the repository's pa
 
 FRAMES, BINS, BATCH = 512, 1024, 4  # upstream's configuration of 2stems
 LENGTH, STEP = 4096, 1024  # of the STFT, in samples
-WARM = 3  # steps that do not count
+WARM = 3  # warm-up steps, not timed
 OURS = ("mask as upstream", "mask", "grouped")
 BLOCKS = ("fc", "conv", "dilated", "grouped")
 LEVELS = {2: (FRAMES // 4, BINS // 4, 32), 6: (FRAMES // 64, BINS // 64, 512)}  # T, F, C
 
 
 def make_crops(path: Path) -> None:
-    """Write a batch: STFTs of mixture, targets (vocals) and residual (accompaniment)."""
+    """Write a batch of STFTs: mixture, targets (vocals) and residual (accompaniment)."""
     import stempeg
 
     from spleeter_2.audio.stft import Transform
@@ -61,7 +61,7 @@ def make_crops(path: Path) -> None:
 
 
 class Turns:
-    """In a program: waits for its turn to make a step, and tells what the step took."""
+    """Timer of a program: starts at a line on standard input, prints the seconds of the step."""
 
     def begin(self) -> None:
         sys.stdin.readline()
@@ -72,7 +72,7 @@ class Turns:
 
 
 def train_upstream(crops: dict[str, np.ndarray], steps: int) -> None:
-    """Steps of upstream's Estimator."""
+    """Run steps of upstream's Estimator."""
     import tensorflow as tf
     from spleeter.model import model_fn
     from spleeter.utils.configuration import load_configuration
@@ -102,7 +102,7 @@ def train_upstream(crops: dict[str, np.ndarray], steps: int) -> None:
 
 
 def make_model(program: str):
-    """Our model for ``fit``."""
+    """Training model of a program, for ``fit``."""
     from msgspec.structs import replace
 
     from spleeter_2.config.loading import load_configuration
@@ -127,7 +127,7 @@ def make_model(program: str):
 
 
 def train_ours(program: str, crops: dict[str, np.ndarray], steps: int) -> None:
-    """Steps of our trainer's ``fit``."""
+    """Run steps of our training model's ``fit``."""
     import tensorflow as tf
 
     model = make_model(program)
@@ -145,20 +145,24 @@ def train_ours(program: str, crops: dict[str, np.ndarray], steps: int) -> None:
 
 
 def peak_memory() -> float:
-    """Of this process, in MB. Linux; ``getrusage`` would include the parent's at the fork."""
+    """Peak memory of this process in MB, on Linux (``getrusage`` includes the parent's at fork)."""
     status = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM"))
 
 
 def serve(program: str, path: Path, steps: int) -> None:
-    """Train in this process: a step for each line that comes in; at last its peak memory."""
+    """Train in this process, one step per line on standard input; print the peak memory."""
     crops = dict(np.load(path))
     train_upstream(crops, steps) if program == "upstream" else train_ours(program, crops, steps)
     print(peak_memory())
 
 
 def take_turns(steps: int) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    """Seconds of the steps of all programs that count, and their peak memory in MB."""
+    """Run all programs in turn.
+
+    Returns:
+        Seconds of the timed steps ``[steps]``, and peak memory in MB, by program.
+    """
     names = ("upstream", *OURS)
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         path = Path(folder) / "crops.npz"
@@ -175,18 +179,18 @@ def take_turns(steps: int) -> tuple[dict[str, np.ndarray], dict[str, float]]:
                 )
             )
 
-        def ask(name: str) -> float:
+        def step(name: str) -> float:
             programs[name].stdin.write("\n")
             programs[name].stdin.flush()
             return float(programs[name].stdout.readline())
 
-        taken = [[ask(name) for name in names] for _ in range(WARM + steps)][WARM:]
+        taken = [[step(name) for name in names] for _ in range(WARM + steps)][WARM:]
         peaks = {name: float(program.stdout.readline()) for name, program in programs.items()}
     return dict(zip(names, np.array(taken).T, strict=True)), peaks
 
 
 def compare(steps: int) -> None:
-    """Print the table of programs."""
+    """Print the table of steps, one row per program."""
     seconds, peaks = take_turns(steps)
     print(
         f"A step of {BATCH} crops of {FRAMES} frames; faster: median (quartiles) of {steps} turns"
@@ -204,7 +208,7 @@ def compare(steps: int) -> None:
 
 
 def time_data(steps: int) -> None:
-    """Print how long steps wait for examples that are read, augmented and transformed meanwhile."""
+    """Print the share of time that steps wait for reading, augmentation and STFT of examples."""
     import soundfile
     import stempeg
 
@@ -234,11 +238,11 @@ def time_data(steps: int) -> None:
         model.fit(batches, steps_per_epoch=WARM, verbose=0)
         model.data_wait()
         model.fit(batches, steps_per_epoch=steps, verbose=0)
-        print(f"\nA step waits {100 * model.data_wait():.1f} % of its time for its examples")
+        print(f"\nA step waits {100 * model.data_wait():.1f} % of its time for examples")
 
 
 def timed(function: Callable[[], object], repeat: int = 5) -> float:
-    """Median seconds of a call, after one that does not count."""
+    """Median seconds of a call, after one warm-up call."""
     function()
     seconds = []
     for _ in range(repeat):
@@ -249,7 +253,7 @@ def timed(function: Callable[[], object], repeat: int = 5) -> float:
 
 
 def time_blocks() -> None:
-    """Print what each frequency transformation takes, alone and with its gradient."""
+    """Print the time of each frequency transformation, without and with its gradient."""
     import tensorflow as tf
 
     from spleeter_2.config.networks import FrequencyTransformation
@@ -284,7 +288,7 @@ def time_blocks() -> None:
 
 
 def time_losses() -> None:
-    """Print what each loss takes with its gradient."""
+    """Print the time of each loss with its gradient."""
     import tensorflow as tf
 
     from spleeter_2.training.losses import ERRORS, OverMixturePenalty, SpectrogramLoss
@@ -313,8 +317,8 @@ def time_losses() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=40, help="of each program")
-    parser.add_argument("--parts", action="store_true", help="the parts alone")
+    parser.add_argument("--steps", type=int, default=40, help="timed steps of each program")
+    parser.add_argument("--parts", action="store_true", help="time the parts only")
     parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:

@@ -1,10 +1,10 @@
-"""Lay out the songs of the published ablation.
+"""Make the data set of the published ablation.
 
     python scripts/ablation_songs.py MATERIAL OUT [--start SECOND]
 
-MATERIAL holds ``train/SONG/{vocals,accompaniment}.*``, the five songs of docs/training.md.
-OUT/train gets four of them; OUT/test one minute of the fifth, and the excerpt that stempeg ships
-(which needs ffmpeg).
+MATERIAL has ``train/SONG/{vocals,accompaniment}.*``, the five songs of docs/training.md. Four of
+them are linked in OUT/train; OUT/test has one minute of the fifth, and stempeg's excerpt (which
+requires ffmpeg).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ GAIN = 0.25  # stempeg's excerpt exceeds full scale
 
 
 def minute(song: Path, start: float) -> dict[str, np.ndarray]:
+    """One minute of a song from ``start`` in seconds, ``{stem: float32 [S, C]}``."""
     stems = {}
     for stem in STEMS:
         (path,) = song.glob(f"{stem}.*")
@@ -34,16 +35,17 @@ def minute(song: Path, start: float) -> dict[str, np.ndarray]:
 
 
 def excerpt() -> dict[str, np.ndarray]:
+    """Stempeg's excerpt, ``{stem: float [S, C]}``."""
     streams, _ = stempeg.read_stems(stempeg.example_stem_path())  # mixture, drums, bass, other, ...
     return {"vocals": GAIN * streams[4], "accompaniment": GAIN * streams[1:4].sum(axis=0)}
 
 
 def write(folder: Path, stems: dict[str, np.ndarray]) -> None:
-    """16 bits; the mixture is the sum."""
+    """Write the stems, rounded to 16 bits, and their sum as the mixture."""
     folder.mkdir(parents=True)
-    whole = {stem: np.round(waveform * 32768) / 32768 for stem, waveform in stems.items()}
-    whole["mixture"] = sum(whole.values())
-    for name, waveform in whole.items():
+    rounded = {stem: np.round(waveform * 32768) / 32768 for stem, waveform in stems.items()}
+    rounded["mixture"] = sum(rounded.values())
+    for name, waveform in rounded.items():
         soundfile.write(folder / f"{name}.flac", waveform, RATE, subtype="PCM_24")
 
 
@@ -55,13 +57,13 @@ def main() -> None:
         "--start",
         type=float,
         default=165.0,
-        help="second at which the minute begins; at 165 someone sings nearly all the time",
+        help="start of the minute in seconds; from 165 on, most of the minute has vocals",
     )
     options = parser.parse_args()
     if not (options.material / "train").is_dir():
         parser.error(f"there is no folder {options.material / 'train'}")
     if options.out.exists():
-        parser.error(f"{options.out} is there already: name another folder")
+        parser.error(f"{options.out} exists: choose another folder")
     train = options.out / "train"
     train.mkdir(parents=True)
     for song in sorted((options.material / "train").iterdir()):

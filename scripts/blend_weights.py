@@ -1,11 +1,10 @@
-"""Mean of the weights that a run started from, of its best and of its last ones.
+"""Weighted mean of a run's initial, best and last weights.
 
     python scripts/blend_weights.py runs/grouped blended --shares 0.15 0.425 0.425
 
-What fine-tuning learns from a few songs it pays for with some of what the network knew of all
-others; between the sets of weights lie networks that keep more of it (M. Wortsman et al., "Robust
-fine-tuning of zero-shot models", CVPR 2022, and "Model soups", ICML 2022). OUT is a folder that
-``-p`` takes; its kernels are float16.
+Fine-tuning on a few songs makes a network worse on other songs; a mean of the weights before and
+after it is a compromise (M. Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022,
+and "Model soups", ICML 2022). OUT is a model folder for ``-p`` with float16 kernels.
 """
 
 from __future__ import annotations
@@ -20,44 +19,57 @@ from spleeter_2.errors import SeparationError
 from spleeter_2.files import atomic_folder, write_json
 from spleeter_2.models import checkpoint as weights
 
-LAST_OF_NEW = ("project/kernel", "project/bias")  # new parts start where these are zero
+LAST_OF_NEW = ("project/kernel", "project/bias")  # zero at the start of a new part
 
 
 def last_weights(run: Path) -> dict[str, np.ndarray]:
-    """Of the newest state, with the averages in their places."""
+    """Weights of a run's last state, with the EMA instead of the weights where there is one.
+
+    Raises:
+        SeparationError: the run has no states.
+    """
     states = sorted(path for path in run.glob("states/*") if path.name.isdecimal())
     if not states:
-        raise SeparationError(f"{run} has no states: it is no run of spleeter train")
+        raise SeparationError(f"{run} has no states: it is not a run of spleeter train")
     state = weights.read_checkpoint(states[-1])
     taken = {}
-    for prefix in ("network/", "average/"):  # an average replaces what it is the average of
+    for prefix in ("network/", "average/"):  # the EMA last: it replaces the weight
         names = [name for name in state if name.startswith(prefix)]
         taken.update({name.removeprefix(prefix): state[name] for name in names})
     return taken
 
 
 def blended(parts: list[tuple[float, dict[str, np.ndarray]]]) -> dict[str, np.ndarray]:
-    """Weighted mean, name by name; what the start lacks is the mean of the others."""
+    """Weighted mean by name; a name that some parts lack is the mean of the other parts.
+
+    Args:
+        parts: share and arrays of each part.
+    """
     values = {}
     for name in parts[-1][1]:
-        there = [(share, arrays[name]) for share, arrays in parts if name in arrays]
-        whole = 1.0 if name.endswith(LAST_OF_NEW) else sum(share for share, _ in there)
-        values[name] = np.float32(sum(share * array for share, array in there) / whole)
+        present = [(share, arrays[name]) for share, arrays in parts if name in arrays]
+        total = 1.0 if name.endswith(LAST_OF_NEW) else sum(share for share, _ in present)
+        values[name] = np.float32(sum(share * array for share, array in present) / total)
     return values
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="folder of a run of spleeter train")
-    parser.add_argument("out", type=Path)
+    parser.add_argument("out", type=Path, help="model folder to write")
     parser.add_argument(
-        "--shares", type=float, nargs=3, required=True, metavar=("START", "BEST", "LAST")
+        "--shares",
+        type=float,
+        nargs=3,
+        required=True,
+        metavar=("START", "BEST", "LAST"),
+        help="weights of the mean, with sum 1",
     )
     options = parser.parse_args()
     if min(options.shares) < 0 or abs(sum(options.shares) - 1) > 1e-6:
-        parser.error("the shares must not be negative, and add up to 1")
+        parser.error("the shares must not be negative and must add up to 1")
     if options.out.exists():
-        parser.error(f"{options.out} is there already: name another folder")
+        parser.error(f"{options.out} exists: choose another folder")
     try:
         blend(options.run, options.out, options.shares)
     except SeparationError as error:
@@ -65,15 +77,20 @@ def main() -> None:
 
 
 def blend(run: Path, out: Path, shares: list[float]) -> None:
+    """Write the blended model folder.
+
+    Raises:
+        SeparationError: a run without a start model or states, or weights that cannot be read.
+    """
     configuration = load_configuration(str(run))
     if not configuration.training.start:
-        raise SeparationError(f"{run} is no run that started from another model")
+        raise SeparationError(f"{run} is not a run that started from another model")
     start = weights.read_checkpoint(load_configuration(configuration.training.start).weights)
     best = weights.read_checkpoint(configuration.weights)
     sets = (start, best, last_weights(run))
     values = blended(list(zip(shares, sets, strict=True)))
     with atomic_folder(out) as folder:
-        weights.write_checkpoint(weights.halved(values), folder)
+        weights.write_checkpoint(weights.half_precision(values), folder)
         write_json(folder / "config.json", {**to_json(configuration), "weights": "."})
 
 

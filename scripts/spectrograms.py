@@ -1,4 +1,4 @@
-"""Draw docs/spectrograms.png: the demo song and its stems.
+"""Draw docs/spectrograms.png, the spectrograms of the demo song and its stems.
 
 python scripts/spectrograms.py
 """
@@ -19,8 +19,8 @@ from spleeter_2.audio.reader import AudioReader
 from spleeter_2.audio.stft import Transform
 
 HERE = Path(__file__).parent
-SECONDS = (8, 20)
-TOP = 8000  # Hz
+SECONDS = (8, 20)  # start and end of the excerpt
+TOP = 8000  # highest frequency, in Hz
 
 
 def main() -> None:

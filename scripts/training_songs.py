@@ -1,19 +1,19 @@
-"""Make the songs that the shipped weights were trained with.
+"""Make the training songs of the shipped weights.
 
     python scripts/training_songs.py MATERIAL OUT
 
-MATERIAL holds ``train/SONG/{vocals,accompaniment}.*`` (songs with stems), ``voices/*`` (solo
-singing) and ``backing/*`` (music without vocals); docs/training.md names them and their licences.
-OUT gets a folder per song, as ``spleeter train -d OUT`` takes it:
+MATERIAL has ``train/SONG/{vocals,accompaniment}.*`` (songs with stems), ``voices/*`` (solo
+singing) and ``backing/*`` (music without vocals); see docs/training.md for the recordings and
+their licences. OUT has a folder per song, for ``spleeter train -d OUT``:
 
-- the songs with stems, as they are;
-- voices over backing: the remix of ``spleeter train`` takes each stem on its own, so who stands
-  beside whom does not matter. Voices get a synthetic reverberation, for they were recorded dry;
-- band arrangements, for more drums, basses and harmonies than the rest has: MMA makes them from
-  random chords and FluidSynth plays them (``apt-get install mma fluidsynth fluid-soundfont-gm``).
+- the songs with stems, unchanged;
+- voices over backing. Their combination is arbitrary, since the remix of ``spleeter train`` draws
+  each stem separately. Voices get a synthetic reverberation, since they were recorded dry;
+- band arrangements, which add drums, basses and harmonies: random chords, arranged by MMA and
+  played by FluidSynth (``apt-get install mma fluidsynth fluid-soundfont-gm``).
 
-Everything is drawn from one seed. Voices and backing of the song ``held`` are not in any other: it
-is there to validate with.
+All random numbers have one seed. The song ``held``, for validation, shares no voice or backing
+with the other songs.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from spleeter_2.audio.mixing import with_channels
 from spleeter_2.audio.reader import AudioReader
 
 RATE = 44100
-LEVEL = 0.12  # RMS of what has no level of its own
+LEVEL = 0.12  # RMS of normalised recordings
 SOUNDFONT = "/usr/share/sounds/sf2/FluidR3_GM.sf2"
 MIXES = {  # song: voices, backing
     "voices-1": ({"vocadito_1", "carnatic"}, {"sectoid-Escape_from_chaosland", "sectoid-Feelings"}),
@@ -61,17 +61,22 @@ SINGERS = ("EIF-Lithium", "EIF-Hydrogen")
 
 
 def read(path: Path) -> np.ndarray:
-    """Float32 ``[S, 2]``."""
+    """A file as float32 ``[S, 2]``."""
     with AudioReader(path, RATE) as reader:
         return with_channels(np.concatenate(list(reader.blocks())), 2)
 
 
 def levelled(waveform: np.ndarray) -> np.ndarray:
+    """Normalise a waveform to an RMS of ``LEVEL``."""
     return waveform * (LEVEL / np.sqrt(np.mean(np.square(waveform)) + 1e-12))
 
 
 def reverberated(voice: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """With 5 to 25 % of exponentially decaying noise, 0.3 to 1.5 s until -60 dB, per channel."""
+    """Add reverberation: 5 to 25 %, decaying noise per channel, 0.3 to 1.5 s to -60 dB.
+
+    Returns:
+        float ``[S', 2]``, longer than the voice ``[S, 2]``.
+    """
     seconds = rng.uniform(0.3, 1.5)
     time = np.arange(int(seconds * RATE)) / RATE
     impulse = rng.normal(size=(len(time), 2)) * 10 ** (-3 * time / seconds)[:, np.newaxis]
@@ -82,14 +87,15 @@ def reverberated(voice: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def find(folder: Path, names: set[str]) -> list[Path]:
+    """Files of a folder by name without suffix; exits if one is missing."""
     found = sorted(path for path in folder.iterdir() if path.stem in names)
     if len(found) != len(names):
-        raise SystemExit(f"{folder} lacks some of {', '.join(sorted(names))}")
+        raise SystemExit(f"{folder} must have {', '.join(sorted(names))}")
     return found
 
 
 def mixed(material: Path, voices: set[str], backing: set[str], rng) -> dict[str, np.ndarray]:
-    """Voices in turn, each with a reverberation of its own every time, over backing."""
+    """Song of voices in turn over backing, ``{stem: [S, 2]}``; reverberation is drawn each time."""
     accompaniment = np.concatenate([levelled(read(p)) for p in find(material / "backing", backing)])
     sung = [levelled(read(path)) for path in find(material / "voices", voices)]
     parts, length = [], 0
@@ -104,7 +110,7 @@ def mixed(material: Path, voices: set[str], backing: set[str], rng) -> dict[str,
 
 
 def band(rng: np.random.Generator) -> np.ndarray:
-    """One arrangement of random chords."""
+    """Arrangement of random chords, ``[S, 2]``."""
     groove = GROOVES[rng.integers(len(GROOVES))]
     tempo, transpose = rng.integers(72, 150), rng.integers(-5, 7)
     lines = [f"Tempo {tempo}", f"Groove {groove}", f"Transpose {transpose}"]
@@ -123,12 +129,14 @@ def band(rng: np.random.Generator) -> np.ndarray:
 
 
 def run(*command: object) -> None:
+    """Run a command; exits with its output if it fails."""
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{command[0]} failed: {done.stdout or done.stderr}")
 
 
 def write(folder: Path, stems: dict[str, np.ndarray]) -> None:
+    """Write stems as FLAC, scaled down where they exceed full scale."""
     folder.mkdir(parents=True)
     for name, waveform in stems.items():
         waveform = waveform / max(1.0, np.abs(waveform).max() / 0.99)
@@ -144,7 +152,7 @@ def main() -> None:
     if not (options.material / "train").is_dir():
         parser.error(f"there is no folder {options.material / 'train'}")
     if options.out.exists():
-        parser.error(f"{options.out} is there already: name another folder")
+        parser.error(f"{options.out} exists: choose another folder")
     rng = np.random.default_rng(0)
     for song in sorted((options.material / "train").iterdir()):
         (options.out / song.name).mkdir(parents=True)
@@ -154,7 +162,7 @@ def main() -> None:
     for name, (voices, backing) in MIXES.items():
         write(options.out / name, mixed(options.material, voices, backing, rng))
     bands = np.concatenate([band(rng) for _ in range(BANDS)])
-    # singers of the songs, so that bands do not mean that nobody sings
+    # with vocals of the songs, or a network could learn that bands have no vocals
     halves = np.array_split(bands, len(SINGERS))
     for number, (singer, half) in enumerate(zip(SINGERS, halves, strict=True), start=1):
         (path,) = (options.material / "train" / singer).glob("vocals.*")

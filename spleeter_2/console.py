@@ -1,7 +1,7 @@
-"""Shared by all commands: options, messages, and how a command ends.
+"""Options, logging and error handling of all commands.
 
-An error is one sentence on standard error and an exit status; a traceback is printed with
-``--verbose`` only. Exit status: 0 success, 1 an error, 2 wrong usage, 130 or 143 interrupted.
+An error is printed as one sentence on standard error, with a traceback only if ``--verbose`` is
+given. Exit status: 0 success, 1 error, 2 wrong usage, 130 or 143 interrupted.
 """
 
 from __future__ import annotations
@@ -48,16 +48,17 @@ VerboseOption = typer.Option(
 
 
 class _StderrHandler(logging.Handler):
-    """Prints records on standard error; one that cannot be printed is dropped."""
+    """Prints records on standard error; drops a record that cannot be printed."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if sys.stderr is not None:  # else print would take standard output, where a stem may go
-            with contextlib.suppress(OSError):  # a log on a full disk fails no song
+        # with sys.stderr None, print would use standard output, where a stem may be written
+        if sys.stderr is not None:
+            with contextlib.suppress(OSError):  # a log file on a full disk is no reason to stop
                 print(self.format(record), file=sys.stderr, flush=True)
 
 
 def configure_logging() -> None:
-    """Print the messages of our loggers on standard error."""
+    """Print the messages of the loggers ``spleeter_2`` and ``evaluation`` on standard error."""
     for name, form in (("spleeter_2", "spleeter: %(message)s"), ("evaluation", "%(message)s")):
         handler = _StderrHandler()
         handler.setFormatter(logging.Formatter(form))
@@ -75,26 +76,26 @@ def _interrupt(number: int, _frame: object) -> None:
     raise _Interrupted(128 + number)
 
 
-def _called() -> str:
-    """The command as it was typed, for the help."""
+def _program_name() -> str:
+    """Name of the program on the command line, for its help."""
     path = Path(sys.argv[0])
     return f"python -m {path.parent.name}" if path.name == "__main__.py" else path.name
 
 
 def run(application: typer.Typer, name: str) -> NoReturn:
-    """Run an application on the command line's arguments and end the program.
+    """Run an application with the command line's arguments and exit.
 
     Args:
         application: its commands return None or an exit status.
-        name: of the program, printed before an error.
+        name: program name in front of error messages.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     configure_logging()
     verbose = "--verbose" in sys.argv
     try:
-        # not click's standalone mode: it would turn Ctrl-C into status 1
-        status = application(prog_name=_called(), standalone_mode=False)
+        # click's standalone mode would turn Ctrl-C into status 1
+        status = application(prog_name=_program_name(), standalone_mode=False)
         sys.stdout.flush()
     except ClickException as error:
         error.show()
@@ -105,10 +106,10 @@ def run(application: typer.Typer, name: str) -> NoReturn:
         print(f"{name}: error: {error}", file=sys.stderr)
         status = 1
     except _Interrupted as interrupted:
-        print(f"{name}: interrupted, nothing is left half written", file=sys.stderr)
+        print(f"{name}: interrupted, no incomplete files are left", file=sys.stderr)
         (status,) = interrupted.args
     except BrokenPipeError:
-        # the reader of our output has closed it: avoid a second error when Python flushes at exit
+        # standard output is closed: redirect it, or Python's flush at exit raises again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
     except Abort:
@@ -117,8 +118,8 @@ def run(application: typer.Typer, name: str) -> NoReturn:
         if verbose:
             traceback.print_exc()
         print(
-            f"{name}: error: this should not happen ({type(error).__name__}: {error}); "
-            "--verbose shows where, please report it",
+            f"{name}: internal error ({type(error).__name__}: {error}); please report it with the "
+            "output of --verbose",
             file=sys.stderr,
         )
         status = 1

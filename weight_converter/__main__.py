@@ -86,9 +86,9 @@ def convert(
     conversion = _planned(project, source, hyper_parameters, expected, model, seed)
     import_tensorflow(sole_user=True)
     if half:
-        from spleeter_2.models.checkpoint import halved
+        from spleeter_2.models.checkpoint import half_precision
 
-        conversion = replace(conversion, values=halved(conversion.values))
+        conversion = replace(conversion, values=half_precision(conversion.values))
     typer.echo(_described(conversion))
     checks: dict[str, object] = {}
     try:

@@ -334,7 +334,7 @@ def _control(
         yield CONTROL[: 1 if n == 1 else 2], names, now
     square = 1 if options.type == "film" else model.channels
     for name, per_channel in (("gamma", square), ("beta", 1)):
-        size = len(model.conditioned_places()) * model.channels * per_channel
+        size = len(model.conditioned_blocks()) * model.channels * per_channel
         now = {**sizes, "wide": options.embedding * 2 ** (options.control_layers - 1), "size": size}
         yield STEERING[: 2 if options.norm else 1], {"name": name}, now
 

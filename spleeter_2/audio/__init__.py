@@ -1,1 +1,1 @@
-"""Audio in and out through ffmpeg, resampling and the STFT."""
+"""Audio files through ffmpeg, resampling, and the STFT."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from spleeter_2.errors import SeparationError
 
-# codec -> container, encoder of ffmpeg, sample rates in Hz that it can hold (None: any)
+# codec -> ffmpeg's container, ffmpeg's encoder, supported sample rates in Hz (None: any)
 MPEG_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 CODECS = {
     "wav": ("wav", None, None),
@@ -36,7 +36,7 @@ class Encoding:
         bitrate: such as "128k", for the others.
 
     Raises:
-        SeparationError: an unknown codec, bits that it cannot hold, or a bitrate that is none.
+        SeparationError: an unknown codec, bits that it does not support, or an invalid bitrate.
     """
 
     codec: str = "wav"
@@ -53,26 +53,23 @@ class Encoding:
 
     @property
     def is_lossless(self) -> bool:
-        """True if the codec stores samples of ``bits``, False if it compresses to ``bitrate``."""
+        """True if ``bits`` applies, False if ``bitrate`` does."""
         return self.codec in BITS
 
     @property
     def sample_rates(self) -> tuple[int, ...] | None:
-        """Sample rates in Hz that the codec can hold, or None for any."""
+        """Supported sample rates in Hz, or None for any."""
         return CODECS[self.codec][2]
 
     def nearest_rate(self, sample_rate: int) -> int:
-        """The sample rate in Hz at which the codec holds audio of ``sample_rate``.
-
-        The next higher one that it can hold, or its highest.
-        """
+        """Lowest supported sample rate in Hz that is not below ``sample_rate``, or the highest."""
         rates = self.sample_rates
         if rates is None or sample_rate in rates:
             return sample_rate
         return min((rate for rate in rates if rate > sample_rate), default=max(rates))
 
     def ffmpeg_options(self, sample_rate: int) -> dict[str, str]:
-        """ffmpeg's output options for samples of ``sample_rate`` in Hz."""
+        """Output options of ffmpeg for samples at ``sample_rate`` in Hz."""
         container, encoder, _ = CODECS[self.codec]
         options = {"f": container, "ar": str(self.nearest_rate(sample_rate))}
         if encoder:
@@ -80,7 +77,7 @@ class Encoding:
         if self.is_lossless:
             options.update(BITS[self.codec][self.bits])
         elif self.codec == "ogg" and sample_rate not in (44100, 48000):
-            options["q:a"] = "6"  # libvorbis refuses most bit rates at other sample rates
+            options["q:a"] = "6"  # libvorbis rejects most bit rates at other sample rates
         else:
             options["b:a"] = self.bitrate
         if self.codec == "wav":

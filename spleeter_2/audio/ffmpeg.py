@@ -1,7 +1,7 @@
-"""The ffmpeg process: which one to run, its messages, its end.
+"""Run ffmpeg and collect its messages.
 
-The system's ffmpeg is preferred; without one, the binary inside the package imageio-ffmpeg
-serves. ffprobe is not needed.
+The system's ffmpeg is preferred, then the binary of the Python package imageio-ffmpeg. ffprobe is
+not needed.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ import ffmpeg
 
 from spleeter_2.errors import SeparationError
 
-STANDARD = "-"  # standard input or output in the place of a path
-# messages of failed writes, after some of which ffmpeg exits with 0
-FAILED = re.compile(r"No space left|File too large|Broken pipe|Disk quota|Input/output error|I/O")
+STDIO = "-"  # standard input or output, in place of a path
+# ffmpeg exits with 0 after some failed writes, so its messages are searched as well
+WRITE_ERRORS = re.compile(
+    r"No space left|File too large|Broken pipe|Disk quota|Input/output error|I/O"
+)
 
 
 def ffmpeg_command() -> str:
-    """Path of the ffmpeg to run.
+    """Path of ffmpeg.
 
     Raises:
         SeparationError: neither the system nor imageio-ffmpeg has one.
@@ -55,33 +57,33 @@ class Ffmpeg:
             **pipes,
         )
         self.messages: list[str] = []
-        self._described = threading.Event()
+        self._input_described = threading.Event()
         self._collector = threading.Thread(target=self._collect, daemon=True)
         self._collector.start()
 
     def _collect(self) -> None:
         for line in self.process.stderr:
-            if len(self.messages) < 1000:  # a damaged file may cause messages without end
+            if len(self.messages) < 1000:  # a damaged file may cause any number of messages
                 self.messages.append(line.decode("utf-8", "replace").rstrip())
             else:
                 self.messages[-1] = line.decode("utf-8", "replace").rstrip()
             if line.startswith(b"Output #"):
-                self._described.set()
-        self._described.set()
+                self._input_described.set()
+        self._input_described.set()
 
-    def description(self) -> list[str]:
-        """Lines that ffmpeg printed about the input."""
-        self._described.wait(timeout=5)
+    def input_messages(self) -> list[str]:
+        """Lines that ffmpeg printed about the input, and possibly later ones."""
+        self._input_described.wait(timeout=5)
         return self.messages
 
     def wait(self) -> int:
-        """Wait for the end; returns the exit status, with all messages collected."""
+        """Wait until ffmpeg has ended and its messages are complete; return the exit status."""
         status = self.process.wait()
         self._collector.join()
         return status
 
     def kill(self) -> None:
-        """Kill the process and close its pipes."""
+        """Kill the process, if it is running, and close its pipes."""
         self.process.kill()
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None:
@@ -92,14 +94,14 @@ class Ffmpeg:
 
     @property
     def last_message(self) -> str:
-        """Last message of ffmpeg."""
+        """Last informative message of ffmpeg, or its exit status if there are none."""
         lines = [line.strip() for line in self.messages if line.strip()]
         lines = [line for line in lines if line != "Conversion failed!"] or lines
         return lines[-1] if lines else f"ffmpeg exited with status {self.process.returncode}"
 
 
 def file_url(path: str | os.PathLike) -> str:
-    """A path as a ``file:`` URL, which ffmpeg takes neither for an option nor another protocol.
+    """A path as a ``file:`` URL, which ffmpeg cannot mistake for an option or another protocol.
 
     Raises:
         SeparationError: a name that is not valid UTF-8.

@@ -1,4 +1,4 @@
-"""Channels of a block, and the residual of a mixture."""
+"""Conversion of channels, and the residual of a mixture."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 
 def with_channels(block: np.ndarray, channels: int) -> np.ndarray:
-    """Block ``[n, 1 or 2]`` -> ``[n, channels]``: mono is doubled, stereo is averaged."""
+    """Block ``[n, 1 or 2]`` -> ``[n, channels]``: mono is duplicated, stereo is averaged."""
     if block.shape[1] == channels:
         return block
     if channels == 1:

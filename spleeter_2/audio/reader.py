@@ -19,7 +19,7 @@ import numpy as np
 
 from spleeter_2.errors import SeparationError
 
-from .ffmpeg import STANDARD, Ffmpeg, file_url
+from .ffmpeg import STDIO, Ffmpeg, file_url
 
 BLOCK = 1 << 17  # samples per block, about three seconds
 MAX_SAMPLE = 1e9  # largest accepted sample; above it, |STFT|**2 overflows float32
@@ -29,6 +29,10 @@ TAGS = (
     "title artist album album_artist composer performer genre date track disc comment copyright "
     "language publisher"
 ).split()
+SUFFIXES = frozenset(
+    ".aac .aif .aifc .aiff .alac .ape .au .caf .flac .m4a .m4b .mka .mkv .mov .mp2 .mp3 .mp4 "
+    ".mpc .oga .ogg .opus .ra .tta .wav .webm .wma .wv".split()
+)
 
 
 class AudioReader:
@@ -38,16 +42,16 @@ class AudioReader:
 
     Args:
         path: a file, or "-" for standard input.
-        sample_rate: in Hz; None keeps the file's.
+        sample_rate: in Hz (default: the file's).
         offset: seconds to skip.
-        duration: seconds to read at most.
-        stream: which of the file's audio streams, from 0: stem files hold several.
+        duration: seconds to read (default: to the end).
+        stream: index of the audio stream; stem files have several.
 
     Attributes:
         sample_rate: in Hz.
         nb_channels: 1 or 2.
-        declared: duration of the file in seconds according to its container, or None.
-        seconds: expected duration of what is read, or None.
+        declared: duration of the file in seconds according to its header, or None.
+        seconds: seconds that will be read according to ``declared``, or None.
         tags: title, artist and others by name.
         notes: sentences for the user.
 
@@ -64,7 +68,7 @@ class AudioReader:
         duration: float | None = None,
         stream: int = 0,
     ) -> None:
-        self.name = "standard input" if path == STANDARD else os.fspath(path)
+        self.name = "standard input" if path == STDIO else os.fspath(path)
         self.notes: list[str] = []
         self.declared: float | None = None
         if not offset >= 0 or (duration is not None and not duration > 0):
@@ -76,28 +80,28 @@ class AudioReader:
         self._duration = None if duration is None else min(duration, MAX_SECONDS)
         self._stream = stream
         self._check(path)
-        source = "pipe:0" if path == STANDARD else file_url(path)
+        source = "pipe:0" if path == STDIO else file_url(path)
         options = {"map": f"0:a:{stream}", "f": "wav", "c:a": "pcm_f32le"}
         options["af"] = "aformat=channel_layouts=mono|stereo"
         if sample_rate is not None:
             options["ar"] = str(sample_rate)
         self._ffmpeg = Ffmpeg(
             ffmpeg.input(source).output("pipe:1", **options),
-            stdin=None if path == STANDARD else subprocess.DEVNULL,
+            stdin=None if path == STDIO else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
         )
         try:
             self.sample_rate, self.nb_channels = self._header()
-            description = self._ffmpeg.description()
-            self._refuse_misdetection(description)
+            messages = self._ffmpeg.input_messages()
+            self._check_detection(messages)
         except BaseException:
             self._ffmpeg.kill()
             raise
-        self.seconds = self._expected("\n".join(description), offset, duration)
-        self.tags = _tags(description)
+        self.seconds = self._expected_seconds("\n".join(messages), offset, duration)
+        self.tags = _tags(messages)
 
     def _check(self, path: str | os.PathLike) -> None:
-        if path == STANDARD:
+        if path == STDIO:
             if sys.stdin is None or sys.stdin.isatty():
                 raise SeparationError("standard input is closed or a terminal: pipe audio into it")
             return
@@ -131,13 +135,13 @@ class AudioReader:
             f"{self.name} is not audio that ffmpeg can read: {self._ffmpeg.last_message}"
         )
 
-    def _refuse_misdetection(self, description: list[str]) -> None:
-        """Raise for what ffmpeg decodes as MP3 with a warning: random bytes."""
-        if any("misdetection possible" in line for line in description):
+    def _check_detection(self, messages: list[str]) -> None:
+        """Raise SeparationError for random bytes, which ffmpeg decodes as MP3 with a warning."""
+        if any("misdetection possible" in line for line in messages):
             raise SeparationError(f"{self.name} is not audio that ffmpeg can read")
 
-    def _expected(self, text: str, offset: float, duration: float | None) -> float | None:
-        """Expected seconds of audio, or None if the container has no duration; notes a down-mix."""
+    def _expected_seconds(self, text: str, offset: float, duration: float | None) -> float | None:
+        """Seconds that will be read, or None if the file has no duration; notes a down-mix."""
         stream = re.search(r"Stream #0.*?: Audio: [^\n]*? Hz, ([^,\n]+)", text)
         if stream and stream[1] not in ("mono", "stereo", "1 channels", "2 channels"):
             self.notes.append(f"{self.name} has {stream[1]} channels: mixed down to stereo")
@@ -156,7 +160,7 @@ class AudioReader:
             float32 ``[n, C]`` with n > 0.
 
         Raises:
-            SeparationError: no samples at all, or one that is NaN, infinite or absurdly large.
+            SeparationError: no samples, or one that is NaN, infinite or beyond ``MAX_SAMPLE``.
         """
         # counted here, exact to the sample: ffmpeg's own options follow packet timestamps
         start = round(self._offset * self.sample_rate)
@@ -171,7 +175,7 @@ class AudioReader:
                 yield part
             if position >= start + length:
                 return
-        self._finish(position)
+        self._check_end(position)
 
     def _decode(self) -> Iterator[np.ndarray]:
         frame = 4 * self.nb_channels
@@ -188,8 +192,15 @@ class AudioReader:
             position += len(block)
             yield block
 
-    def _finish(self, nb_samples: int) -> None:
-        """Raise or note what is wrong with a file that was decoded to its end."""
+    def _check_end(self, nb_samples: int) -> None:
+        """Check that a file was decoded completely; minor faults are notes.
+
+        Args:
+            nb_samples: decoded samples.
+
+        Raises:
+            SeparationError: no samples, none after the offset, or ffmpeg was killed.
+        """
         status = self._ffmpeg.wait()
         seconds = nb_samples / self.sample_rate
         if status < 0:
@@ -244,9 +255,3 @@ def _tags(messages: list[str]) -> dict[str, str]:
         if found and found[1].lower() in TAGS:
             tags.setdefault(found[1].lower(), found[2])
     return tags
-
-
-SUFFIXES = frozenset(
-    ".aac .aif .aifc .aiff .alac .ape .au .caf .flac .m4a .m4b .mka .mkv .mov .mp2 .mp3 .mp4 "
-    ".mpc .oga .ogg .opus .ra .tta .wav .webm .wma .wv".split()
-)

@@ -9,7 +9,15 @@ import soxr
 
 
 def resample(blocks: Iterable[np.ndarray], source: int, target: int) -> Iterator[np.ndarray]:
-    """Change the sample rate of a stream of float32 ``[n, C]``; no delay."""
+    """Change the sample rate of a stream of blocks, without delay.
+
+    Args:
+        blocks: float32 ``[n, C]`` each.
+        source, target: sample rates in Hz.
+
+    Yields:
+        float32 ``[m, C]``, m may be 0.
+    """
     if source == target:
         yield from blocks
         return
@@ -19,7 +27,7 @@ def resample(blocks: Iterable[np.ndarray], source: int, target: int) -> Iterator
             stream = soxr.ResampleStream(
                 source, target, block.shape[1], dtype="float32", quality="VHQ"
             )
-            nothing = block[:0]
+            empty = block[:0]
         yield stream.resample_chunk(np.ascontiguousarray(block))
     if stream is not None:
-        yield stream.resample_chunk(np.ascontiguousarray(nothing), last=True)
+        yield stream.resample_chunk(np.ascontiguousarray(empty), last=True)

@@ -46,7 +46,7 @@ class Transform:
     def inverse(self, spectrogram: np.ndarray, nb_samples: int) -> np.ndarray:
         """Complex64 ``[T, F, C]`` -> float32 ``[nb_samples, C]``; missing upper bins are zero.
 
-        Overlap-add of windowed frames, divided by the actual sum of squared windows. The
+        Overlap-add of windowed frames, divided by the sum of squared windows. The
         imaginary parts at 0 Hz and at the Nyquist frequency are ignored.
         """
         frames = scipy.fft.irfft(
@@ -59,7 +59,7 @@ class Transform:
         return (summed / norm).T
 
     def _overlap_add(self, frames: np.ndarray) -> np.ndarray:
-        """Frames ``[C, T, length]`` -> ``[C, (T - 1) * step + length or more]``."""
+        """Frames ``[C, T, length]`` -> ``[C, S]`` with S at least ``(T - 1) * step + length``."""
         channels, nb_frames, _ = frames.shape
         parts = -(-self.length // self.step)
         summed = np.zeros((channels, nb_frames + parts - 1, self.step), frames.dtype)
@@ -72,6 +72,6 @@ class Transform:
         """Sum of the squared windows of ``nb_frames`` frames."""
         if nb_frames not in self._norms:
             squared = np.broadcast_to(self.window**2, (1, nb_frames, self.length))
-            # avoid division by zero where all windows are zero
+            # avoids division by zero where all windows are zero
             self._norms[nb_frames] = np.maximum(self._overlap_add(squared)[0], 1e-8)
         return self._norms[nb_frames]

@@ -1,4 +1,4 @@
-"""Encode audio files through ffmpeg; a file appears when it is whole."""
+"""Encode audio files through ffmpeg, atomically."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from spleeter_2.errors import SeparationError
 from spleeter_2.files import Draft, writing
 
 from .codecs import Encoding
-from .ffmpeg import FAILED, STANDARD, Ffmpeg, file_url
+from .ffmpeg import STDIO, WRITE_ERRORS, Ffmpeg, file_url
 
 
 class AudioWriter:
@@ -40,15 +40,15 @@ class AudioWriter:
         encoding: Encoding = Encoding(),
         tags: dict[str, str] | None = None,
     ) -> None:
-        self.name = "standard output" if path == STANDARD else os.fspath(path)
+        self.name = "standard output" if path == STDIO else os.fspath(path)
         self.nb_clipped = 0
         self._options = f"--sample_rate {sample_rate}"
         if not encoding.is_lossless:
             self._options += f" with --bitrate {encoding.bitrate}"
         self._clips = encoding.is_lossless and encoding.bits != "32f"
         self._draft: Draft | None = None
-        if path != STANDARD:
-            file_url(path)  # refuses a name that ffmpeg cannot take before any folder is made
+        if path != STDIO:
+            file_url(path)  # raises for an invalid name before folders are made
             with writing(path):
                 self._draft = Draft(path)
         source = ffmpeg.input("pipe:0", f="f32le", ar=str(sample_rate), ac=str(nb_channels))
@@ -67,7 +67,11 @@ class AudioWriter:
             raise
 
     def write(self, block: np.ndarray) -> None:
-        """Encode float32 ``[n, C]``."""
+        """Encode float32 ``[n, C]``.
+
+        Raises:
+            SeparationError: ffmpeg has failed.
+        """
         if self._clips:
             self.nb_clipped += int(np.count_nonzero(np.abs(block) > 1.0))
         try:
@@ -77,17 +81,25 @@ class AudioWriter:
             raise self._failure() from error
 
     def finish(self) -> None:
-        """Complete the file, still under its temporary name."""
+        """Complete the file, still under its temporary name.
+
+        Raises:
+            SeparationError: ffmpeg has failed.
+        """
         try:
             self._ffmpeg.process.stdin.close()
         except OSError as error:
             self._ffmpeg.wait()
             raise self._failure() from error
-        if self._ffmpeg.wait() or any(FAILED.search(line) for line in self._ffmpeg.messages):
+        if self._ffmpeg.wait() or any(WRITE_ERRORS.search(line) for line in self._ffmpeg.messages):
             raise self._failure()
 
     def publish(self) -> None:
-        """Give the finished file its name."""
+        """Rename the finished file to its path.
+
+        Raises:
+            SeparationError: it cannot be renamed.
+        """
         if self._draft is not None:
             with writing(self.name):
                 self._draft.publish()
@@ -99,7 +111,7 @@ class AudioWriter:
             self._draft.discard()
 
     def _failure(self) -> SeparationError:
-        messages = [line for line in self._ffmpeg.messages if FAILED.search(line)]
+        messages = [line for line in self._ffmpeg.messages if WRITE_ERRORS.search(line)]
         reason = self._ffmpeg.last_message
         if messages:  # "Error closing file ...: No space left on device"
             reason = messages[-1].strip().rpartition(": ")[2]

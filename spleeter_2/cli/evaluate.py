@@ -33,14 +33,14 @@ def evaluate(
     save_audio: bool = SaveAudioOption,
     verbose: bool = VerboseOption,
 ) -> None:
-    """Score a model on MUSDB18, or on songs of your own."""
+    """Score a model on MUSDB18 or your own songs."""
     from evaluation.runner import Settings
     from evaluation.runner import evaluate as score
     from spleeter_2.separation.upstream import DEFAULT_ADAPTER
 
     if adapter not in (None, DEFAULT_ADAPTER):
         raise SeparationError(
-            f"'spleeter evaluate' reads the data set itself, without --adapter {adapter}"
+            f"'spleeter evaluate' reads data sets itself, without --adapter {adapter}"
         )
     score(
         Settings(

@@ -1,6 +1,6 @@
-"""The program ``spleeter``: its commands and its version.
+"""The program ``spleeter``.
 
-TensorFlow is imported when a network is needed, not before.
+Commands import TensorFlow when they need a network, so that ``--help`` starts fast.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .train import train
 application = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
-    help="Separate songs into stems, with the networks of spleeter-2 or of Spleeter.",
+    help="Separate songs into stems with the models of spleeter-2 or Spleeter.",
 )
 application.command(no_args_is_help=True)(separate)
 application.command(no_args_is_help=True)(train)
@@ -26,8 +26,8 @@ application.command(no_args_is_help=True)(evaluate)
 application.command()(models)
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    if requested:
         from importlib.metadata import version
 
         packages = ", ".join(f"{name} {version(name)}" for name in ("spleeter", "tensorflow"))
@@ -38,7 +38,11 @@ def _version(asked: bool) -> None:
 @application.callback()
 def options(
     version: bool = typer.Option(
-        None, "--version", callback=_version, is_eager=True, help="Print the versions and exit."
+        None,
+        "--version",
+        callback=_print_version,
+        is_eager=True,
+        help="Print the versions and exit.",
     ),
 ) -> None:
     """Separate songs into stems."""

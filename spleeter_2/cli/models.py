@@ -1,4 +1,4 @@
-"""``spleeter models``: a table of the embedded models, and their cards."""
+"""``spleeter models``: table of the embedded models, and their model cards."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def table() -> str:
 
 
 def card(name: str) -> str:
-    """The card of an embedded model.
+    """Model card of an embedded model.
 
     Raises:
         SeparationError: an unknown name.
@@ -62,8 +62,8 @@ def card(name: str) -> str:
 
 
 def models(
-    name: Optional[str] = typer.Argument(None, help="A model whose card to print."),
+    name: Optional[str] = typer.Argument(None, help="Model whose card is printed."),
     verbose: bool = VerboseOption,
 ) -> None:
-    """List the models of spleeter-2, or print one's card."""
+    """List the models of spleeter-2, or print the card of one."""
     typer.echo(card(name) if name else table())

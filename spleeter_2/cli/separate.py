@@ -53,7 +53,7 @@ def separate(
         "and {codec}.",
     ),
     codec: Codec = typer.Option(
-        Codec.wav, "--codec", "-c", show_default=False, help="Container. [default: wav]"
+        Codec.wav, "--codec", "-c", show_default=False, help="Audio format. [default: wav]"
     ),
     bitrate: str = typer.Option(
         "128k", "--bitrate", "-b", help="Bit rate for MP3, OGG, M4A and WMA."
@@ -79,7 +79,9 @@ def separate(
     overlap: Optional[float] = typer.Option(
         None, "--overlap", help="Overlap of the windows, 0 to 0.5. [default: the model's]"
     ),
-    device: Optional[str] = typer.Option(None, "--device", help="cpu, gpu or gpu:N."),
+    device: Optional[str] = typer.Option(
+        None, "--device", help="cpu, gpu or gpu:N. [default: automatic]"
+    ),
     skip_existing: bool = typer.Option(
         False,
         "--skip-existing",

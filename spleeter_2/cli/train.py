@@ -28,7 +28,7 @@ def train(
     cache: Optional[Path] = typer.Option(
         None,
         "--cache",
-        help="Folder for the decoded stems. [default: spleeter-2/stems in the user's cache]",
+        help="Cache folder for decoded stems. [default: spleeter-2/stems in the user's cache]",
     ),
     adapter: Optional[str] = AdapterOption,
     verbose: bool = VerboseOption,

@@ -235,7 +235,7 @@ class CUNet(Options, tag_field="type", tag="cunet"):
         encoders = tuple(f"encoder_{number}" for number in numbers)
         return (*encoders, "mid", *(f"decoder_{number}" for number in numbers))
 
-    def conditioned_places(self) -> tuple[str, ...]:
+    def conditioned_blocks(self) -> tuple[str, ...]:
         """Names of the conditioned blocks, from input to output."""
         where = self.conditioning.where
         return tuple(name for name in self.places() if where == "full" or name.startswith(where))

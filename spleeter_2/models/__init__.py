@@ -1,4 +1,4 @@
-"""Separation models: Keras models from the mixture's complex STFT to one per instrument.
+"""Separation models: Keras models from the mixture's complex STFT to one STFT per target.
 
 Every model maps complex64 ``[B, T, F, C]`` to a dictionary ``{target: complex64 [B, T, F, C]}``.
 """
@@ -29,18 +29,16 @@ def build_model(
     """Build the network of a configuration, untrained.
 
     Args:
-        configuration: what to build.
-        instruments: what will be asked of it (default: all); targets that none of them needs
-            are left out.
-        band_only: spectrograms hold the bins that the network looks at alone, the lowest F =
-            ``model.nb_bins``, and not all of the STFT.
+        instruments: instruments to separate (default: all); other targets are not built.
+        band_only: input and estimates have the lowest F = ``model.nb_bins`` bins, which are the
+            network's input, in place of all bins of the STFT.
 
     Returns:
         Model from complex64 ``[B, T, F, C]`` to ``{target: complex64 [B, T, F, C]}``, where T
         is a multiple of ``configuration.model.stride``.
 
     Raises:
-        SeparationError: an instrument that the configuration does not have.
+        SeparationError: an unknown instrument.
     """
     targets = targets_needed(configuration, instruments)
     nb_bins = configuration.model.nb_bins if band_only else configuration.stft.nb_bins
@@ -50,14 +48,18 @@ def build_model(
 def targets_needed(
     configuration: Configuration, instruments: Iterable[str] | None = None
 ) -> tuple[str, ...]:
-    """Targets that must be estimated to know the instruments; the residual needs all of them."""
-    wanted = tuple(instruments) if instruments is not None else configuration.instruments
-    for instrument in wanted:
+    """Targets to estimate for some instruments (default: all); the residual requires all targets.
+
+    Raises:
+        SeparationError: an unknown instrument.
+    """
+    requested = tuple(instruments) if instruments is not None else configuration.instruments
+    for instrument in requested:
         if instrument not in configuration.instruments:
             raise SeparationError(
                 f"{configuration.name} does not separate {instrument!r}; "
-                f"it knows {', '.join(configuration.instruments)}"
+                f"its instruments are {', '.join(configuration.instruments)}"
             )
-    if configuration.residual in wanted:
+    if configuration.residual in requested:
         return configuration.targets
-    return tuple(target for target in configuration.targets if target in wanted)
+    return tuple(target for target in configuration.targets if target in requested)

@@ -1,9 +1,8 @@
-"""Weights on disk: TensorFlow checkpoints whose keys are the variables' own names.
+"""TensorFlow checkpoints whose keys are the names of the variables.
 
-``encoder_1_conv/kernel`` says what it is, whatever order a Keras version builds layers in, so a
-checkpoint and a network are compared name by name, shape by shape, and nothing is matched by
-position. The folder holds ``checkpoint``, ``checkpoint.index`` and ``checkpoint.data-*``, which
-``tf.train.load_checkpoint(folder)`` reads.
+Variables are matched by name and shape, never by position, since the order of layers depends on
+the Keras version. A folder has the files ``checkpoint``, ``checkpoint.index`` and
+``checkpoint.data-*``, which ``tf.train.load_checkpoint(folder)`` reads.
 """
 
 from __future__ import annotations
@@ -23,15 +22,19 @@ from spleeter_2.errors import SeparationError
 
 
 def named_variables(model: tf.keras.Model) -> dict[str, tf.Variable]:
-    """A model's weights by name, such as ``vocals_encoder_1_conv/kernel``."""
+    """Variables of a model by name, such as ``vocals_encoder_1_conv/kernel``.
+
+    Raises:
+        ValueError: two variables have the same name.
+    """
     named = {variable.name.removesuffix(":0"): variable for variable in model.weights}
     if len(named) != len(model.weights):
         raise ValueError(f"{model.name}: two variables share a name")
     return named
 
 
-def halved(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Kernels as float16, half the size.
+def half_precision(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Convert kernels to float16.
 
     Vectors (biases, BatchNorm) stay float32: variances of spectrograms exceed float16's range.
     """
@@ -42,10 +45,10 @@ def write_checkpoint(values: Mapping[str, np.ndarray], folder: Path) -> None:
     """Write named arrays as a checkpoint.
 
     Args:
-        folder: an existing one, of ``files.atomic_folder`` where readers may come meanwhile.
+        folder: an existing folder; not written atomically (see ``files.atomic_folder``).
 
     Raises:
-        OSError: the folder cannot be written to.
+        OSError: the folder cannot be written.
     """
     with file_errors():
         names = sorted(values)
@@ -65,11 +68,11 @@ def file_errors() -> Iterator[None]:
     """Turn TensorFlow's file errors into OSError.
 
     Raises:
-        OSError: with the system's error code where TensorFlow's message has its text.
+        OSError: with an error code if TensorFlow's message contains the system's text for it.
     """
     try:
         yield
-    except tf.errors.OpError as error:  # {{OPERATION}} FILE; REASON [Op:...]
+    except tf.errors.OpError as error:  # its message: {{OPERATION}} FILE; REASON [Op:...]
         text = str(error)
         code = next((code for code in errno.errorcode if f"; {os.strerror(code)}" in text), None)
         reason = (code, os.strerror(code)) if code else (text.splitlines()[0],)
@@ -80,23 +83,23 @@ def read_tensors(prefix: str) -> dict[str, np.ndarray]:
     """All named arrays of any TensorFlow checkpoint.
 
     Raises:
-        SeparationError: it is damaged or incomplete.
+        SeparationError: the checkpoint is damaged or incomplete.
     """
     try:
         reader = tf.train.load_checkpoint(prefix)
         return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
     except (tf.errors.OpError, ValueError, RuntimeError, IndexError) as error:
         raise SeparationError(
-            f"the weights in {os.path.dirname(prefix)} are damaged or incomplete; get them again "
-            f"({str(error).splitlines()[0]})"
+            f"the weights in {os.path.dirname(prefix)} are damaged or incomplete: install or "
+            f"download them again ({str(error).splitlines()[0]})"
         ) from error
 
 
 def read_checkpoint(folder: Path) -> dict[str, np.ndarray]:
-    """All named arrays of a checkpoint of ours, float16 widened to float32.
+    """All named arrays of a checkpoint in a folder, float16 converted to float32.
 
     Raises:
-        SeparationError: no checkpoint there, or an incomplete one.
+        SeparationError: there is no checkpoint, or an incomplete one.
     """
     if not has_weights(folder):
         raise SeparationError(f"there are no weights in {folder}")
@@ -108,15 +111,15 @@ def read_checkpoint(folder: Path) -> dict[str, np.ndarray]:
 
 
 def assign(model: tf.keras.Model, arrays: Mapping[str, np.ndarray], source: object) -> None:
-    """Fill a model from arrays that have every one of its variables.
+    """Assign arrays to the variables of a model, by name.
 
-    There may be more of them: a model that is built for fewer instruments takes its part.
+    Arrays without a variable are ignored: a model may be built for some of the instruments.
 
     Args:
-        source: where the arrays come from, for the message.
+        source: origin of the arrays, for the error message.
 
     Raises:
-        SeparationError: a variable that is missing or has another shape.
+        SeparationError: an array is missing or has another shape.
     """
     faults = []
     for name, variable in named_variables(model).items():

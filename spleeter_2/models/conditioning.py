@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from spleeter_2.config.networks import Conditioning
 
-from .layers import Activate, Norm, plain, shape_of
+from .layers import Activate, Norm, no_autograph, shape_of
 
 layers = tf.keras.layers
 
@@ -23,22 +23,22 @@ class Conditions(layers.Layer):
         super().__init__(**kwargs)
         self.numbers = list(numbers)
 
-    @plain
+    @no_autograph
     def call(self, _):
         return tf.constant(self.numbers, tf.int32)
 
 
-class PerBlock(layers.Layer):
-    """Cut a flat vector ``[I, n * size]`` into n tensors ``[I, *shape]``, one per block."""
+class SplitPerBlock(layers.Layer):
+    """Split a vector ``[I, n * size]`` into n tensors ``[I, *shape]``, one per block."""
 
     def __init__(self, shape: tuple[int, ...], **kwargs) -> None:
         super().__init__(**kwargs)
         self.shape = tuple(shape)
 
-    @plain
+    @no_autograph
     def call(self, flat):
-        cut = tf.reshape(flat, (flat.shape[0], -1, *self.shape))
-        return tf.unstack(cut, axis=1)
+        blocks = tf.reshape(flat, (flat.shape[0], -1, *self.shape))  # [I, n, *shape]
+        return tf.unstack(blocks, axis=1)
 
 
 class Modulate(layers.Layer):
@@ -49,6 +49,10 @@ class Modulate(layers.Layer):
 
     Shapes: ``[I or 1, B, T, F, C]``, gamma ``[I, C]`` (FiLM) or ``[I, C, C]``, beta ``[I, C]``
     -> ``[I, B, T, F, C]``.
+
+    Args:
+        kind: "film", "pocm" or "gpocm".
+        transposed: gamma is indexed ``gamma_ji``.
     """
 
     def __init__(self, kind: str, transposed: bool = False, **kwargs) -> None:
@@ -56,7 +60,7 @@ class Modulate(layers.Layer):
         self.kind = kind
         self.transposed = transposed
 
-    @plain
+    @no_autograph
     def call(self, inputs):
         x, gamma, beta = inputs
         _, *inner = shape_of(x)
@@ -65,25 +69,25 @@ class Modulate(layers.Layer):
             mixed = flat * gamma[:, tf.newaxis]
         else:
             mixed = tf.matmul(flat, gamma, transpose_b=self.transposed)
-        mixed += beta[:, tf.newaxis]
+        mixed += beta[:, tf.newaxis]  # [I, B * T * F, C]
         if self.kind == "gpocm":
             mixed = tf.sigmoid(mixed) * flat
         return tf.reshape(mixed, (gamma.shape[0], *inner))
 
 
 def modulations(
-    embedding: tf.Tensor, options: Conditioning, places: tuple[str, ...], channels: int
+    embedding: tf.Tensor, options: Conditioning, blocks: tuple[str, ...], channels: int
 ) -> dict[str, tuple[tf.Tensor, tf.Tensor]]:
     """Gamma and beta of every conditioned block.
 
     Args:
         embedding: ``[I, E]``.
         options: type and sizes.
-        places: names of the conditioned blocks.
-        channels: C of each of them.
+        blocks: names of the conditioned blocks.
+        channels: C of each block.
 
     Returns:
-        ``{place: (gamma, beta)}``, gamma ``[I, C]`` for FiLM, else ``[I, C, C]``, beta ``[I, C]``.
+        ``{block: (gamma, beta)}``, gamma ``[I, C]`` for FiLM, else ``[I, C, C]``, beta ``[I, C]``.
     """
     x = embedding
     for index in range(1, options.control_layers):
@@ -93,14 +97,14 @@ def modulations(
             x = Norm(name=f"control_{index}_norm")(x)
     square = () if options.type == "film" else (channels,)
     shapes = {"gamma": (channels, *square), "beta": (channels,)}
-    cut = []
+    per_block = []
     for name, shape in shapes.items():
-        size = len(places) * tf.TensorShape(shape).num_elements()
+        size = len(blocks) * tf.TensorShape(shape).num_elements()
         y = layers.Dense(size, name=name)(x)
         if options.norm:
             y = Norm(center=False, scale=False, name=f"{name}_norm")(y)
         activation = getattr(options, f"{name}_activation")
         if activation != "identity":
             y = Activate(activation, name=f"{name}_activation")(y)
-        cut.append(PerBlock(shape, name=f"{name}_per_block")(y))
-    return dict(zip(places, zip(*cut, strict=True), strict=True))
+        per_block.append(SplitPerBlock(shape, name=f"{name}_per_block")(y))
+    return dict(zip(blocks, zip(*per_block, strict=True), strict=True))

@@ -18,7 +18,7 @@ from spleeter_2.config.schema import Configuration
 
 from .conditioning import Conditions, Modulate, modulations
 from .frequency import BlockOptions, frequency_transformation
-from .layers import ConvNorm, DenseConvNorm, UpsampleNorm, plain, scaled, shape_of
+from .layers import ConvNorm, DenseConvNorm, UpsampleNorm, no_autograph, scale_complex, shape_of
 
 layers = tf.keras.layers
 
@@ -33,7 +33,7 @@ class Planes(layers.Layer):
         super().__init__(**kwargs)
         self.spectrogram = spectrogram
 
-    @plain
+    @no_autograph
     def call(self, mixture):
         if self.spectrogram == "magnitude":
             return tf.abs(mixture)[tf.newaxis]
@@ -54,17 +54,17 @@ class Estimate(layers.Layer):
         self.spectrogram = spectrogram
         self.estimate = estimate
 
-    @plain
+    @no_autograph
     def call(self, inputs):
         mixture, planes = inputs
         planes = planes[self.index]
         if self.spectrogram == "magnitude":
             magnitude = tf.abs(mixture)
             if self.estimate == "masking":
-                return scaled(mixture, planes)
+                return scale_complex(mixture, planes)
             phase = tf.math.divide_no_nan(mixture, tf.cast(magnitude, mixture.dtype))
             phase = tf.where(magnitude > 0, phase, tf.ones_like(phase))
-            return scaled(phase, planes)
+            return scale_complex(phase, planes)
         real, imaginary = tf.split(planes, 2, axis=-1)
         if self.estimate == "masking":
             real *= tf.math.real(mixture)
@@ -75,15 +75,15 @@ class Estimate(layers.Layer):
 class InstrumentSplit(layers.Layer):
     """Identity layer that marks where computation becomes instrument-specific."""
 
-    @plain
+    @no_autograph
     def call(self, inputs):
         return inputs
 
 
-class Join(layers.Layer):
+class BroadcastConcatenate(layers.Layer):
     """Concatenate along channels, broadcasting tensors that have one instrument."""
 
-    @plain
+    @no_autograph
     def call(self, inputs):
         instruments = max(x.shape[0] for x in inputs)
         inputs = [
@@ -125,32 +125,33 @@ def build_cunet(
 
 
 def _network(options: CUNet, planes: tf.Tensor, embedding: tf.Tensor) -> tf.Tensor:
-    """Planes of the mixture ``[1, B, T, F, P]`` and ``[I, E]`` -> ``[I, B, T, F, P]``."""
+    """Mixture ``[1, B, T, F, P]`` and embedding ``[I, E]`` -> estimates ``[I, B, T, F, P]``."""
     channels = options.channels
-    steering = modulations(embedding, options.conditioning, options.conditioned_places(), channels)
+    modulated = modulations(embedding, options.conditioning, options.conditioned_blocks(), channels)
 
     skips: list[tf.Tensor] = []
 
-    def block(x: tf.Tensor, place: str) -> tf.Tensor:
+    def block(x: tf.Tensor, name: str) -> tf.Tensor:
         instruments = x.shape[0]
         x = DenseConvNorm(
-            place,
+            name,
             channels,
             options.kernel_size,
             options.layers,
             options.activation,
-            name=f"{place}_dense",
+            name=f"{name}_dense",
         )(x)
-        if place in steering:
+        if name in modulated:
             x = Modulate(
                 options.conditioning.type,
                 options.conditioning.transposed,
-                name=f"{place}_modulation",
-            )([x, *steering[place]])
+                name=f"{name}_modulation",
+            )([x, *modulated[name]])
         if options.frequency:
             block_options = BlockOptions(options.activation, 1e-5, 0.9, start_at_zero=False)
-            name = f"{place}_frequency"
-            x = frequency_transformation(x, options.frequency, name, block_options, embedding)
+            x = frequency_transformation(
+                x, options.frequency, f"{name}_frequency", block_options, embedding
+            )
         if x.shape[0] > instruments:
             x, *skips[:] = InstrumentSplit(name="instrument_split")([x, *skips])
         return x
@@ -163,7 +164,7 @@ def _network(options: CUNet, planes: tf.Tensor, embedding: tf.Tensor) -> tf.Tens
     x = block(x, "mid")
     for number, stride in enumerate(reversed(options.strides), start=1):
         x = UpsampleNorm(channels, stride, name=f"upsampling_{number}")(x)
-        x = Join(name=f"skip_{number}")([x, skips.pop()])
+        x = BroadcastConcatenate(name=f"skip_{number}")([x, skips.pop()])
         x = block(x, f"decoder_{number}")
     return ConvNorm(  # one zero bin on either side: n bins become n + 1
         planes.shape[-1],

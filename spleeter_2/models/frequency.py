@@ -6,18 +6,18 @@ kernel size, w the width, b the bands, D the dilations, u the bottleneck's units
 maps and a bin of r Hz (the sample rate over the frame length, doubled by every level):
 
 ============  ======================================  ===================  =====================
-type          computes                                weights, about       sees around a bin, Hz
+type          computes                                weights, about       receptive field, Hz
 ============  ======================================  ===================  =====================
-fc            all bins -> u -> all bins               2 F u                everything
-conv          one kernel for all bins                  2 k C w              2 (k - 1) r
+fc            all bins -> u -> all bins               2 F u                all bins
+conv          one kernel for all bins                 2 k C w              2 (k - 1) r
 dilated       kernels that span harmonics             k w (D w + C)        (k - 1) (sum D + 1) r
 grouped       one kernel per band                     2 b k C w            as conv, in its band
-lasaft        K times fc, weighted by the instrument  F u (K + 1)          everything
-lightsaft     as lasaft, K bottlenecks of one map     F u (K + 1)          everything
+lasaft        K times fc, weighted by the instrument  F u (K + 1)          all bins
+lightsaft     as lasaft, K bottlenecks of one map     F u (K + 1)          all bins
 ============  ======================================  ===================  =====================
 
-In Spleeter's U-Net each starts at zero, so that a pretrained network into which it is put computes
-at first what it did before.
+In Spleeter's U-Net the last kernel starts at zero: adding a transformation to a pretrained network
+does not change its estimates before training.
 
 fc is the TDF of W. Choi et al., "Investigating U-Nets with various intermediate blocks", ISMIR
 2020; lasaft and lightsaft are from their "LaSAFT: Latent source attentive frequency
@@ -32,7 +32,7 @@ import tensorflow as tf
 
 from spleeter_2.config.networks import FrequencyTransformation
 
-from .layers import ACTIVATIONS, Activate, BatchNormalization, Norm, plain, shape_of
+from .layers import ACTIVATIONS, Activate, BatchNormalization, Norm, no_autograph, shape_of
 
 layers = tf.keras.layers
 
@@ -44,7 +44,7 @@ class BlockOptions:
     activation: str  # name in ``ACTIVATIONS``
     epsilon: float  # of BatchNorm
     momentum: float  # of BatchNorm
-    start_at_zero: bool
+    start_at_zero: bool  # the block is a no-op before training
 
 
 UNET_BLOCKS = BlockOptions("leaky_relu_0.2", 1e-3, 0.99, True)
@@ -98,7 +98,7 @@ class BandConv1D(layers.Layer):
         )
         super().build(input_shape)
 
-    @plain
+    @no_autograph
     def call(self, inputs):
         bands = tf.split(inputs, self.sizes, axis=-2)
         convolved = [
@@ -140,7 +140,7 @@ class Attention(layers.Layer):
         self.keys = self.add_weight(name="keys", shape=(self.dk, self.num_tdfs))
         super().build(input_shape)
 
-    @plain
+    @no_autograph
     def call(self, embedding):
         query = tf.matmul(embedding, self.kernel) + self.bias
         return tf.nn.softmax(tf.matmul(query, self.keys) / self.dk**0.5)
@@ -190,27 +190,27 @@ class FrequencyLinear(layers.Layer):
             self.norm.build((None, None, None, int(shape[-1])))
         super().build(input_shape)
 
-    @plain
+    @no_autograph
     def call(self, inputs, training=False):
         if not self.num_tdfs:
-            return self.values(inputs, self.kernel, self.bias, training)
+            return self.map_bins(inputs, self.kernel, self.bias, training)
         x, attention = inputs
-        if training:  # BatchNorm's statistics are those of all maps together
-            x = self.values(x, self.kernel, self.bias, True)  # [num_tdfs, units, I, N, C]
-            return tf.reduce_sum(x * self.weights_of(attention), axis=0)
+        if training:  # all maps at once: they share the statistics of one BatchNorm
+            x = self.map_bins(x, self.kernel, self.bias, True)  # [num_tdfs, units, I, N, C]
+            return tf.reduce_sum(x * self.broadcast_attention(attention), axis=0)
         total = None
         for index in range(self.num_tdfs):  # one at a time, since their results are large
             bias = None if self.bias is None else self.bias[index]
-            value = self.values(x, self.kernel[index], bias, False)
-            value *= self.weights_of(attention)[index]
+            value = self.map_bins(x, self.kernel[index], bias, False)
+            value *= self.broadcast_attention(attention)[index]
             total = value if total is None else total + value
         return total
 
-    def weights_of(self, attention):
+    def broadcast_attention(self, attention):
         """``[I, num_tdfs]`` -> ``[num_tdfs, 1, I, 1, 1]``."""
         return tf.transpose(attention)[:, tf.newaxis, :, tf.newaxis, tf.newaxis]
 
-    def values(self, x, kernel, bias, training):
+    def map_bins(self, x, kernel, bias, training):
         """``[F, I, N, C]`` -> ``[..., units, I, N, C]`` for a kernel ``[..., F, units]``."""
         _, *rest = shape_of(x)
         columns = tf.reshape(x, (x.shape[0], -1))  # [F, I * N * C]
@@ -232,7 +232,7 @@ class FrequencyLinear(layers.Layer):
             product = tf.matmul(kernel, columns, transpose_a=True) * scale
         if bias is not None:
             product += bias[:, tf.newaxis] * scale
-        product = activate(tf.nn.bias_add(product, shift))  # TensorFlow fuses these
+        product = activate(tf.nn.bias_add(product, shift))  # fused by TensorFlow
         return tf.reshape(product, (self.units, *rest))
 
     def _per_column(self, vector, rest):
@@ -241,10 +241,10 @@ class FrequencyLinear(layers.Layer):
         return tf.tile(vector, [instruments * frames])
 
 
-class FrequencyFirst(layers.Layer):
+class ToFrequencyFirst(layers.Layer):
     """``[B, T, F, C]`` or ``[I, B, T, F, C]`` -> ``[F, I, N, C]`` with N = B * T."""
 
-    @plain
+    @no_autograph
     def call(self, x):
         x = x if x.shape.rank == 5 else x[tf.newaxis]
         instruments, batch, frames, bins, channels = shape_of(x)
@@ -252,10 +252,10 @@ class FrequencyFirst(layers.Layer):
         return tf.reshape(x, (bins, instruments, -1, channels))
 
 
-class FrequencyBack(layers.Layer):
+class FromFrequencyFirst(layers.Layer):
     """``[F, I, N, C]`` -> ``[B, T, F, C]`` or ``[I, B, T, F, C]``, the shape of a second tensor."""
 
-    @plain
+    @no_autograph
     def call(self, inputs):
         x, like = inputs
         bins, instruments, _, channels = shape_of(x)
@@ -268,7 +268,7 @@ class FrequencyBack(layers.Layer):
 class Residual(layers.Layer):
     """Sum of two tensors; the first may have one instrument where the second has several."""
 
-    @plain
+    @no_autograph
     def call(self, inputs):
         x, y = inputs
         return x + y
@@ -336,7 +336,7 @@ def _linear(inputs, options, name, block_options, embedding):
     bottleneck = options.bottleneck(inputs.shape[-2])
     units = [inputs.shape[-2]] if bottleneck is None else [bottleneck, inputs.shape[-2]]
     multiple = {"fc": None, "lasaft": len(units), "lightsaft": 1}[options.type]
-    x = FrequencyFirst(name=f"{name}_first")(inputs)
+    x = ToFrequencyFirst(name=f"{name}_first")(inputs)
     if multiple:
         attention = Attention(options.num_tdfs, options.dk, name=f"{name}_attention")(embedding)
     for index, size in enumerate(units, start=1):
@@ -349,4 +349,4 @@ def _linear(inputs, options, name, block_options, embedding):
             name=f"{name}_linear_{index}",
         )
         x = linear([x, attention] if index == multiple else x)
-    return FrequencyBack(name=f"{name}_back")([x, inputs])
+    return FromFrequencyFirst(name=f"{name}_back")([x, inputs])

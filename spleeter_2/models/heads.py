@@ -10,38 +10,45 @@ import tensorflow as tf
 
 from spleeter_2.config.networks import Head
 
-from .layers import LEAK, from_polyphase, low_bins, pad_bins, plain, scaled, to_polyphase
+from .layers import (
+    LEAKY_SLOPE,
+    crop_bins,
+    from_polyphase,
+    no_autograph,
+    pad_bins,
+    scale_complex,
+    to_polyphase,
+)
 from .polyphase import DilatedConv2D
 
 
-class _Band(tf.keras.layers.Layer):
-    """A layer restricted to the network's ``nb_bins``, computed in float32 like every
-    spectrogram."""
+class _BandLayer(tf.keras.layers.Layer):
+    """Layer for the lowest ``nb_bins`` of spectrograms, always computed in float32."""
 
     def __init__(self, nb_bins: int, **kwargs) -> None:
         super().__init__(**{"dtype": "float32", **kwargs})
         self.nb_bins = nb_bins
 
-    def in_place(self, x, n: int):
+    def to_bins(self, x, n: int):
         """Polyphase ``[B, T/n, F'/n, n n C]`` -> ``[B, T, nb_bins, C]``."""
-        return low_bins(from_polyphase(x, n), self.nb_bins)
+        return crop_bins(from_polyphase(x, n), self.nb_bins)
 
 
-class ApplyMask(_Band):
+class ApplyMask(_BandLayer):
     """Mixture times mask: magnitude from the network, phase from the mixture.
 
     Shapes: polyphase mask ``[B, T/4, F'/4, 16C]`` and mixture complex ``[B, T, F, C]`` -> complex
     ``[B, T, F, C]``, zero above ``nb_bins``.
     """
 
-    @plain
+    @no_autograph
     def call(self, inputs):
         mask, mixture = inputs
-        estimate = scaled(low_bins(mixture, self.nb_bins), self.in_place(mask, 4))
+        estimate = scale_complex(crop_bins(mixture, self.nb_bins), self.to_bins(mask, 4))
         return pad_bins(estimate, mixture.shape[2])
 
 
-class RelativeMixture(_Band):
+class RelativeMixture(_BandLayer):
     """Mixture divided by its local RMS, as input of the regression.
 
     Spectrograms span five orders of magnitude; divided by the RMS of the neighbourhood, 2 x 2
@@ -55,9 +62,9 @@ class RelativeMixture(_Band):
         super().__init__(nb_bins, **kwargs)
         self.padded_bins = padded_bins
 
-    @plain
+    @no_autograph
     def call(self, mixture):
-        mixture = low_bins(mixture, self.nb_bins)
+        mixture = crop_bins(mixture, self.nb_bins)
         real, imaginary = (
             to_polyphase(pad_bins(part, self.padded_bins), 2)
             for part in (tf.math.real(mixture), tf.math.imag(mixture))
@@ -70,7 +77,7 @@ class RelativeMixture(_Band):
         return real, imaginary, scale, real / floored, imaginary / floored
 
 
-class ApplyRegression(_Band):
+class ApplyRegression(_BandLayer):
     """Masked mixture with an unbounded complex correction per bin and channel.
 
     ``estimate = (mask + g) * mixture + scale * r``: with ``g`` magnitude and phase may differ from
@@ -83,19 +90,19 @@ class ApplyRegression(_Band):
     ``nb_bins``.
     """
 
-    @plain
+    @no_autograph
     def call(self, inputs):
         mask, real, imaginary, scale, corrections, mixture = inputs
         g_real, g_imaginary, r_real, r_imaginary = tf.split(corrections, 4, axis=-1)
         g_real += mask
         estimate = tf.complex(
-            self.in_place(g_real * real - g_imaginary * imaginary + scale * r_real, 2),
-            self.in_place(g_real * imaginary + g_imaginary * real + scale * r_imaginary, 2),
+            self.to_bins(g_real * real - g_imaginary * imaginary + scale * r_real, 2),
+            self.to_bins(g_real * imaginary + g_imaginary * real + scale * r_imaginary, 2),
         )
         return pad_bins(estimate, mixture.shape[2])
 
 
-def head(
+def build_head(
     options: Head,
     mixture: tf.Tensor,
     decoded: tf.Tensor,
@@ -129,7 +136,7 @@ def head(
     )(mixture)
     x = layers.Concatenate(name=f"{prefix}regression_inputs")([features, *relative])
     x = layers.Conv2D(options.width, 3, padding="same", name=f"{prefix}regression_conv")(x)
-    x = layers.LeakyReLU(LEAK, name=f"{prefix}regression_activation")(x)
+    x = layers.LeakyReLU(LEAKY_SLOPE, name=f"{prefix}regression_activation")(x)
     corrections = layers.Conv2D(
         16 * channels, 1, kernel_initializer="zeros", name=f"{prefix}regression_project"
     )(x)

@@ -15,12 +15,12 @@ from spleeter_2.config.networks import UNet
 from spleeter_2.config.schema import Configuration
 
 from . import build_model, checkpoint, targets_needed
-from .conditioning import PerBlock
+from .conditioning import SplitPerBlock
 from .cunet import InstrumentSplit
 from .frequency import Attention
-from .layers import plain
+from .layers import no_autograph
 
-Network = Callable[[tf.Tensor], dict[str, tf.Tensor]]
+EstimateFunction = Callable[[tf.Tensor], dict[str, tf.Tensor]]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class InferenceModel:
         window: STFT window ``[frame_length]``, or None for the Hann window.
     """
 
-    function: Network
+    function: EstimateFunction
     targets: tuple[str, ...]
     input_shape: tuple[int, int]
     window: np.ndarray | None
@@ -43,10 +43,10 @@ class InferenceModel:
 def load_for_inference(
     configuration: Configuration, instruments: Iterable[str] | None = None
 ) -> InferenceModel:
-    """Build the network of a configuration and fill it with its weights, for inference.
+    """Build the network of a configuration with its weights, for inference.
 
     Args:
-        instruments: those to be estimated (default: all).
+        instruments: instruments to separate (default: all).
 
     Raises:
         SeparationError: no weights, or weights that do not fit; an unknown instrument.
@@ -66,12 +66,11 @@ def load_for_inference(
 def without_neutral_parts(
     configuration: Configuration, arrays: Mapping[str, np.ndarray]
 ) -> Configuration:
-    """The configuration without the parts that are still at their neutral start.
+    """Remove the parts of a U-Net that are no-ops, which saves time.
 
     A frequency transformation whose last kernel is zero adds nothing, and a regression whose last
-    kernel is zero is the masked mixture: without them the estimates are the same and take less
-    time. A part whose last kernel is missing or has another shape stays, so that
-    ``checkpoint.assign`` reports it.
+    kernel is zero returns the masked mixture. A part whose last kernel is missing or has another
+    shape is kept, so that ``checkpoint.assign`` raises an error.
 
     Args:
         arrays: the weights by name.
@@ -99,20 +98,20 @@ def without_neutral_parts(
         )
     )
     regression = (1, 1, model.head.width, 16 * configuration.nb_channels)
-    plain = model.head.type == "regression" and neutral("regression", regression)
-    head = replace(model.head, type="mask") if plain else model.head
+    masked = model.head.type == "regression" and neutral("regression", regression)
+    head = replace(model.head, type="mask") if masked else model.head
     return replace(configuration, model=replace(model, frequency=frequency, head=head))
 
 
-def inference_function(model: tf.keras.Model) -> Network:
-    """An inference-only version of a model.
+def inference_function(model: tf.keras.Model) -> EstimateFunction:
+    """Inference-only version of a model.
 
-    Gates and attention depend on the weights and the instruments, not on the music: they are
+    Modulations and attention depend on the weights and the instruments, not on the music: they are
     computed once, here. Some layers rearrange their kernels (``freeze``). Weights assigned to the
     model afterwards have no effect.
 
     Args:
-        model: what ``build_model`` returned, with its weights.
+        model: a model of ``build_model`` with its weights.
 
     Returns:
         Function from complex64 ``[B, T, F, C]`` to ``{target: complex64 [B, T, F, C]}``.
@@ -123,7 +122,7 @@ def inference_function(model: tf.keras.Model) -> Network:
     fixed = [
         tensor
         for layer in model.layers
-        if isinstance(layer, (PerBlock, Attention))
+        if isinstance(layer, (SplitPerBlock, Attention))
         for tensor in tf.nest.flatten(layer.output)
     ]
     if not fixed:
@@ -133,35 +132,35 @@ def inference_function(model: tf.keras.Model) -> Network:
     values = dict(zip(map(id, fixed), values, strict=True))
     for layer in model.layers:
         if isinstance(layer, InstrumentSplit):
-            return _one_by_one(model, tf.nest.flatten(layer.output), fixed, values)
+            return _per_instrument(model, tf.nest.flatten(layer.output), fixed, values)
     body = tf.keras.Model([model.input, *fixed], model.output)
     return lambda mixture: body([mixture, *values.values()], training=False)
 
 
-def _one_by_one(
+def _per_instrument(
     model: tf.keras.Model,
     split: list[tf.Tensor],
     fixed: list[tf.Tensor],
     values: dict[int, tf.Tensor],
-) -> Network:
-    """A model of several instruments that computes the shared part once, then one at a time.
+) -> EstimateFunction:
+    """Function that computes the shared part once, then one instrument at a time.
 
-    All instruments at a time would take several times the memory and exceed the caches.
+    All instruments at once would take several times the memory and exceed the CPU's caches.
 
     Args:
         model: with an ``InstrumentSplit``.
         split: its tensors, ``[I or 1, ...]``.
-        fixed: tensors ``[I, ...]`` that do not depend on the music.
+        fixed: tensors ``[I, ...]`` that do not depend on the mixture.
         values: values of ``fixed``, by the id of the tensor.
     """
     planes = model.get_layer("last_conv").output
-    early = _needed(split, fixed)
-    late = _needed([planes], [*split, *fixed])
+    early = _direct_inputs(split, fixed)
+    late = _direct_inputs([planes], [*split, *fixed])
     shared = tf.keras.Model([model.input, *early], split)
     own = tf.keras.Model(late, planes)
     estimates = tf.keras.Model([model.input, planes], model.output)
 
-    @plain
+    @no_autograph
     def network(mixture: tf.Tensor) -> dict[str, tf.Tensor]:
         common = shared([mixture, *(values[id(tensor)] for tensor in early)], training=False)
         known = {**values, **dict(zip(map(id, split), tf.nest.flatten(common), strict=True))}
@@ -180,14 +179,14 @@ def _one_by_one(
     return network
 
 
-def _needed(outputs: list[tf.Tensor], given: list[tf.Tensor]) -> list[tf.Tensor]:
-    """The given tensors that the outputs are computed from directly."""
+def _direct_inputs(outputs: list[tf.Tensor], given: list[tf.Tensor]) -> list[tf.Tensor]:
+    """The ``given`` tensors that ``outputs`` depend on directly, not through another of them."""
     stops = {id(tensor) for tensor in given}
-    waiting, seen = list(outputs), set()
-    while waiting:
-        tensor = waiting.pop()
+    pending, seen = list(outputs), set()
+    while pending:
+        tensor = pending.pop()
         if id(tensor) not in seen:
             seen.add(id(tensor))
             if id(tensor) not in stops:
-                waiting.extend(tf.nest.flatten(tensor.node.keras_inputs))
+                pending.extend(tf.nest.flatten(tensor.node.keras_inputs))
     return [tensor for tensor in given if id(tensor) in seen]

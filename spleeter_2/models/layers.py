@@ -7,28 +7,27 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-LEAK = 0.2  # slope of the leaky ReLU below zero, as in Spleeter's encoder
+LEAKY_SLOPE = 0.2  # slope of the leaky ReLU below zero, as in Spleeter's encoder
 
 ACTIVATIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
     "identity": lambda x: x,
     "relu": tf.nn.relu,
     "leaky_relu": lambda x: tf.nn.leaky_relu(x, 0.01),  # PyTorch's slope
-    "leaky_relu_0.2": lambda x: tf.nn.leaky_relu(x, LEAK),
+    "leaky_relu_0.2": lambda x: tf.nn.leaky_relu(x, LEAKY_SLOPE),
     "sigmoid": tf.nn.sigmoid,
     "tanh": tf.nn.tanh,
 }
 
 
-def plain(call: Callable) -> Callable:
+def no_autograph(call: Callable) -> Callable:
     """Decorator: run a layer's ``call`` without AutoGraph.
 
     AutoGraph rewrites the source so that Python's ``if`` may depend on tensors. No layer here
     needs that, and rewriting all of them took a second of every start.
     """
     wrapper = tf.autograph.experimental.do_not_convert(call)
-    wrapper.__signature__ = inspect.signature(
-        call
-    )  # Keras inspects it for arguments such as training
+    # Keras inspects the signature for arguments such as training
+    wrapper.__signature__ = inspect.signature(call)
     return wrapper
 
 
@@ -38,12 +37,12 @@ def pad_bins(x: tf.Tensor, nb_bins: int) -> tf.Tensor:
     return tf.pad(x, ((0, 0), (0, 0), (0, above), (0, 0))) if above else x
 
 
-def low_bins(x: tf.Tensor, nb_bins: int) -> tf.Tensor:
+def crop_bins(x: tf.Tensor, nb_bins: int) -> tf.Tensor:
     """``[B, T, F, C]`` -> ``[B, T, nb_bins, C]``, the lowest ones; no-op if equal."""
     return x[:, :, :nb_bins] if x.shape[2] > nb_bins else x
 
 
-def scaled(spectrogram: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
+def scale_complex(spectrogram: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
     """Complex times real. (The gradient of a cast to complex would log a warning.)"""
     return tf.complex(tf.math.real(spectrogram) * factor, tf.math.imag(spectrogram) * factor)
 
@@ -77,7 +76,7 @@ class Activate(tf.keras.layers.Layer):
         super().__init__(**kwargs)
         self.activation = activation
 
-    @plain
+    @no_autograph
     def call(self, inputs):
         return ACTIVATIONS[self.activation](inputs)
 
@@ -102,7 +101,7 @@ class BatchNormalization(tf.keras.layers.BatchNormalization):
             kwargs["aggregation"] = tf.VariableAggregation.ONLY_FIRST_REPLICA
         return super().add_weight(*args, **kwargs)
 
-    @plain
+    @no_autograph
     def call(self, inputs, training=None):
         nb_replicas = tf.distribute.get_strategy().num_replicas_in_sync
         if nb_replicas > 1 and training is True and self.trainable:
@@ -186,9 +185,9 @@ class ConvNorm(tf.keras.layers.Layer):
     def kernel_shape(self, channels: int) -> tuple[int, int, int, int]:
         return (*self.kernel_size, channels, self.filters)
 
-    @plain
+    @no_autograph
     def call(self, inputs, training=False):
-        x = tf.reshape(inputs, (-1, *shape_of(inputs)[-3:]))  # [all before, T, F, C]
+        x = tf.reshape(inputs, (-1, *shape_of(inputs)[-3:]))  # [I * B, T, F, C]
         activate = ACTIVATIONS[self.activation]
         if self.norm is None:
             x = activate(self.convolve(x, self.kernel, self.bias))
@@ -244,13 +243,12 @@ class UpsampleNorm(ConvNorm):
 
 
 class DenseConvNorm(tf.keras.layers.Layer):
-    """Densely connected convolutions (TFC): each sees the results of all earlier ones.
+    """Densely connected convolutions (TFC): the input of each is the results of all earlier ones.
 
-    Convolution k reads ``[y_k-1, ..., y_1, x]``, the newest first; the result of the last one is
-    the block's. After ``freeze``, each result is instead convolved once with the kernels of all
-    later convolutions that read it, and their sums are accumulated side by side: the same
-    multiply-adds, but with many output channels, which a CPU computes faster, and no
-    concatenation.
+    The input of convolution k is ``[y_k-1, ..., y_1, x]``, the newest first; the block returns the
+    last result. After ``freeze``, each result is instead convolved once with the kernels of all
+    later convolutions, and their sums are accumulated side by side: the same multiply-adds, but
+    with many output channels, which a CPU computes faster, and no concatenation.
 
     Shapes: ``[..., T, F, C]`` -> ``[..., T, F, filters]``; kernels
     ``[k, k, C + n * filters, filters]``, n earlier convolutions.
@@ -289,7 +287,7 @@ class DenseConvNorm(tf.keras.layers.Layer):
         kernels, biases = zip(*(layer.folded() for layer in self.convolutions), strict=True)
         count = len(kernels)
         spread = [tf.concat([kernels[n][:, :, n * self.filters :] for n in range(count)], -1)]
-        for new in range(count - 1):  # parts of later kernels that read this result
+        for new in range(count - 1):  # the input channels of later kernels that are this result
             starts = [(later - 1 - new) * self.filters for later in range(new + 1, count)]
             parts = [
                 kernels[new + 1 + index][:, :, start : start + self.filters]
@@ -298,7 +296,7 @@ class DenseConvNorm(tf.keras.layers.Layer):
             spread.append(tf.concat(parts, -1))
         self.frozen = spread, tf.concat(biases, -1)
 
-    @plain
+    @no_autograph
     def call(self, inputs, training=False):
         if self.frozen is None:
             x = inputs
@@ -308,7 +306,8 @@ class DenseConvNorm(tf.keras.layers.Layer):
         (first, *spread), bias = self.frozen
         activate = ACTIVATIONS[self.activation]
         x = tf.reshape(inputs, (-1, *shape_of(inputs)[-3:]))
-        sums = tf.nn.bias_add(tf.nn.conv2d(x, first, 1, "SAME"), bias)  # of all convolutions
+        # [I * B, T, F, count * filters], the sums of all convolutions
+        sums = tf.nn.bias_add(tf.nn.conv2d(x, first, 1, "SAME"), bias)
         for kernel in spread:
             new = activate(sums[..., : self.filters])
             sums = sums[..., self.filters :] + tf.nn.conv2d(new, kernel, 1, "SAME")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from .layers import from_polyphase, plain, shape_of
+from .layers import from_polyphase, no_autograph, shape_of
 
 
 def _transposed_taps() -> np.ndarray:
@@ -61,7 +61,7 @@ class UpConv2DToPolyphase(tf.keras.layers.Layer):
         self.bias = self.add_weight(name="bias", shape=(1,), initializer="zeros")
         super().build(input_shape)
 
-    @plain
+    @no_autograph
     def call(self, inputs):
         x = _up_to_polyphase(tf.convert_to_tensor(self.kernel), *inputs) + self.bias
         _, nb_frames, nb_bins, _ = shape_of(x)
@@ -120,10 +120,10 @@ class DilatedConv2D(tf.keras.layers.Layer):
         self.bias = self.add_weight(name="bias", shape=(self.filters,), initializer="zeros")
         super().build(input_shape)
 
-    @plain
+    @no_autograph
     def call(self, inputs):
-        _, nb_frames, places, _ = shape_of(inputs)
-        inputs = tf.reshape(inputs, (-1, nb_frames, places // 16, 16))
+        _, nb_frames, positions, _ = shape_of(inputs)
+        inputs = tf.reshape(inputs, (-1, nb_frames, positions // 16, 16))
         taps = tf.constant(_dilated_taps().reshape((3, 4, 2, 2, 4)), inputs.dtype)
         # the four components are two times two; those that stay channels come last
         order = "AaBbo" if self.n == 4 else "ABabo"

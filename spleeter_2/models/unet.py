@@ -14,8 +14,8 @@ from spleeter_2.config.networks import UNet
 from spleeter_2.config.schema import Configuration
 
 from .frequency import frequency_transformation
-from .heads import head
-from .layers import LEAK, BatchNormalization, low_bins, pad_bins, plain
+from .heads import build_head
+from .layers import LEAKY_SLOPE, BatchNormalization, crop_bins, no_autograph, pad_bins
 from .polyphase import UpConv2DToPolyphase
 
 layers = tf.keras.layers
@@ -33,12 +33,16 @@ class LevelledMagnitude(layers.Layer):
     """Magnitude of the mixture's lower bins, normalised to an RMS of ``level``.
 
     Deezer's networks depend on level: they were trained on mastered music. The RMS of the bins
-    follows from Parseval's theorem; frames of digital silence do not count, and ``max_gain``
+    follows from Parseval's theorem; frames of digital silence are ignored, and ``max_gain``
     limits the gain of near silence. Masks and corrections are relative to the mixture, so the
     gain is not undone afterwards.
 
-    Shapes: complex ``[B, T, F, C]`` -> ``[B, T, padded_bins, C]``. ``frame_length`` of the STFT
-    in samples, ``level`` an RMS of full scale or None, ``max_gain`` in dB.
+    Shapes: complex ``[B, T, F, C]`` -> ``[B, T, padded_bins, C]``.
+
+    Args:
+        frame_length: of the STFT, in samples.
+        level: RMS relative to full scale, or None for no normalisation.
+        max_gain: in dB.
     """
 
     def __init__(
@@ -57,16 +61,16 @@ class LevelledMagnitude(layers.Layer):
         self.level = level
         self.max_gain = max_gain
 
-    @plain
+    @no_autograph
     def call(self, mixture):
-        magnitude = tf.abs(low_bins(mixture, self.nb_bins))
+        magnitude = tf.abs(crop_bins(mixture, self.nb_bins))
         if self.level is not None:
             magnitude *= self.gain(magnitude)
         return pad_bins(magnitude, self.padded_bins)
 
     def gain(self, magnitude):
         """Gain ``[B, 1, 1, 1]`` from magnitude ``[B, T, F', C]``."""
-        # [B, T, 1, 1]; a Hann window keeps 3/8 of the power, half of the bins are stored
+        # [B, T, 1, 1]; factor 2: one-sided STFT; 0.375: mean of the squared Hann window
         power = tf.reduce_sum(tf.square(magnitude), axis=(2, 3), keepdims=True)
         power *= 2.0 / (self.frame_length**2 * 0.375 * magnitude.shape[3])
         sounding = tf.reduce_sum(tf.cast(power > 1e-12, power.dtype), axis=1, keepdims=True)
@@ -84,7 +88,7 @@ class SplitShifts(layers.Layer):
     Shapes: ``[B, T, F, C]`` -> ``[2B, T + 2, F, C]``, the copies last.
     """
 
-    @plain
+    @no_autograph
     def call(self, inputs):
         on_time = tf.pad(inputs, ((0, 0), (0, 2), (0, 0), (0, 0)))
         late = tf.pad(inputs, ((0, 0), (1, 1), (0, 0), (0, 0)))
@@ -97,7 +101,7 @@ class MeanOfShifts(layers.Layer):
     Shapes: ``[2B, T + 2, F, C]`` -> ``[B, T, F, C]``.
     """
 
-    @plain
+    @no_autograph
     def call(self, inputs):
         on_time, late = tf.split(inputs, 2, axis=0)
         return 0.5 * (on_time[:, :-2] + late[:, 1:-1])
@@ -145,7 +149,7 @@ def _unet(options: UNet, mixture: tf.Tensor, magnitude: tf.Tensor, prefix: str) 
     last = len(options.filters)
     decoded = UpConv2DToPolyphase(name=f"{prefix}decoder_{last}_conv")([skips.pop(), x])
     decoded = _normalised(options, decoded, last, prefix)
-    return head(options.head, mixture, decoded, x, options.nb_bins, prefix)
+    return build_head(options.head, mixture, decoded, x, options.nb_bins, prefix)
 
 
 def _normalised(options: UNet, x: tf.Tensor, index: int, prefix: str) -> tf.Tensor:
@@ -172,5 +176,5 @@ def _encoder(options: UNet, magnitude: tf.Tensor, prefix: str) -> list[tf.Tensor
         skips.append(x)
         if index < deepest:  # no BatchNorm or activation at the deepest level
             x = BatchNormalization(name=f"{prefix}encoder_{index}_norm")(x)
-            x = layers.LeakyReLU(LEAK, name=f"{prefix}encoder_{index}_activation")(x)
+            x = layers.LeakyReLU(LEAKY_SLOPE, name=f"{prefix}encoder_{index}_activation")(x)
     return skips

@@ -1,1 +1,1 @@
-"""Networks made ready for inference."""
+"""Inference of a trained network."""

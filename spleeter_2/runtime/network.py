@@ -1,4 +1,4 @@
-"""A trained network behind one small interface, whatever computes it: today TensorFlow."""
+"""Interface of a trained network, independent of the runtime (at present TensorFlow)."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Network:
     """A trained network, ready for inference.
 
     Attributes:
-        estimate: mixture complex64 ``[T, F, C]`` -> ``{target: complex64 [T, F, C]}``, with T of
-            the configuration's segment.
+        estimate: function from mixture complex64 ``[T, F, C]`` to
+            ``{target: complex64 [T, F, C]}``, T the frames of the configuration's segment.
         targets: the estimated targets.
         window: STFT window ``[frame_length]``, or None for the Hann window.
     """
@@ -38,12 +38,12 @@ def load_network(
     """Import TensorFlow, build the network and read its weights.
 
     Args:
-        instruments: those to be estimated (default: all).
-        device: "cpu", "gpu" or "gpu:N" (default: TensorFlow chooses).
+        instruments: instruments to separate (default: all).
+        device: "cpu", "gpu" or "gpu:N" (default: TensorFlow's choice).
         sole_user: see ``import_tensorflow``.
 
     Raises:
-        SeparationError: weights that are damaged or do not fit; a device that is missing.
+        SeparationError: weights that are damaged or do not fit, or an unknown device.
     """
     tf = import_tensorflow(sole_user)
     from spleeter_2.models.inference import load_for_inference
@@ -66,7 +66,11 @@ def load_network(
 
 
 def _device(tf, name: str | None) -> str | None:
-    """TensorFlow's name of a device, or None, which leaves the choice to TensorFlow."""
+    """TensorFlow's name of a device, or None for TensorFlow's choice.
+
+    Raises:
+        SeparationError: an invalid or missing device.
+    """
     if name is None:
         return None
     kind, _, number = name.lower().partition(":")
@@ -76,6 +80,6 @@ def _device(tf, name: str | None) -> str | None:
     index = int(number or 0)
     if index >= len(present):
         raise SeparationError(
-            f"there is no {name} here: TensorFlow sees {len(present)} {kind.upper()} device(s)"
+            f"there is no {name}: TensorFlow finds {len(present)} {kind.upper()} device(s)"
         )
     return present[index].name

@@ -1,1 +1,1 @@
-"""Songs -> stems."""
+"""Separation of songs into stems."""

@@ -13,14 +13,14 @@ _END = object()
 
 
 def in_background(items: Iterable[Item]) -> Iterator[Item]:
-    """Iterate in a thread of its own, one item ahead of the consumer.
+    """Iterate over ``items`` in a background thread, one item ahead of the consumer.
 
-    An exception of the iterable is raised in the consumer, after the items before it. When the
-    consumer stops early, it waits up to 5 s until the thread has finished the item in work: a
-    TensorFlow thread that still computes while the interpreter shuts down crashes it.
+    An exception of ``items`` is raised in the consumer, after the items before it. A consumer that
+    stops early waits up to 5 s for the thread to finish its current item, since the interpreter
+    crashes if it shuts down while TensorFlow is computing.
 
     Args:
-        items: iterated, and closed where it is a generator, in the background thread only.
+        items: iterated, and closed if it is a generator, in the background thread only.
     """
     ready: queue.Queue = queue.Queue(maxsize=1)
     stopped = threading.Event()

@@ -1,4 +1,4 @@
-"""Many songs through one model, with checks, progress and a summary."""
+"""Separate songs with one model, with checks, a progress bar and a summary."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from tqdm import tqdm
 
 from spleeter_2.audio.codecs import Encoding
-from spleeter_2.audio.ffmpeg import STANDARD
+from spleeter_2.audio.ffmpeg import STDIO
 from spleeter_2.audio.reader import AudioReader
 from spleeter_2.config.loading import is_ours
 from spleeter_2.errors import ModelError, SeparationError
 
 from .paths import Job, plan_outputs
-from .separator import Separated, Separator
+from .separator import SeparationResult, Separator
 from .upstream import DEFAULT_ADAPTER, UpstreamSeparator
 
 log = logging.getLogger(__name__)
@@ -27,12 +27,13 @@ class Settings:
     """Options of ``spleeter separate``.
 
     Attributes:
-        duration, offset: seconds to read at most (default: all), and to skip.
+        duration: seconds to separate (default: all).
+        offset: seconds to skip.
         sample_rate: of the stems, in Hz (default: the song's).
-        overlap: share of each window that is computed twice, 0 to 0.5 (default: the model's).
+        overlap: overlap of the windows, 0 to 0.5 (default: the model's).
 
     Raises:
-        SeparationError: an option out of its range, or two that do not go together.
+        SeparationError: an option out of its range, or options that exclude each other.
     """
 
     model: str
@@ -64,16 +65,16 @@ class Settings:
 
 
 def separate_songs(files: list[str], settings: Settings) -> bool:
-    """Separate songs one after the other; one that fails does not stop the rest.
+    """Separate songs one after the other and log a message for each; failed songs are skipped.
 
     Args:
-        files: as for ``plan``.
+        files: ``inputs`` of ``plan_outputs``.
 
     Returns:
         True if all songs were separated.
 
     Raises:
-        SeparationError: a fault that concerns all songs: options, names, the model.
+        SeparationError: an error that affects all songs: options, paths, the model.
     """
     separator = _open(settings)
     songs = plan_outputs(
@@ -116,13 +117,13 @@ def _open(settings: Settings) -> Separator | UpstreamSeparator:
             settings.device,
             sole_user=True,
         )
-    ours = {
+    not_upstream = {
         "--bits": settings.encoding.bits != "16",
         "--sample_rate": settings.sample_rate is not None,
         "--overlap": settings.overlap is not None,
         "--device": settings.device is not None,
     }
-    for option, given in ours.items():
+    for option, given in not_upstream.items():
         if given:
             raise SeparationError(f"{option} is for the models of spleeter-2, not {settings.model}")
     return UpstreamSeparator(
@@ -130,7 +131,9 @@ def _open(settings: Settings) -> Separator | UpstreamSeparator:
     )
 
 
-def _separate(separator: Separator | UpstreamSeparator, song: Job, settings: Settings) -> Separated:
+def _separate(
+    separator: Separator | UpstreamSeparator, song: Job, settings: Settings
+) -> SeparationResult:
     if isinstance(separator, UpstreamSeparator):
         return separator.separate_to_file(
             song.source,
@@ -168,15 +171,15 @@ def _bar(name: str, seconds: float | None) -> tqdm:
     )
 
 
-def _report(separated: Separated, song: Job) -> None:
-    for note in separated.notes:
+def _report(result: SeparationResult, song: Job) -> None:
+    for note in result.notes:
         log.warning(f"note: {note}")
-    for name, count in separated.nb_clipped.items():
+    for name, count in result.nb_clipped.items():
         if count:
             log.warning(
                 f"note: {song.outputs[name]}: {count} samples beyond full scale were clipped; "
                 "--bits 32f keeps them"
             )
     for path in song.outputs.values():
-        if path != STANDARD:
+        if path != STDIO:
             log.info(f"wrote {path}")

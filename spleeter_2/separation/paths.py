@@ -8,7 +8,7 @@ import string
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from spleeter_2.audio.ffmpeg import STANDARD
+from spleeter_2.audio.ffmpeg import STDIO
 from spleeter_2.audio.reader import SUFFIXES
 from spleeter_2.errors import SeparationError
 
@@ -40,31 +40,33 @@ def plan_outputs(
     codec: str,
     instruments: Iterable[str],
 ) -> list[Job]:
-    """Find the songs and name their stems.
+    """Find the songs and the paths of their stems.
 
     Args:
-        inputs: files, folders (searched for audio, their tree is kept), glob patterns, or "-".
+        inputs: files, folders (searched for audio; the output has the same tree), glob patterns,
+            or "-".
         output: folder for the stems, or "-" for one stem of one song.
         template: path below ``output`` with ``{filename}``, ``{foldername}``, ``{instrument}``
             and ``{codec}``.
 
     Raises:
-        SeparationError: nothing found; a template with unknown fields or that leaves ``output``;
-            two stems, or a stem and a source, with the same path.
+        SeparationError: no songs; a template with unknown fields or outside ``output``; two stems,
+            or a stem and a source, with the same path.
     """
     instruments = tuple(instruments)
     found = _find(inputs)
-    if output == STANDARD:
+    if output == STDIO:
         if len(found) != 1 or len(instruments) != 1 or codec != "wav":
             raise SeparationError(
                 "standard output takes one stem of one song, as WAV: name it with --stems"
             )
-        return [Job(found[0][0], {instruments[0]: STANDARD})]
+        return [Job(found[0][0], {instruments[0]: STDIO})]
     _check_template(template)
     root = os.path.abspath(output)
     songs = [
         Job(
-            source, {name: _path(root, tree, template, source, name, codec) for name in instruments}
+            source,
+            {name: _stem_path(root, tree, template, source, name, codec) for name in instruments},
         )
         for source, tree in found
     ]
@@ -77,7 +79,7 @@ def _find(inputs: Sequence[str | os.PathLike]) -> list[tuple[str, str]]:
     found: dict[str, tuple[str, str]] = {}
     for item in map(os.fspath, inputs):
         for source, tree in _expand(item):
-            key = source if source == STANDARD else os.path.realpath(source)
+            key = source if source == STDIO else os.path.realpath(source)
             found.setdefault(key, (source, tree))
     return list(found.values())
 
@@ -121,8 +123,10 @@ def _check_template(template: str) -> None:
             raise SeparationError(f"the filename format takes {{{name}}} without : or !")
 
 
-def _path(root: str, tree: str, template: str, source: str, instrument: str, codec: str) -> str:
-    stdin = source == STANDARD
+def _stem_path(
+    root: str, tree: str, template: str, source: str, instrument: str, codec: str
+) -> str:
+    stdin = source == STDIO
     absolute = os.path.abspath(source)
     name = template.format(
         filename="stdin" if stdin else os.path.splitext(os.path.basename(absolute))[0],
@@ -133,14 +137,14 @@ def _path(root: str, tree: str, template: str, source: str, instrument: str, cod
     path = os.path.normpath(os.path.join(root, tree, name))
     if path == root or os.path.commonpath([root, path]) != root or name.endswith(("/", os.sep)):
         raise SeparationError(
-            f"the filename format {template!r} leads to {path}, which is no file inside {root}"
+            f"the filename format {template!r} results in {path}, which is no file inside {root}"
         )
     return path
 
 
 def _check_clashes(songs: list[Job]) -> None:
     owners: dict[str, str] = {}
-    sources = {os.path.realpath(song.source) for song in songs if song.source != STANDARD}
+    sources = {os.path.realpath(song.source) for song in songs if song.source != STDIO}
     for song in songs:
         for instrument, path in song.outputs.items():
             if os.path.realpath(path) in sources:
@@ -152,6 +156,6 @@ def _check_clashes(songs: list[Job]) -> None:
             if path in owners:
                 raise SeparationError(
                     f"{owners[path]} and {owner} would both be written to {path}: "
-                    "choose another filename format, or separate them one after the other"
+                    "choose another filename format, or separate them in separate runs"
                 )
             owners[path] = owner

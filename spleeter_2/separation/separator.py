@@ -1,4 +1,4 @@
-"""Stream a song through a model."""
+"""Separate waveforms, streams and files with a model, window by window."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Progress = Callable[[float], None]  # called with the seconds of audio done so f
 
 
 @dataclass(frozen=True)
-class Separated:
+class SeparationResult:
     """Result of separating one song.
 
     Attributes:
@@ -46,18 +46,18 @@ class Separated:
 
 
 class Separator:
-    """Separates waveforms and files with one model, loaded once, at its first use.
+    """Separates waveforms and files with one model, which is loaded at its first use.
 
     Args:
         descriptor: ``spleeter_2:NAME``, a JSON file, or a folder with ``config.json``.
-        stems: instruments to compute (default: all of the model's).
-        overlap: share of each window that is computed twice, 0 to 0.5 (default: the model's).
+        stems: instruments to separate (default: all of the model's).
+        overlap: overlap of the windows, 0 to 0.5 (default: the model's).
         mwf: refine the estimates by multichannel Wiener filtering.
-        device: "cpu", "gpu" or "gpu:N" (default: TensorFlow chooses).
+        device: "cpu", "gpu" or "gpu:N" (default: TensorFlow's choice).
         sole_user: see ``import_tensorflow``.
 
     Raises:
-        SeparationError: a configuration, an instrument or weights that do not exist.
+        SeparationError: an invalid configuration or overlap, an unknown instrument, or no weights.
     """
 
     def __init__(
@@ -83,16 +83,16 @@ class Separator:
 
     @model_errors()
     def load(self) -> None:
-        """Build the network and read its weights, unless that is done.
+        """Build the network and read its weights; no-op if already done.
 
         Raises:
-            ModelError: weights that are damaged or do not fit; a device that is missing.
+            ModelError: weights that are damaged or do not fit, or an unknown device.
         """
         if self._network is not None:
             return
         # the Wiener filter needs the estimates of all instruments
-        wanted = None if self._mwf else self.stems
-        network = load_network(self.configuration, wanted, self._device, self._sole_user)
+        instruments = None if self._mwf else self.stems
+        network = load_network(self.configuration, instruments, self._device, self._sole_user)
         stft = self.configuration.stft
         self._transform = Transform(stft.frame_length, stft.frame_step, network.window)
         self._network = network
@@ -141,19 +141,22 @@ class Separator:
         bits: str = "16",
         sample_rate: int | None = None,
         progress: Progress | None = None,
-    ) -> Separated:
-        """Separate a file into files, as Spleeter's method of this name does.
+    ) -> SeparationResult:
+        """Separate a file into files, with the arguments of Spleeter's method of this name.
 
         Args:
-            offset, duration: seconds to skip, and to read at most (default: the whole file).
+            source: path of the song.
+            destination: folder of the stems.
+            offset: seconds to skip.
+            duration: seconds to separate (default: all).
             codec, bits, bitrate: see ``Encoding``.
             filename_format: path of a stem below ``destination``.
             sample_rate: of the stems, in Hz (default: the file's).
             progress: called with the seconds of audio done so far.
 
         Raises:
-            SeparationError: a file that cannot be read or written, or a bad option. No stem is
-                left half written.
+            SeparationError: a file that cannot be read or written, or an invalid option. Then no
+                stem is written.
         """
         encoding = Encoding(codec, bits, bitrate)
         (song,) = plan_outputs([source], destination, filename_format, codec, self.stems)
@@ -166,12 +169,15 @@ class Separator:
         outputs: Mapping[str, str],
         encoding: Encoding,
         progress: Progress | None = None,
-    ) -> Separated:
-        """Separate what a reader decodes; the files appear when all of them are whole.
+    ) -> SeparationResult:
+        """Separate the audio of a reader into files, which appear when all are complete.
 
         Args:
             outputs: path of each stem by instrument.
             progress: called with the seconds of audio done so far.
+
+        Raises:
+            SeparationError: audio that cannot be read or written. Then no stem is written.
         """
         self.load()
         done = 0
@@ -193,30 +199,30 @@ class Separator:
             for writer in writers.values():
                 writer.publish()
         clipped = {name: writer.nb_clipped for name, writer in writers.items()}
-        return Separated(dict(outputs), done / reader.sample_rate, clipped, reader.notes)
+        return SeparationResult(dict(outputs), done / reader.sample_rate, clipped, reader.notes)
 
     def stream(
         self, blocks: Iterable[np.ndarray], sample_rate: int
     ) -> Iterator[dict[str, np.ndarray]]:
         """Separate a stream of blocks; memory does not depend on its length.
 
-        Three threads work at the same time, each one window ahead of the next: one reads,
-        resamples, cuts windows and transforms them; one runs the network; the caller's joins the
-        estimates, takes the residual, and encodes what is yielded.
+        Three threads, each one window ahead of the next: the first reads and resamples blocks,
+        cuts windows and computes their STFT; the second runs the network; the caller's thread
+        computes the inverse STFT, the overlap-add and the residual, and writes the stems.
 
-        The residual is taken at the stream's own sample rate and full band, so that the stems sum
-        to the mixture whatever the model's band is.
+        The residual is computed at the stream's sample rate and full band, so that the stems sum
+        to the mixture independently of the model's band.
 
         Args:
             blocks: float32 ``[n, C]`` each, C 1 or 2.
             sample_rate: of the blocks, in Hz.
 
         Yields:
-            ``{instrument: float32 [n, C]}``; as many samples in all as came in.
+            ``{instrument: float32 [n, C]}``, with the same total number of samples as ``blocks``.
         """
         self.load()
         model_rate, nb_channels = self.configuration.sample_rate, self.configuration.nb_channels
-        # filled by the first thread, emptied by the caller's
+        # filled by the first thread, emptied by the caller's thread
         mixture = _SampleQueue()
 
         def spectrograms() -> Iterator[tuple[np.ndarray, int]]:  # first thread
@@ -229,7 +235,7 @@ class Separator:
             for spectrogram, nb_left in in_background(spectrograms()):
                 yield self._estimate(spectrogram), nb_left  # {target: [T, F, C]}
 
-        def joined() -> Iterator[np.ndarray]:  # the caller's thread, as all that follows
+        def overlap_added() -> Iterator[np.ndarray]:  # the caller's thread, like all code below
             overlap_add = OverlapAdd(self._windows)
             length = self._windows.length
             for estimate, nb_left in in_background(estimates()):
@@ -238,8 +244,8 @@ class Separator:
                 yield np.concatenate(list(ready), axis=1)  # [n, I * C]
 
         nb_targets = len(self._network.targets)
-        for block in resample(joined(), model_rate, sample_rate):
-            # resampling there and back may end a sample early or late
+        for block in resample(overlap_added(), model_rate, sample_rate):
+            # resampling to the model's rate and back may add or lose a sample at the end
             part = mixture.take(len(block))
             yield self._instruments(part, np.split(block[: len(part)], nb_targets, axis=1))
         if len(rest := mixture.take(None)):
@@ -258,7 +264,7 @@ class Separator:
         return {name: stems[name] for name in self.stems}
 
     def _estimate(self, mixture: np.ndarray) -> dict[str, np.ndarray]:
-        """Mixture complex64 ``[T, F, C]`` -> the targets' estimates, of the same shape."""
+        """Mixture complex64 ``[T, F, C]`` -> ``{target: complex64 [T, F, C]}``."""
         estimates = self._network.estimate(mixture)
         return self._wiener(mixture, estimates) if self._mwf else estimates
 
@@ -289,22 +295,22 @@ class Separator:
 
 
 class _SampleQueue:
-    """Samples that were read and whose estimates are not there yet.
+    """Queue of the mixture's samples whose estimates are not yet computed.
 
-    One thread may fill it while another takes: both ends of a deque are thread-safe.
+    One thread may call ``fill`` while another calls ``take``: the ends of a deque are thread-safe.
     """
 
     def __init__(self) -> None:
         self._blocks: deque[np.ndarray] = deque()
 
     def fill(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """Yield blocks, keeping each."""
+        """Yield blocks after appending each to the queue."""
         for block in blocks:
             self._blocks.append(block)
             yield block
 
     def take(self, nb_samples: int | None) -> np.ndarray:
-        """Remove the oldest ``nb_samples`` (None: all), or as many as there are."""
+        """Remove and return the oldest samples ``[n, C]``, n at most ``nb_samples`` (None: all)."""
         taken: list[np.ndarray] = []
         while self._blocks and (nb_samples is None or nb_samples > 0):
             block = self._blocks.popleft()
@@ -320,7 +326,7 @@ class _SampleQueue:
 def choose_stems(
     model: str, instruments: Sequence[str], stems: Sequence[str] | None
 ) -> tuple[str, ...]:
-    """The chosen instruments of a model in its own order; all if ``stems`` is None.
+    """The chosen instruments in the model's order; all if ``stems`` is None.
 
     Raises:
         SeparationError: an unknown instrument, or an empty list.
@@ -342,7 +348,7 @@ def _without_weights(descriptor: str, configuration: Configuration) -> str:
     where = "" if descriptor.startswith(PREFIX) else f" in {configuration.weights}"
     return (
         f"the weights of {descriptor} are missing{where}: "
-        "install spleeter-2 again, or train or convert the model again"
+        "reinstall spleeter-2, or train or convert the model again"
     )
 
 

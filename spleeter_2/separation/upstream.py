@@ -12,17 +12,17 @@ import shutil
 from pathlib import Path
 
 from spleeter_2.audio.codecs import Encoding
-from spleeter_2.audio.ffmpeg import FAILED, STANDARD
+from spleeter_2.audio.ffmpeg import STDIO, WRITE_ERRORS
 from spleeter_2.audio.reader import AudioReader
 from spleeter_2.errors import SeparationError, model_errors
 from spleeter_2.files import Draft, writing
 from spleeter_2.runtime.tensorflow_import import import_tensorflow
 
-from .separator import Separated, choose_stems
+from .separator import SeparationResult, choose_stems
 
 DEFAULT_ADAPTER = "spleeter.audio.ffmpeg.FFMPEGProcessAudioAdapter"
 DEFAULT_DURATION = 600.0  # seconds; upstream drops the rest
-# keys of upstream's configurations and their types
+# required keys of upstream's configurations and their types
 KEYS = {
     "instrument_list": list,
     "model_dir": str,
@@ -60,7 +60,7 @@ class UpstreamSeparator:
         """Import upstream, check or download its weights, and build its separator.
 
         Raises:
-            ModelError: ffprobe, the weights or the adapter cannot be had.
+            ModelError: ffprobe, the weights or the adapter are missing.
         """
         if self._separator is not None:
             return
@@ -90,13 +90,13 @@ class UpstreamSeparator:
         offset: float,
         duration: float | None,
         encoding: Encoding,
-    ) -> Separated:
+    ) -> SeparationResult:
         """Let upstream load, separate and save one file; the stems appear when all are complete."""
-        if source == STANDARD or STANDARD in outputs.values():
+        if source == STDIO or STDIO in outputs.values():
             raise SeparationError(f"{self._descriptor} cannot use standard input or output")
         length = DEFAULT_DURATION if duration is None else duration
         notes: list[str] = []
-        if self._adapter_name == DEFAULT_ADAPTER:  # others may read what is no file
+        if self._adapter_name == DEFAULT_ADAPTER:  # other adapters need not read files
             notes = self._check(source, offset, length, announce=duration is None)
         self.load()
         try:
@@ -108,7 +108,7 @@ class UpstreamSeparator:
             raise SeparationError(f"{source}: {_message(error)}") from error
         self._save(estimates, outputs, encoding)
         seconds = len(waveform) / self.parameters["sample_rate"]
-        return Separated(outputs, seconds, {}, notes)
+        return SeparationResult(outputs, seconds, {}, notes)
 
     def _check(self, source: str, offset: float, length: float, announce: bool) -> list[str]:
         """Decode the file first: upstream would fail in the middle of its graph.
@@ -145,7 +145,7 @@ class UpstreamSeparator:
                     )
                 except Exception as error:  # foreign code
                     raise SeparationError(f"cannot write {path}: {_message(error)}") from error
-                if self._adapter_name == DEFAULT_ADAPTER:  # others may write anything
+                if self._adapter_name == DEFAULT_ADAPTER:  # other adapters may write any format
                     self._check_written(draft, path, len(estimates[name]))
                 elif not draft.path.is_file() or not draft.path.stat().st_size:
                     raise SeparationError(f"cannot write {path}: the audio adapter wrote nothing")
@@ -171,7 +171,7 @@ def upstream_configuration(descriptor: str) -> dict:
     """Upstream's own configuration of a descriptor.
 
     Raises:
-        SeparationError: an unknown name, or a file that is no configuration of Spleeter.
+        SeparationError: an unknown name, or a file that is not a configuration of Spleeter.
     """
     from importlib import resources
 
@@ -222,7 +222,7 @@ def check_weights(descriptor: str, model_directory: str) -> None:
     """Check that upstream's weights are complete, and let it download them if there are none.
 
     Raises:
-        SeparationError: the download failed, or what is there is not a whole checkpoint.
+        SeparationError: the download failed, or the checkpoint is incomplete.
     """
     import tensorflow as tf
     from spleeter.model.provider import ModelProvider
@@ -276,5 +276,5 @@ def _message(error: Exception) -> str:
     """Message of an exception of foreign code, in one line."""
     # upstream has all of ffmpeg's messages in one line, as the repr of bytes
     lines = str(error).replace("\\n", "\n").strip().splitlines()
-    lines = [line for line in lines if FAILED.search(line)] or lines
+    lines = [line for line in lines if WRITE_ERRORS.search(line)] or lines
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

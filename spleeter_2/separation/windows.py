@@ -1,4 +1,4 @@
-"""Windows of a song for a network, and the overlap-add of what the network makes of them."""
+"""Chunking of a song into windows, and overlap-add of their estimates."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from spleeter_2.config.schema import Segment, Stft
 class Windows:
     """Windows of a song, in samples.
 
-    Window i keeps the samples from ``i * step`` to ``i * step + useful``. It has ``trim`` more on
-    either side as context: the song's own where there are any, silence elsewhere.
+    Window i keeps the samples from ``i * step`` to ``i * step + useful``, and has ``trim`` samples
+    of context on either side: the song's where it has any, silence elsewhere.
 
     Attributes:
-        length: samples of a window, the context included.
+        length: samples of a window, including the context.
         trim: samples of context on either side.
-        step: distance of two windows.
-        linear: cross-fade neighbours where they overlap, instead of their mean.
+        step: samples between the starts of two windows.
+        linear: cross-fade neighbouring windows linearly instead of averaging them.
     """
 
     length: int
@@ -35,9 +35,8 @@ class Windows:
         """Windows of a configuration.
 
         Args:
-            overlap: share of ``useful`` computed twice, 0 to 0.5 (default: the segment's). Linear
-                joins overlap by at least one STFT frame, since a hard cut between two estimates
-                clicks.
+            overlap: overlap relative to ``useful``, 0 to 0.5 (default: the segment's). With linear
+                cross-fades it is at least one STFT frame, since a hard cut causes a click.
         """
         length = stft.frame_step * (segment.nb_frames - 1)
         useful = length - 2 * segment.trim
@@ -49,12 +48,12 @@ class Windows:
 
     @property
     def useful(self) -> int:
-        """Samples of a window that are kept."""
+        """Kept samples of a window."""
         return self.length - 2 * self.trim
 
     @cached_property
     def weight(self) -> np.ndarray:
-        """Weight float32 ``[useful, 1]`` of a window's samples in the overlap-add."""
+        """Weights float32 ``[useful, 1]`` of a window's samples in the overlap-add."""
         weight = np.ones((self.useful, 1), np.float32)
         if self.linear:
             shared = self.useful - self.step
@@ -64,14 +63,14 @@ class Windows:
         return weight
 
     def cut(self, blocks: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, int]]:
-        """Cut a stream into windows, reading no further than each window needs.
+        """Cut a stream into windows, reading no more blocks than each window requires.
 
         Args:
             blocks: float32 ``[n, C]`` each, any n.
 
         Yields:
-            A window float32 ``[length, C]``, and the number of samples left from the start of its
-            kept part on: exact for the last window, only known to exceed ``useful`` for others.
+            A window float32 ``[length, C]``, and the number of remaining samples, counted from the
+            start of its kept part: exact for the last window, some number above ``useful`` before.
         """
         source = iter(blocks)
         buffer: np.ndarray | None = None  # begins ``trim`` samples before the window's kept part
@@ -99,13 +98,13 @@ class Windows:
 class OverlapAdd:
     """Weighted overlap-add of the estimates of consecutive windows.
 
-    Every sample is the weighted mean of the windows that keep it: estimates that equal their
-    windows give back the song. Memory does not depend on the song's length.
+    Every sample is the weighted mean of the windows that keep it. Memory does not depend on the
+    song's length.
     """
 
     def __init__(self, windows: Windows) -> None:
         self._windows = windows
-        self._sum: np.ndarray | None = None  # [I, useful, C] from the current window's start on
+        self._sum: np.ndarray | None = None  # [I, useful, C], from the next window's kept part on
         self._weights = np.zeros((windows.useful, 1), np.float32)
 
     def add(self, estimates: np.ndarray, nb_left: int) -> np.ndarray:
@@ -113,7 +112,7 @@ class OverlapAdd:
 
         Args:
             estimates: float32 ``[I, length, C]`` of I instruments.
-            nb_left: as yielded by ``Windows.cut`` with the window.
+            nb_left: the number that ``Windows.cut`` yielded with the window.
 
         Returns:
             The samples that no later window changes, float32 ``[I, n, C]``.
@@ -123,7 +122,7 @@ class OverlapAdd:
         total = kept if self._sum is None else self._sum + kept
         weights = self._weights + windows.weight
         ready = nb_left if nb_left <= windows.useful else min(windows.step, nb_left)
-        # later windows add to the samples from ``step`` on, which move to the front
+        # the next window starts at ``step``
         self._sum = np.pad(total[:, windows.step :], ((0, 0), (0, windows.step), (0, 0)))
         self._weights = np.pad(weights[windows.step :], ((0, windows.step), (0, 0)))
         return total[:, :ready] / weights[:ready]

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import tensorflow as tf
 
 from spleeter_2.config.training import LossOptions
-from spleeter_2.models.layers import scaled
+from spleeter_2.models.layers import scale_complex
 
 Batch = Mapping[str, tf.Tensor]
 Loss = Callable[[Batch, tf.Tensor], tf.Tensor]
@@ -165,7 +165,7 @@ def _power(spectrogram):
     """Complex -> squared magnitude; its gradient is smooth at zero, unlike the magnitude's."""
     return (
         tf.math.real(spectrogram) ** 2 + tf.math.imag(spectrogram) ** 2,
-        lambda upstream: scaled(spectrogram, 2 * upstream),
+        lambda upstream: scale_complex(spectrogram, 2 * upstream),
     )
 
 

@@ -29,7 +29,7 @@ def test_round_trip(tmp_path, half):
     model = network()
     model.get_layer("a").bias.assign([70000.0, 1.0])
     values = values_of(model)
-    weights.write_checkpoint(weights.halved(values) if half else values, tmp_path)
+    weights.write_checkpoint(weights.half_precision(values) if half else values, tmp_path)
     again = network()
     load(again, tmp_path)
     for one, other in zip(model.get_weights(), again.get_weights(), strict=True):
