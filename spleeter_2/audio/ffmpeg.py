@@ -52,7 +52,7 @@ class Ffmpeg:
         self.process = subprocess.Popen(
             ffmpeg.compile(stream, cmd=ffmpeg_command(), overwrite_output=True),
             stderr=subprocess.PIPE,
-            # a session of its own: Ctrl-C reaches only us, and closing the pipe ends ffmpeg
+            # Ctrl-C must interrupt only Python, which then closes the pipe and so ends ffmpeg
             start_new_session=True,
             **pipes,
         )

@@ -23,7 +23,7 @@ from .ffmpeg import STDIO, Ffmpeg, file_url
 
 BLOCK = 1 << 17  # samples per block, about three seconds
 MAX_SAMPLE = 1e9  # largest accepted sample; above it, |STFT|**2 overflows float32
-MAX_SECONDS = 1e9  # of offset and duration; larger ones overflow the number of samples
+MAX_SECONDS = 1e9  # limit of offset and duration; infinity cannot be converted to samples
 
 TAGS = (
     "title artist album album_artist composer performer genre date track disc comment copyright "

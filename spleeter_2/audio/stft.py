@@ -1,7 +1,7 @@
 """STFT and inverse STFT.
 
-The transforms run in SciPy, outside the network's graph: TensorFlow's own take about nine
-times as long on a CPU.
+Computed by SciPy, outside the network's graph: on a CPU, TensorFlow's FFT takes about nine times
+as long.
 """
 
 from __future__ import annotations

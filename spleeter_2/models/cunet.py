@@ -2,7 +2,7 @@
 
 W. Choi, M. Kim, J. Chung, S. Jung, "LaSAFT: Latent source attentive frequency transformation for
 conditioned source separation", ICASSP 2021. Every block is a densely connected stack of
-convolutions (TFC), a modulation by the condition where the configuration says so, and a frequency
+convolutions (TFC), an optional modulation by the condition, and an optional frequency
 transformation.
 
 Tensors have the shape ``[I, B, T, F, C]``, instruments first. As long as nothing depends on the

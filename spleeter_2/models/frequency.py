@@ -54,7 +54,7 @@ class BandConv1D(layers.Layer):
     """1-D convolution along frequency with separate kernels for every band.
 
     The F bins are split into ``bands`` neighbouring bands, as equal in size as F allows. Each has
-    a ``kernel_size x C x filters`` kernel and zero padding of its own, since a kernel shared by all
+    a separate ``kernel_size x C x filters`` kernel and zero padding, since a kernel shared by all
     bands was found to filter out too much of the high ones. ``bands=1`` is a plain convolution.
 
     The weights are one tensor, but every band is convolved separately: on TensorFlow's CPU the

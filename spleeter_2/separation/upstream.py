@@ -104,7 +104,7 @@ class UpstreamSeparator:
                 source, offset=offset, duration=length, sample_rate=self.parameters["sample_rate"]
             )
             estimates = self._separator.separate(waveform, source)
-        except Exception as error:  # foreign code may raise anything
+        except Exception as error:  # third-party code may raise any exception
             raise SeparationError(f"{source}: {_message(error)}") from error
         self._save(estimates, outputs, encoding)
         seconds = len(waveform) / self.parameters["sample_rate"]
@@ -143,7 +143,7 @@ class UpstreamSeparator:
                         Codec(encoding.codec),
                         encoding.bitrate,
                     )
-                except Exception as error:  # foreign code
+                except Exception as error:  # third-party code
                     raise SeparationError(f"cannot write {path}: {_message(error)}") from error
                 if self._adapter_name == DEFAULT_ADAPTER:  # other adapters may write any format
                     self._check_written(draft, path, len(estimates[name]))
@@ -268,12 +268,12 @@ def run_upstream(command: str, adapter: str | None, **options) -> None:
         getattr(program, command)(adapter=adapter, **options)
     except typer.Exit:
         raise
-    except Exception as error:  # foreign code may raise anything
+    except Exception as error:  # third-party code may raise any exception
         raise SeparationError(f"upstream's {command} failed: {_message(error)}") from error
 
 
 def _message(error: Exception) -> str:
-    """Message of an exception of foreign code, in one line."""
+    """Message of an exception of third-party code, in one line."""
     # upstream has all of ffmpeg's messages in one line, as the repr of bytes
     lines = str(error).replace("\\n", "\n").strip().splitlines()
     lines = [line for line in lines if WRITE_ERRORS.search(line)] or lines
