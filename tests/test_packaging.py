@@ -34,6 +34,7 @@ def test_what_is_in_the_wheel(wheel):
     assert wheel.stat().st_size < 100e6
 
 
+@pytest.mark.slow
 def test_a_fresh_environment(wheel, song, tmp_path):
     """pip resolves the pins, our ``spleeter`` replaces upstream's, and a song is separated with
     nothing on the path: no ffmpeg, no ffprobe."""

@@ -528,6 +528,7 @@ def test_an_interrupt_leaves_nothing_half_written(folder, cache):
     assert {path.suffix for path in files} == {".stem"} and len(files) < 4
 
 
+@pytest.mark.slow
 def test_two_processes_fill_one_cache(folder, cache):
     processes = [child(folder, cache, SLOW.format(seconds=0.3)) for _ in range(2)]
     outputs = [process.communicate(timeout=120) for process in processes]
@@ -784,6 +785,7 @@ def test_workers_share_a_batch(ramps):
         )
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_song(tmp_path):
     """Examples of a song of 200 MB are made in a process that may not have as much."""
     minutes = 20

@@ -67,6 +67,7 @@ def run_ablation(songs, tmp_path_factory, monkeypatch, capfd):
     return run
 
 
+@pytest.mark.slow
 def test_the_whole_way(run_ablation, tmp_path):
     status, told, messages = run_ablation(tmp_path)
     out = tmp_path / "out"
@@ -157,6 +158,7 @@ def test_no_jobs_and_no_songs(run_ablation, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_ctrl_c_loses_nothing_of_the_trainings_in_work(songs, tmp_path_factory, tmp_path):
     """Both save a state in the middle of their second epoch."""
     training = {**PLAN["configuration"]["training"], "steps_per_epoch": 300, "epochs": 100}

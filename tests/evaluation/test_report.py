@@ -75,6 +75,7 @@ def browser(tmp_path):
     browser.close()
 
 
+@pytest.mark.slow
 def test_the_page_in_a_browser(report, browser):
     """Every picture is drawn, every player loads, and nothing is fetched from anywhere."""
     browser.open(report)
@@ -101,6 +102,7 @@ def test_the_page_in_a_browser(report, browser):
         assert sentence in told
 
 
+@pytest.mark.slow
 def test_four_sources_fit_the_page(musdb18_hq, browser, tmp_path):
     """No table is wider than a screen, so no player hides beyond its edge."""
     program = [sys.executable, "-m", "evaluation"]
@@ -175,6 +177,7 @@ def test_without_the_songs_or_the_estimates(runs, tmp_path):
     assert "No run has kept its estimates" in page and page.count("<img") == 3
 
 
+@pytest.mark.slow
 def test_where_no_report_can_be(runs, tmp_path):
     found = find_runs([runs])
     with pytest.raises(SeparationError, match="name it report.html"):

@@ -195,6 +195,7 @@ def test_tracks_by_name(evaluation, plain, tmp_path):
     assert status == 1 and "there is no song Nobody in" in messages
 
 
+@pytest.mark.slow
 def test_set_ups_are_not_mixed(evaluation, musdb18_hq, tmp_path):
     status, printed, _ = evaluation(
         "run", "-p", "irm", "--mus_dir", musdb18_hq, "-o", tmp_path, "--tracks", NAMES[0]
@@ -227,6 +228,7 @@ def test_other_options_do_not_share_a_folder(evaluation, plain, finished, musdb1
     assert files_below(folder) == before
 
 
+@pytest.mark.slow
 def test_bad_tracks_are_an_error_and_not_a_shorter_average(evaluation, plain, tmp_path):
     data, output = tmp_path / "data", tmp_path / "out"
     shutil.copytree(plain, data)
@@ -348,6 +350,7 @@ def test_what_is_refused_before_any_work(evaluation, spleeter, plain, tmp_path):
     assert evaluation("run", "-p", "mixture")[0] == 2
 
 
+@pytest.mark.slow
 def test_ctrl_c_loses_only_the_track_in_work(plain, tmp_path):
     data, output = tmp_path / "data", tmp_path / "out"
     shutil.copytree(plain, data)
@@ -408,6 +411,7 @@ def test_ctrl_c_while_the_processes_start(plain, tmp_path, seconds):
     assert "Traceback" not in messages
 
 
+@pytest.mark.slow
 def test_not_even_the_first_process_sees_ctrl_c():
     program = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
@@ -506,6 +510,7 @@ def test_the_training_does_not_count_in_an_identity(tmp_path):
     assert digests[0] == digests[1] != digests[2]
 
 
+@pytest.mark.slow
 def test_upstreams_model(spleeter, deezer_2stems, plain, tmp_path, monkeypatch):
     """Upstream's own command fails here after all the work: KeyError: 'accompaniment'."""
     folder = str(deezer_2stems.parent)
@@ -529,6 +534,7 @@ def test_upstreams_model(spleeter, deezer_2stems, plain, tmp_path, monkeypatch):
         estimate(load_track(find_tracks(tmp_path / "48k")[0], TWO))
 
 
+@pytest.mark.slow
 def test_the_three_commands_of_the_comparison(deezer_2stems, plain, tmp_path, monkeypatch):
     """docs/comparison.md, as it is written: from a PyTorch checkpoint to the table."""
     block = re.search("```bash\n(.*?)```", Path("docs/comparison.md").read_text("utf-8"), re.S)[1]

@@ -28,6 +28,7 @@ def test_options(model, conditioning, tmp_path):
     run_model_test(small({**CUNET, **model, "conditioning": conditioning}), tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ["sigmoid", "tanh", "leaky_relu"])
 def test_activations_along_frequency(activation, tmp_path):
     frequency = {"type": "fc", "bn_factor": 4, "min_bn_units": 2}

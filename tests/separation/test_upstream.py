@@ -22,6 +22,7 @@ def use(monkeypatch, folder):
     return folder
 
 
+@pytest.mark.slow
 def test_sample_for_sample(spleeter, song, tmp_path, model_path):
     """Behind our front door upstream writes what it writes without it."""
     status, messages = spleeter("separate", "-p", "spleeter:2stems", "-o", tmp_path / "ours", song)

@@ -101,6 +101,7 @@ def losses(folder):
     return np.array([[epoch["loss"], epoch["val_loss"]] for epoch in history])
 
 
+@pytest.mark.slow
 def test_two_workers_go_on_as_one_process_would(tmp_path):
     """One epoch on one device, the second by two workers, is two epochs on one device."""
     options = {**OPTIONS, "model": {"frequency": [BLOCK]}}
@@ -124,6 +125,7 @@ def test_two_workers_go_on_as_one_process_would(tmp_path):
     same(again.model.values(), whole.model.values())
 
 
+@pytest.mark.slow
 def test_two_devices_of_one_process_with_a_teacher(tmp_path):
     trainer(tmp_path / "teacher", epochs=1, steps_per_epoch=1).fit(verbose=0)
     options = {**OPTIONS, "epochs": 1, "teachers": [str(tmp_path / "teacher")]}
@@ -135,6 +137,7 @@ def test_two_devices_of_one_process_with_a_teacher(tmp_path):
     np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "whole"), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_ends_the_other_with_a_sentence(tmp_path):
     with two_workers(tmp_path, {**OPTIONS, "epochs": 10**4, "schedule": "constant"}) as running:
         deadline = time.monotonic() + 100
@@ -170,6 +173,7 @@ def test_one_device_is_alone():
     np.testing.assert_array_equal(batch, np.stack([Tones()[6], Tones()[7]]))
 
 
+@pytest.mark.slow
 def test_workers_may_have_their_models_in_different_folders(tmp_path):
     class Witness(Distribution):
         def require_equal(self, facts):

@@ -252,6 +252,7 @@ def test_a_model_of_another_kind_is_left_alone(tmp_path):
     assert os.listdir(tmp_path) == ["config.json"]
 
 
+@pytest.mark.slow
 def test_two_at_a_time_are_one_too_many(tmp_path):
     trainer(tmp_path, epochs=1).fit(verbose=0)
     script = (
