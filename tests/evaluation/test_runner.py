@@ -147,6 +147,7 @@ def test_the_estimates_that_are_kept_are_those_that_were_scored(finished, musdb1
     assert np.array_equal(soundfile.read(tmp_path / "vocals.wav")[0], loud["vocals"])
 
 
+@pytest.mark.slow
 def test_estimates_that_are_kept_are_whole_and_of_the_same_audio(evaluation, plain, tmp_path):
     data, output = tmp_path / "data", tmp_path / "out"
     shutil.copytree(plain, data)
@@ -424,6 +425,7 @@ def test_not_even_the_first_process_sees_ctrl_c():
     assert done.stdout == "(0, True)\n", done.stderr
 
 
+@pytest.mark.slow
 def test_a_run_outlives_its_processes(plain, tmp_path):
     command = [sys.executable, "-m", "evaluation", "run", "-p", "mixture", "--sources", "2"]
     command += ["--mus_dir", plain, "-o", tmp_path, "--jobs", "1"]

@@ -15,8 +15,15 @@ from spleeter_2.errors import SeparationError
 TWO, FOUR = SET_UPS[2], SET_UPS[4]
 
 
-@pytest.mark.parametrize("layout", ["musdb18", "musdb18_hq"])
-@pytest.mark.parametrize("sources", [TWO, FOUR])
+@pytest.mark.parametrize(
+    ("layout", "sources"),
+    [
+        ("musdb18", TWO),
+        ("musdb18_hq", FOUR),
+        pytest.param("musdb18", FOUR, marks=pytest.mark.slow),
+        pytest.param("musdb18_hq", TWO, marks=pytest.mark.slow),
+    ],
+)
 def test_samples_are_those_of_musdb(request, layout, sources):
     root = request.getfixturevalue(layout)
     theirs = musdb.DB(str(root), subsets=["test"], is_wav=layout == "musdb18_hq")

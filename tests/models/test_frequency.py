@@ -29,7 +29,13 @@ def name_of(options):
     return "-".join(str(value) for value in options.values())
 
 
-@pytest.mark.parametrize("options", SHARED, ids=name_of)
+@pytest.mark.slow
+@pytest.mark.parametrize("options", SHARED[:-1], ids=name_of)
+def test_unet_with_every_type(options, tmp_path):
+    run_model_test(small({**UNET, "frequency": [{**options, "level": 2}]}), tmp_path)
+
+
+@pytest.mark.parametrize("options", SHARED[-1:], ids=name_of)
 def test_unet(options, tmp_path):
     run_model_test(small({**UNET, "frequency": [{**options, "level": 2}]}), tmp_path)
 

@@ -108,7 +108,13 @@ def test_stems_that_the_model_does_not_have(stems, words):
         UpstreamSeparator("spleeter:2stems", stems)
 
 
-@pytest.mark.parametrize("fault", ["an exception", "nothing written", "half written"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "half written",
+        *(pytest.param(x, marks=pytest.mark.slow) for x in ("an exception", "nothing written")),
+    ],
+)
 def test_a_failed_save_leaves_no_empty_folder(
     spleeter, song, tmp_path, model_path, monkeypatch, fault
 ):
@@ -141,7 +147,10 @@ def test_a_failed_save_leaves_no_empty_folder(
     assert len(saved) == 2 and list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("codec", ["mp3", "ogg", "m4a", "wma", "flac"])
+@pytest.mark.parametrize(
+    "codec",
+    ["mp3", *(pytest.param(x, marks=pytest.mark.slow) for x in ("ogg", "m4a", "wma", "flac"))],
+)
 def test_whole_stems_of_every_codec_are_taken_for_whole(
     spleeter, song, tmp_path, model_path, codec
 ):

@@ -88,6 +88,7 @@ def test_the_mean_of_models_takes_a_share_of_the_truth(tmp_path):
     assert np.abs(alone[:, 0] - vocals).mean() > 0.01
 
 
+@pytest.mark.slow
 def test_a_student_learns_from_its_teacher(tmp_path):
     """With nothing but the teacher to learn from it comes closer to it than to the truth."""
     trainer(tmp_path / "teacher", epochs=8, steps_per_epoch=10).fit(verbose=0)

@@ -345,6 +345,7 @@ def test_averages_are_validated_and_saved(tmp_path):
     assert found["val_loss"] != pytest.approx(run.validation.run(run.model)["val_loss"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_killed_while_it_writes(tmp_path):
     """Killed between two files of a state: the one before it is there and is gone on from."""
     script = (

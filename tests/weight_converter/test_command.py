@@ -56,6 +56,7 @@ def test_a_checkpoint_becomes_a_model(convert, tmp_path, name):
     assert {row[2] for row in told["tensors"]} == set(weights.read_checkpoint(out))
 
 
+@pytest.mark.slow
 def test_the_result_separates_a_song(convert, source, song, spleeter, tmp_path):
     """Four stems, of which a single one is the same when it is asked alone."""
     assert convert(source)[0] == 0
@@ -75,6 +76,7 @@ def test_the_result_separates_a_song(convert, source, song, spleeter, tmp_path):
     assert np.abs(alone - together).max() <= 1 / 32768  # a step of 16 bits
 
 
+@pytest.mark.slow
 def test_half_precision(convert, source, tmp_path):
     """Half the size, and what is verified is what was stored."""
     assert convert(source, "-o", tmp_path / "whole")[0] == 0
