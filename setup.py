@@ -42,7 +42,13 @@ setup(
         "pandas>=1.5",
     ],
     extras_require={
-        "tests": ["pytest>=7", "pytest-xdist>=3", "hypothesis>=6", "import-linter>=2", "build"],
+        "tests": [
+            "pytest>=7",
+            "pytest-xdist>=3",
+            "hypothesis>=6",
+            "import-linter>=2,<2.17",  # newer ones need a click that typer 0.3 cannot use
+            "build",
+        ],
     },
     entry_points={
         "console_scripts": [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import threading
 import time
 import traceback
 from collections import deque
@@ -37,16 +38,14 @@ class _Worker:
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, function, verbose), daemon=True)
         environment = {**dict.fromkeys(THREADS, str(threads)), "TF_CPP_MIN_LOG_LEVEL": "3"}
-        with _environment(environment), _interrupts_blocked():
+        with _environment(environment), _interrupts_deferred():
             self.process.start()
         theirs.close()
         self.task: Any = None
 
     def give(self, task: Any) -> None:
         self.task = task
-        with contextlib.suppress(
-            OSError
-        ):  # the process has just ended: ``answer`` returns a Failure
+        with contextlib.suppress(OSError):  # it has just ended: ``answer`` returns a Failure
             self.connection.send(task)
 
     def answer(self) -> Any:
@@ -144,14 +143,27 @@ def _describe_end(status: int | None) -> str:
 
 
 @contextlib.contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """Block SIGINT in processes started within: the parent handles Ctrl-C and ends them."""
+def _interrupts_deferred() -> Iterator[None]:
+    """Defer Ctrl-C until a process is started, which itself never receives it.
+
+    The process inherits the blocked SIGINT. The mask is not enough for the parent: another of
+    its threads may receive the signal, and Python would run the handler in the middle of
+    ``Process.start``, whose child would fail with a traceback.
+    """
     resource_tracker.ensure_running()  # started later, it would unblock the signal
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    received: list[int] = []
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    if in_main_thread:
+        handler = signal.signal(signal.SIGINT, lambda number, _: received.append(number))
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if in_main_thread:
+            signal.signal(signal.SIGINT, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if received:
+            signal.raise_signal(signal.SIGINT)
 
 
 @contextlib.contextmanager

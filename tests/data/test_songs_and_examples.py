@@ -546,7 +546,7 @@ def test_a_write_that_fails(folder, cache):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert errors.startswith(f"sentence: cannot write to the cache {cache.folder}: File too large")
-    assert "Traceback" not in errors and not list(cache.folder.iterdir())
+    assert "Traceback" not in errors and not list(cache.folder.glob("*"))
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
