@@ -101,8 +101,8 @@ class UNet(Options, tag_field="type", tag="unet"):
 
     Attributes:
         nb_bins: lowest frequency bins, the network's input; the estimate is silent above them.
-        level: RMS, relative to full scale, to which each window's mixture is scaled in front of
-            the network; the estimate is scaled back (null: no scaling).
+        level: RMS, relative to full scale, to which each window's magnitude is scaled as input of
+            the network (null: no scaling). Masks and corrections apply to the unscaled mixture.
         max_gain: limit of that gain in dB.
         shift_average: compute the deepest level twice, half its stride apart, and average.
     """
