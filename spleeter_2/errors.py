@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 
 class SeparationError(Exception):
-    """An error that the user can fix; its text is one sentence that says what is wrong."""
+    """An error that the user can fix; its text is one sentence."""
 
 
 class ModelError(SeparationError):

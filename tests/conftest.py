@@ -1,4 +1,4 @@
-"""What the tests share: real stems, songs made from them, Deezer's weights, the command."""
+"""Shared fixtures: real stems, songs made from them, Deezer's weights, the commands."""
 
 from __future__ import annotations
 

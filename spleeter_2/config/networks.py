@@ -142,7 +142,7 @@ class UNet(Options, tag_field="type", tag="unet"):
 
 
 class Conditioning(Options):
-    """How the target instrument steers the conditioned U-Net.
+    """Conditioning of the U-Net on the target instrument.
 
     Attributes:
         type: "film" scales and shifts every channel, "pocm" mixes channels, "gpocm" computes a

@@ -1,4 +1,4 @@
-"""A configuration: everything that a JSON file says about a model and its training."""
+"""The configuration of a model and its training."""
 
 from __future__ import annotations
 

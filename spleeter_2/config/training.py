@@ -67,7 +67,7 @@ class LossOptions(Options):
 
 
 class Training(Options):
-    """How to train.
+    """Options of a training.
 
     Attributes:
         validation: names of the songs to validate with, or their share.

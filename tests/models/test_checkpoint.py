@@ -103,7 +103,7 @@ def test_a_write_that_fails(tmp_path, file_size_limit):
 
 
 def test_statistics_in_deezers_weights_are_those_of_a_start():
-    """What docs/architecture.md says of them, and why going on from there needs to freeze them."""
+    """Means 0 and variances 1 (docs/architecture.md), so fine-tuning must freeze them."""
     arrays = weights.read_checkpoint(load_configuration("spleeter_2:mask").weights)
     for name, expected in (("moving_mean", 0.0), ("moving_variance", 1.0)):
         found = [array for key, array in arrays.items() if key.endswith(name)]

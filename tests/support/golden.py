@@ -1,4 +1,4 @@
-"""Where the golden checkpoints are, and what PyTorch computed with them."""
+"""Golden checkpoints and PyTorch's outputs for them."""
 
 import os
 from pathlib import Path

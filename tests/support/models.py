@@ -1,4 +1,4 @@
-"""What every model must do; ``run_model_test`` is called by the tests of each of them."""
+"""``run_model_test``: the contract of every model."""
 
 from __future__ import annotations
 

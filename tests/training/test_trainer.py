@@ -371,7 +371,7 @@ def test_killed_while_it_writes(tmp_path):
 
 @pytest.mark.parametrize("what", ["tensorboard", "state", "summary"])
 def test_a_write_that_fails_names_the_folder(whole, tmp_path, file_size_limit, what):
-    """What was there stays whole, and the run goes on from there."""
+    """Existing files stay complete, and the run can be resumed."""
     run = trainer(tmp_path, epochs=2)
     owner, name = {
         "tensorboard": (run.tensorboard, "write"),
