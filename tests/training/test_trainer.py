@@ -71,10 +71,8 @@ class OneCrop(Tones):
         return self.crop
 
 
-@pytest.mark.parametrize(
-    "block",
-    ["grouped", *(pytest.param(x, marks=pytest.mark.slow) for x in ("fc", "conv", "dilated"))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("block", ["fc", "conv", "dilated", "grouped"])
 def test_it_can_learn_one_real_crop_by_heart(whole, tmp_path, stems, block):
     crop = OneCrop(stems)
     block = {"type": block, "level": 2, "width": 8}
