@@ -1,7 +1,7 @@
 """Write a file or a folder so that it is whole or absent; JSON; a lock.
 
-What is written has a temporary name beside its target until it is complete. The names are hidden
-and hold the process id, so that a later run removes what a killed one left behind.
+Until it is complete, a file or folder has a temporary name beside its target,
+``.spleeter-2-PID-HOST-NAME``, so that a later run removes what a killed one left behind.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import platform
 import re
 import secrets
 import shutil
+import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,9 +23,15 @@ import filelock
 
 from .errors import SeparationError
 
-# machines may share a folder: a process id means something on its own machine only
+# machines may share a folder: a process id is valid on its own machine only
 _HOST = f"{zlib.crc32(platform.node().encode()) & 0xFFFF:04x}"
-_TEMPORARY = re.compile(rf"^\.spleeter-2-(\d+)-{_HOST}[0-9a-f]{{4}}-")
+_TEMPORARY = re.compile(r"^\.spleeter-2-(\d{1,9})-([0-9a-f]{4})[0-9a-f]{4}-")
+_ABANDONED = 86400.0  # seconds without a write after which another machine's process is dead
+_NAME_END = 48  # characters; at 4 bytes each, and with a prefix, fewer than the usual 255 bytes
+
+
+class WriteError(SeparationError):
+    """A file or folder cannot be written; ``__cause__`` is the OSError."""
 
 
 @contextlib.contextmanager
@@ -32,14 +39,14 @@ def writing(place: str | os.PathLike) -> Iterator[None]:
     """Turn an OSError of the block into one sentence.
 
     Raises:
-        SeparationError: it names the place and the reason.
+        WriteError: it names the place and the reason.
     """
     try:
         yield
     except OSError as error:
         full = error.errno == errno.ENOSPC
         reason = "the disk is full, free some space" if full else error.strerror or error
-        raise SeparationError(f"cannot write {place}: {reason}") from error
+        raise WriteError(f"cannot write {place}: {reason}") from error
 
 
 class Draft:
@@ -65,19 +72,13 @@ class Draft:
         self._target = Path(os.path.realpath(target) if is_folder else os.path.abspath(target))
         self._is_folder = is_folder
         self._made: list[Path] = []
-        # the name may be as long as the file system allows: keep its end, with the suffix
         unique = f"{os.getpid()}-{_HOST}{secrets.token_hex(2)}"
-        name = f".spleeter-2-{unique}-{self._target.name[-64:]}"
+        name = f".spleeter-2-{unique}-{self._target.name[-_NAME_END:]}"  # with the suffix
         self.path = self._target.with_name(name)
         try:
-            for folder in reversed(self._target.parents):
-                self._make(folder)
-            if not is_folder and self._target.is_dir():  # raises for a name that is too long
-                raise IsADirectoryError(errno.EISDIR, "a folder has this name")
-            remove_stale(self.path.parent)
-            self.path.mkdir() if is_folder else self.path.touch(exist_ok=False)
-        except OSError:
-            self._remove_made()
+            self._begin()
+        except BaseException:
+            self.discard()
             raise
 
     def publish(self) -> None:
@@ -94,12 +95,25 @@ class Draft:
 
     def discard(self) -> None:
         """Remove the file or folder, unless it is published, and the folders made for it."""
-        if self._is_folder:
-            shutil.rmtree(self.path, ignore_errors=True)
-        else:
-            with contextlib.suppress(OSError):  # keep the original exception
-                self.path.unlink(missing_ok=True)
-        self._remove_made()
+        _remove(self.path)
+        for folder in reversed(self._made):
+            with contextlib.suppress(OSError):  # another process has put a file there
+                folder.rmdir()
+        self._made.clear()
+
+    def _begin(self) -> None:
+        """Make the parent folders and an empty file or folder of the temporary name."""
+        for attempts_left in (2, 1, 0):
+            try:
+                for folder in reversed(self._target.parents):
+                    self._make(folder)
+                self._check_target()
+                remove_stale(self.path.parent)
+                self.path.mkdir() if self._is_folder else self.path.touch(exist_ok=False)
+                return
+            except FileNotFoundError:  # another writer failed and removed a parent that it had made
+                if not attempts_left:
+                    raise
 
     def _make(self, folder: Path) -> None:
         """Make a missing folder; another process may do so at the same time."""
@@ -108,11 +122,13 @@ class Draft:
                 folder.mkdir()
                 self._made.append(folder)
 
-    def _remove_made(self) -> None:
-        for folder in reversed(self._made):
-            with contextlib.suppress(OSError):  # another process has put a file there
-                folder.rmdir()
-        self._made.clear()
+    def _check_target(self) -> None:
+        """Raise OSError if something of another kind, such as /dev/null, would be replaced."""
+        if self._target.exists():  # raises for a name that is too long
+            is_folder = self._target.is_dir()
+            if is_folder != self._is_folder or not (is_folder or self._target.is_file()):
+                kind = "a folder" if is_folder else "a file" if self._is_folder else "a device"
+                raise FileExistsError(errno.EEXIST, f"{kind} has this name")
 
     def __enter__(self) -> Draft:
         return self
@@ -138,10 +154,13 @@ def atomic_folder(target: str | os.PathLike) -> Iterator[Path]:
     """A temporary folder that replaces ``target`` when the block ends without an exception.
 
     Raises:
-        SeparationError: the target cannot be written.
+        SeparationError: the target, or a file in it, cannot be written.
     """
     with writing(target), Draft(target, is_folder=True) as draft:
-        yield draft.path
+        try:
+            yield draft.path
+        except WriteError as error:  # it names a file in the temporary folder
+            raise error.__cause__ from None
         draft.publish()
 
 
@@ -185,7 +204,7 @@ def lock(folder: Path, refusal: str) -> filelock.BaseFileLock:
 def _replace_folder(target: Path, new: Path) -> None:
     """Put a folder in the place of another; the old one comes back if that fails."""
     # not a name that remove_stale removes: a process killed here leaves the only copy
-    old = target.with_name(f".{target.name[-64:]}-old-{secrets.token_hex(4)}")
+    old = target.with_name(f".{target.name[-_NAME_END:]}-old-{secrets.token_hex(4)}")
     os.rename(target, old)
     try:
         os.rename(new, target)
@@ -196,24 +215,28 @@ def _replace_folder(target: Path, new: Path) -> None:
 
 
 def remove_stale(folder: Path) -> None:
-    """Remove what killed processes of this machine left in a folder."""
-    for path in folder.iterdir():
-        found = _TEMPORARY.match(path.name)
-        if found and not _is_alive(int(found[1])):
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                with contextlib.suppress(OSError):
-                    path.unlink()
+    """Remove what killed processes left in a folder, those of other machines after a day."""
+    for path in folder.glob(".spleeter-2-*"):
+        if (found := _TEMPORARY.match(path.name)) and not _is_in_use(path, *found.groups()):
+            _remove(path)
 
 
-def _is_alive(pid: int) -> bool:
-    if pid == os.getpid():
-        return True
+def _is_in_use(path: Path, pid: str, host: str) -> bool:
     try:
-        os.kill(pid, 0)
+        if host != _HOST:
+            return time.time() - path.stat().st_mtime < _ABANDONED
+        os.kill(int(pid), 0)
     except ProcessLookupError:
         return False
-    except OSError:  # it belongs to another user
+    except OSError:  # the process belongs to another user
         return True
     return True
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or folder; no-op if that fails, so that an earlier exception is kept."""
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()

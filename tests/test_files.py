@@ -2,11 +2,13 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from support.common import files_below
 
+from spleeter_2 import files
 from spleeter_2.errors import SeparationError
 from spleeter_2.files import Draft, atomic_file, atomic_folder, lock, write_json, write_text
 
@@ -70,20 +72,79 @@ def test_a_link_to_a_folder_stays_a_link(tmp_path):
     assert (tmp_path / "link").is_symlink() and files_below(tmp_path / "real") == ["x"]
 
 
-@pytest.mark.parametrize("name", ["taken", 300 * "x", "file/x", "a/b/" + 300 * "x"])
-def test_a_target_that_cannot_be_written(tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("taken", "a folder has this name"),
+        (300 * "x", "File name too long"),
+        ("a/b/" + 300 * "x", "File name too long"),
+        ("file/x", "Not a directory"),
+        ("dangling/x", "No such file or directory"),
+    ],
+)
+def test_a_target_that_cannot_be_written(tmp_path, name, words):
     (tmp_path / "taken").mkdir()
     (tmp_path / "file").touch()
-    words = "cannot write .*: (a folder has this name|File name too long|Not a directory)"
-    with pytest.raises(SeparationError, match=words), atomic_file(tmp_path / name):
-        pass
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "taken"]
+    (tmp_path / "dangling").symlink_to("nowhere")
+    with pytest.raises(SeparationError, match=f"cannot write .*: {words}"):
+        with atomic_file(tmp_path / name):
+            raise AssertionError("refused too late")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dangling", "file", "taken"]
+
+
+@pytest.mark.parametrize(
+    ("atomic", "name", "words"),
+    [
+        (atomic_file, "pipe", "a device has this name"),
+        (atomic_folder, "pipe", "a file has this name"),
+        (atomic_folder, "file", "a file has this name"),
+        (atomic_folder, 300 * "x", "File name too long"),
+    ],
+)
+def test_nothing_of_another_kind_is_replaced(tmp_path, atomic, name, words):
+    """A report to /dev/null must not make a file of the device."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(SeparationError, match=f"cannot write .*: {words}"):
+        with atomic(tmp_path / name):
+            raise AssertionError("refused too late")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "pipe"]
+    assert (tmp_path / "pipe").is_fifo() and (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("atomic", [atomic_file, atomic_folder])
+def test_the_longest_name(tmp_path, atomic):
+    name = 62 * "\N{GRINNING FACE}" + ".x"  # 250 bytes of the 255 that file systems take
+    for _ in range(2):
+        with atomic(tmp_path / name) as path:
+            assert path.suffix == ".x"
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_a_full_disk(tmp_path, file_size_limit):
     file_size_limit(1000)
     with pytest.raises(SeparationError, match="cannot write .*x: File too large"):
         write_text(tmp_path / "x", 2000 * "x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_in_a_folder_names_the_folder(tmp_path, file_size_limit):
+    """Its temporary name is of no use to the user."""
+    file_size_limit(1000)
+    with pytest.raises(SeparationError) as raised, atomic_folder(tmp_path / "a" / "best") as path:
+        write_json(path / "progress.json", 2000 * "x")
+    assert str(raised.value) == f"cannot write {tmp_path / 'a' / 'best'}: File too large"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("is_folder", [False, True])
+def test_an_interrupt_while_a_draft_is_made_leaves_nothing(tmp_path, monkeypatch, is_folder):
+    def interrupted(folder):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(files, "remove_stale", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Draft(tmp_path / "a" / "b" / "x", is_folder)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -106,6 +167,32 @@ def test_the_next_run_removes_what_a_killed_one_left(tmp_path):
         write_text(tmp_path / "x", "")
         left = {path.name for path in tmp_path.iterdir()}
     assert left == {other.path.name, ".spleeter-2-notes", "x"}
+
+
+def test_what_another_machine_left_is_removed_after_a_day(tmp_path):
+    """Its processes are unknown here: one that has written within a day may be alive."""
+    host = int(files._HOST, 16) ^ 1
+    names = [f".spleeter-2-1-{host:04x}0000-{name}" for name in ("old", "new")]
+    for name, age in zip(names, (90000, 80000), strict=True):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    files.remove_stale(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == names[1:]
+
+
+@pytest.mark.parametrize("is_folder", [False, True])
+def test_another_writer_removes_the_parent_that_it_made(tmp_path, monkeypatch, is_folder):
+    """As a failing stem does while the next one is about to be written to the same new cache."""
+    remove_stale, calls = files.remove_stale, []
+
+    def removing(folder):
+        calls.append(folder)
+        folder.rmdir() if len(calls) == 1 else remove_stale(folder)
+
+    monkeypatch.setattr(files, "remove_stale", removing)
+    with Draft(tmp_path / "a" / "b" / "x", is_folder) as draft:
+        draft.publish()
+    assert (tmp_path / "a" / "b" / "x").exists()
 
 
 def test_folders_that_two_make_at_once(tmp_path, monkeypatch):

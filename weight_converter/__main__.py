@@ -99,6 +99,7 @@ def convert(
         typer.echo("dry run: nothing is written" if dry_run else f"wrote {output}")
     finally:  # after the output folder exists, and also if PyTorch's outputs differ
         if report is not None and checks:
+            report = report.resolve()  # a link is followed, not replaced
             write_json(report, {**_as_json(conversion), **checks})
 
 

@@ -55,11 +55,13 @@ def check_report(report: Path, output: Path | None, source: Path) -> None:
         source: the checkpoint, which must not be replaced.
 
     Raises:
-        SeparationError: the path is a folder or the checkpoint, or its folder is not writable.
+        SeparationError: the path is a folder, a device or the checkpoint, or its folder is not
+            writable.
     """
     folder = report.parent
-    if report.is_dir():
-        raise SeparationError(f"the report {report} is a folder: name a file")
+    if report.exists() and not report.is_file():
+        kind = "folder" if report.is_dir() else "device"
+        raise SeparationError(f"the report {report} is a {kind}: name a file")
     if report.resolve() == source.resolve():
         raise SeparationError(f"the report {report} would replace the checkpoint to convert")
     made = output is not None and folder.resolve() == output.resolve()

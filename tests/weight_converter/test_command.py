@@ -207,9 +207,11 @@ def test_the_source_is_kept(convert, source, tmp_path):
 
 def test_a_report_that_has_no_place(convert, source, tmp_path):
     """It is refused before anything is written."""
+    os.mkfifo(source.parent / "pipe")
     for arguments in (
         ["--report", tmp_path / "none" / "report.json"],
         ["--report", tmp_path],
+        ["--report", source.parent / "pipe"],
         ["--report", tmp_path / "out" / "report.json", "--dry-run"],
     ):
         status, said = convert(source, "-o", tmp_path / "out", *arguments)
@@ -222,9 +224,11 @@ def test_other_numbers_than_pytorchs_are_not_written(convert, source, tmp_path):
     arrays["wave_out"] = arrays["wave_out"] * (1 + 3e-4)
     np.savez(tmp_path / "other.npz", **arrays)
     report = tmp_path / "report.json"
+    report.symlink_to("elsewhere.json")
     arguments = ["--expected", tmp_path / "other.npz", "--report", report]
     status, said = convert(source, "-o", tmp_path / "out", *arguments)
     assert status == 1 and "wave_out differs" in said and not (tmp_path / "out").exists()
+    assert report.is_symlink()  # what it points to is written
     relative = [found["relative"] for found in json.loads(report.read_text())["differences"]]
     assert relative[-1] == pytest.approx(3e-4, rel=0.1)
 
