@@ -2,21 +2,10 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 from support.songs import write
 
 from spleeter_2.data.cache import StemCache
-from spleeter_2.data.songs import STREAMS
-
-
-@pytest.fixture(scope="session")
-def streams(stems) -> dict[str, np.ndarray]:
-    """All streams of stempeg's excerpt, float32 ``[S, 2]``."""
-    import stempeg
-
-    waveforms, _ = stempeg.read_stems(stempeg.example_stem_path(), ffmpeg_format="s16le")
-    return dict(zip(STREAMS, waveforms.astype(np.float32), strict=True))
 
 
 @pytest.fixture
