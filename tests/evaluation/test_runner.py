@@ -162,6 +162,7 @@ def test_estimates_that_are_kept_are_whole_and_of_the_same_audio(evaluation, pla
     assert soundfile.info(folder / NAMES[1] / "vocals.wav").frames == 2 * RATE
 
 
+@pytest.mark.slow
 def test_a_second_run_does_only_what_is_missing(evaluation, plain, tmp_path):
     data, output = tmp_path / "data", tmp_path / "out"
     shutil.copytree(plain, data)

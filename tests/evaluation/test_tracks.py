@@ -19,7 +19,7 @@ TWO, FOUR = SET_UPS[2], SET_UPS[4]
     ("layout", "sources"),
     [
         ("musdb18", TWO),
-        ("musdb18_hq", FOUR),
+        pytest.param("musdb18_hq", FOUR, marks=pytest.mark.slow),
         pytest.param("musdb18", FOUR, marks=pytest.mark.slow),
         pytest.param("musdb18_hq", TWO, marks=pytest.mark.slow),
     ],

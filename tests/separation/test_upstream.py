@@ -38,6 +38,7 @@ def test_sample_for_sample(spleeter, song, tmp_path, model_path):
         assert np.array_equal(ours, theirs) and np.abs(ours).max() > 0.001
 
 
+@pytest.mark.slow
 def test_an_upstream_json_and_one_stem(spleeter, song, tmp_path, model_path):
     from spleeter.utils.configuration import load_configuration
 
@@ -51,6 +52,7 @@ def test_an_upstream_json_and_one_stem(spleeter, song, tmp_path, model_path):
     assert soundfile.info(tmp_path / "out/song/vocals.wav").frames == RATE
 
 
+@pytest.mark.slow
 def test_dropped_audio_is_announced(spleeter, song, tmp_path, model_path, monkeypatch):
     monkeypatch.setattr("spleeter_2.separation.upstream.DEFAULT_DURATION", 1.0)
     status, messages = spleeter("separate", "-p", "spleeter:2stems", "-o", tmp_path, song)

@@ -113,7 +113,14 @@ def test_adam_is_that_of_keras():
         np.testing.assert_allclose(one, other, rtol=3e-5)  # 1 - 0.999 in float32
 
 
-@pytest.mark.parametrize(("average", "taught"), [(0.0, False), (0.9, False), (0.0, True)])
+@pytest.mark.parametrize(
+    ("average", "taught"),
+    [
+        (0.9, False),
+        pytest.param(0.0, False, marks=pytest.mark.slow),
+        pytest.param(0.0, True, marks=pytest.mark.slow),
+    ],
+)
 def test_a_resumed_run_is_an_uninterrupted_one(tmp_path, average, taught):
     options = {"average": average, "schedule": "cosine", "warmup_steps": 3}
     if taught:

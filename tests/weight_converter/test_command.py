@@ -34,7 +34,14 @@ def source(tmp_path):
     return shutil.copy(golden(CHECKPOINT), folder / "lasaft.ckpt")
 
 
-@pytest.mark.parametrize("name", ["gpocm_lasaft_a", "film_tdf_b", "gpocm_lightsaft_b"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gpocm_lasaft_a",
+        pytest.param("film_tdf_b", marks=pytest.mark.slow),
+        pytest.param("gpocm_lightsaft_b", marks=pytest.mark.slow),
+    ],
+)
 def test_a_checkpoint_becomes_a_model(convert, tmp_path, name):
     out, report = tmp_path / "made", tmp_path / "made" / "report.json"
     path = golden(f"{name}.ckpt")
