@@ -13,7 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from spleeter_2.config.loading import differences, parse_configuration, to_json, with_models
+from spleeter_2.config.loading import (
+    differences,
+    parse_configuration,
+    read_json,
+    to_json,
+    with_models,
+)
 from spleeter_2.config.schema import Configuration
 from spleeter_2.errors import SeparationError
 from spleeter_2.files import atomic_file, atomic_folder, lock, remove_stale, write_json
@@ -65,7 +71,7 @@ class RunFolder:
         try:
             if config.is_file():
                 if not self._never_began():
-                    self._check(json.loads(config.read_text(encoding="utf-8")))
+                    self._check(_read(config))
             elif path.exists() and any(path.iterdir()):
                 raise SeparationError(f"{path} holds other files: name a folder for the run")
             self.states.mkdir(parents=True, exist_ok=True)
@@ -74,8 +80,6 @@ class RunFolder:
             write_json(config, self.data)
         except OSError as error:
             raise SeparationError(f"cannot write {path}: {error.strerror or error}") from error
-        except ValueError as error:
-            raise SeparationError(f"{config} is damaged: name another folder") from error
 
     def release(self) -> None:
         """Release the lock on the folder."""
@@ -134,3 +138,15 @@ class RunFolder:
         write_json(self.path / "run.json", summary)
         with atomic_file(self.path / "history.png") as path:
             draw_curves(history, path)
+
+
+def _read(config: Path) -> dict[str, Any]:
+    """The JSON object of a run's ``config.json``.
+
+    Raises:
+        SeparationError: there is none.
+    """
+    try:
+        return read_json(config)
+    except SeparationError as error:
+        raise SeparationError(f"{config} is damaged: name another folder") from error

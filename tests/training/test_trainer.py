@@ -279,6 +279,15 @@ def test_two_at_a_time_are_one_too_many(tmp_path):
     assert trainer(tmp_path, epochs=2).fit(verbose=0).epoch == 2
 
 
+@pytest.mark.parametrize("content", ["[]", "{", 10**5 * "["], ids=["list", "cut", "deep"])
+def test_a_damaged_configuration_is_refused(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    (tmp_path / "best").mkdir()
+    with pytest.raises(SeparationError, match="config.json is damaged: name another folder"):
+        trainer(tmp_path)
+    assert (tmp_path / "config.json").read_text() == content
+
+
 def test_other_files_are_left_alone(tmp_path):
     (tmp_path / "song.wav").write_text("mine")
     with pytest.raises(SeparationError, match="holds other files"):
