@@ -108,7 +108,7 @@ def _is_trained(variant: Variant) -> bool:
     try:
         summary = variant.summary()
         trained = load_configuration(str(variant.training))
-    except (OSError, ValueError, SeparationError):
+    except (ValueError, SeparationError):
         return False
     wanted = load_configuration(str(variant.configuration))
     return summary.finished and replace(trained, weights=None) == wanted

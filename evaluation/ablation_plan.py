@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,10 @@ from spleeter_2.config.loading import (
     complete,
     merge,
     parse_configuration,
-    read_json,
 )
 from spleeter_2.config.validation import Options, parse, require
 from spleeter_2.errors import SeparationError
+from spleeter_2.files import read_json
 
 
 class Plan(Options):
@@ -94,11 +93,10 @@ class Variant:
         """Read the training's ``run.json``.
 
         Raises:
-            OSError, ValueError: there is none, or it is damaged.
+            SeparationError, ValueError: there is none, or it is damaged.
         """
-        text = (self.training / "run.json").read_text("utf-8")
-        # not msgspec.json: a loss may be Infinity, which strict JSON does not have
-        return msgspec.convert(json.loads(text), TrainingSummary)
+        # not msgspec.json, since a loss may be Infinity
+        return msgspec.convert(read_json(self.training / "run.json", "summary"), TrainingSummary)
 
     @property
     def log(self) -> Path:
@@ -112,7 +110,7 @@ def read_plan(path: Path) -> Plan:
     Raises:
         SeparationError: the file or a configuration is not valid.
     """
-    data = read_json(path)
+    data = read_json(path, "configuration")
     try:
         plan = parse(Plan, data)
         for name in plan.runs:

@@ -7,7 +7,6 @@ RUN/audio/test/TRACK/*.wav   the estimates, with --save-audio
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import msgspec
 import numpy as np
 
 from spleeter_2.errors import SeparationError
-from spleeter_2.files import write_text
+from spleeter_2.files import read_json, write_text
 
 from .over_mixture import Counts, OverMixture
 from .scores import FRAMEWISE, SourceScores
@@ -300,8 +299,8 @@ def read_scores(path: Path) -> TrackScores:
         SeparationError: the file is damaged or holds something else.
     """
     try:
-        # not msgspec.json: museval writes NaN, which strict JSON does not have
-        content = msgspec.convert(json.loads(path.read_text("utf-8")), TrackFile)
+        # not msgspec.json, since museval writes NaN
+        content = msgspec.convert(read_json(path, "scores"), TrackFile)
         ours = content.spleeter_2
         return TrackScores(
             name=ours.track,
@@ -313,7 +312,7 @@ def read_scores(path: Path) -> TrackScores:
             seconds=ours.seconds,
             sources={target.name: _source(target) for target in content.targets},
         )
-    except (OSError, ValueError) as error:
+    except (SeparationError, ValueError) as error:
         raise SeparationError(
             f"{path} is damaged or not a file of scores: remove it and run again"
         ) from error

@@ -38,7 +38,7 @@ class _Worker:
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, function, verbose), daemon=True)
         environment = {**dict.fromkeys(THREADS, str(threads)), "TF_CPP_MIN_LOG_LEVEL": "3"}
-        with _environment(environment), _interrupts_deferred():
+        with _environment(environment), interrupts_deferred():
             self.process.start()
         theirs.close()
         self.task: Any = None
@@ -143,7 +143,7 @@ def _describe_end(status: int | None) -> str:
 
 
 @contextlib.contextmanager
-def _interrupts_deferred() -> Iterator[None]:
+def interrupts_deferred() -> Iterator[None]:
     """Defer Ctrl-C until a process is started, which itself never receives it.
 
     The process inherits the blocked SIGINT. The mask is not enough for the parent: another of

@@ -18,6 +18,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import filelock
 
@@ -181,6 +182,24 @@ def write_json(target: str | os.PathLike, data: object) -> None:
         SeparationError: the target cannot be written.
     """
     write_text(target, json.dumps(data, indent=2) + "\n")
+
+
+def read_json(path: Path, name: str) -> dict[str, Any]:
+    """Read a file that holds a JSON object.
+
+    Args:
+        name: of the contents, for the error message.
+
+    Raises:
+        SeparationError: it cannot be read or holds something else.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise SeparationError(f"cannot read the {name} {path}: {error}") from error
+    if not isinstance(data, dict):
+        raise SeparationError(f"the {name} {path} must be a JSON object")
+    return data
 
 
 def lock(folder: Path, refusal: str) -> filelock.BaseFileLock:

@@ -94,16 +94,27 @@ def deezer_2stems(request) -> Path:
 
 
 @pytest.fixture
-def program(monkeypatch, capfd):
-    """Run a program in this process: ``program(entry, *arguments) -> (status, messages)``."""
+def run_program(monkeypatch, capfd):
+    """Run a program here: ``run_program(entry, *arguments) -> (status, output, messages)``."""
 
-    def run(entry: Callable[[], None], *arguments: object) -> tuple[int, str]:
+    def run(entry: Callable[[], None], *arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["program", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
             entry()
         captured = capfd.readouterr()
         assert "Traceback" not in captured.err, captured.err
-        return ended.value.code, captured.out + captured.err
+        return ended.value.code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def program(run_program):
+    """``run_program`` with output and messages in one: ``program(...) -> (status, text)``."""
+
+    def run(entry: Callable[[], None], *arguments: object) -> tuple[int, str]:
+        status, output, messages = run_program(entry, *arguments)
+        return status, output + messages
 
     return run
 

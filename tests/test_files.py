@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support.common import files_below
+from support.common import files_below, locked_by_another
 
 from spleeter_2 import files
 from spleeter_2.errors import SeparationError
@@ -213,21 +213,9 @@ def test_folders_that_two_make_at_once(tmp_path, monkeypatch):
 
 
 def test_a_lock_is_for_one_process(tmp_path):
-    script = (
-        "import sys\n"
-        "from pathlib import Path\n"
-        "from spleeter_2.files import lock\n"
-        "held = lock(Path(sys.argv[1]), '')\n"
-        "print('locked', flush=True)\n"
-        "sys.stdin.read()\n"
-    )
-    command = [sys.executable, "-c", script, tmp_path]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, **pipes) as other:
-        assert other.stdout.readline() == "locked\n"
+    with locked_by_another(tmp_path):
         with pytest.raises(SeparationError, match="somebody is here"):
             lock(tmp_path, "somebody is here")
-        other.stdin.close()
     held = lock(tmp_path, "somebody is here")
     held.release()
     lock(tmp_path, "somebody is here").release()

@@ -21,6 +21,7 @@ import numpy as np
 from spleeter_2.config.loading import FORMAT, WINDOW, parse_configuration
 from spleeter_2.config.schema import Configuration, CUNet
 from spleeter_2.errors import SeparationError
+from spleeter_2.files import read_json
 
 from .mapping import Conversion, Row, as_table, axis_sizes, shown, source_shape
 from .torch_checkpoint import Placeholder, read_checkpoint
@@ -141,7 +142,7 @@ def read_lasaft(path: Path, hyper_parameters: Path | None = None) -> Conversion:
     Raises:
         SeparationError: a file cannot be read, or ``plan`` refuses the network.
     """
-    given = {} if hyper_parameters is None else _json_object(hyper_parameters)
+    given = {} if hyper_parameters is None else read_json(hyper_parameters, "hyper-parameters")
     checkpoint = read_checkpoint(path)
     conversion = plan(checkpoint.arrays, {**_own_hyper_parameters(checkpoint.metadata), **given})
     conversion.configuration["source"] = {
@@ -150,16 +151,6 @@ def read_lasaft(path: Path, hyper_parameters: Path | None = None) -> Conversion:
         "sha256": checkpoint.sha256,
     }
     return conversion
-
-
-def _json_object(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise SeparationError(f"cannot read the hyper-parameters {path}: {error}") from error
-    if not isinstance(data, dict):
-        raise SeparationError(f"the hyper-parameters {path} must be a JSON object")
-    return data
 
 
 def _own_hyper_parameters(metadata: Mapping[Any, Any]) -> dict[str, Any]:

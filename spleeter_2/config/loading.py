@@ -7,7 +7,6 @@ holds only the changes. Paths in a JSON file are relative to its folder.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import msgspec
 
 from spleeter_2.errors import SeparationError
+from spleeter_2.files import read_json
 
 from .schema import Configuration
 from .validation import parse
@@ -47,7 +47,7 @@ def is_ours(descriptor: str) -> bool:
         return True
     if descriptor.startswith("spleeter:"):
         return False
-    return "spleeter_2" in read_json(_locate(descriptor))
+    return "spleeter_2" in read_json(_locate(descriptor), "configuration")
 
 
 def read_configuration(descriptor: str) -> dict[str, Any]:
@@ -105,26 +105,11 @@ def _locate(descriptor: str) -> Path:
     return path
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a file that holds a JSON object.
-
-    Raises:
-        SeparationError: it cannot be read or holds something else.
-    """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise SeparationError(f"cannot read the configuration {path}: {error}") from error
-    if not isinstance(data, dict):
-        raise SeparationError(f"the configuration {path} must be a JSON object")
-    return data
-
-
 def _resolve(descriptor: str, seen: tuple[Path, ...]) -> dict[str, Any]:
     path = _locate(descriptor).resolve()
     if path in seen:
         raise SeparationError(f"the configuration {path} is its own base")
-    return complete(read_json(path), path, seen)
+    return complete(read_json(path, "configuration"), path, seen)
 
 
 def complete(data: dict[str, Any], path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:

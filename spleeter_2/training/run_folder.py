@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -16,13 +15,12 @@ import numpy as np
 from spleeter_2.config.loading import (
     differences,
     parse_configuration,
-    read_json,
     to_json,
     with_models,
 )
 from spleeter_2.config.schema import Configuration
 from spleeter_2.errors import SeparationError
-from spleeter_2.files import atomic_file, atomic_folder, lock, remove_stale, write_json
+from spleeter_2.files import atomic_file, atomic_folder, lock, read_json, remove_stale, write_json
 from spleeter_2.models import checkpoint as weights
 
 from .curves import draw_curves
@@ -111,9 +109,9 @@ class RunFolder:
         """The newest readable state, or None."""
         for folder in sorted(self.states.glob("[0-9]*"), reverse=True):
             try:
-                progress = json.loads((folder / NAME).read_text(encoding="utf-8"))
+                progress = read_json(folder / NAME, "progress")
                 return weights.read_checkpoint(folder), Progress(**progress)
-            except (SeparationError, OSError, ValueError, TypeError):
+            except (SeparationError, TypeError):
                 continue  # damaged: try the one before
         return None
 
@@ -147,6 +145,6 @@ def _read(config: Path) -> dict[str, Any]:
         SeparationError: there is none.
     """
     try:
-        return read_json(config)
+        return read_json(config, "configuration")
     except SeparationError as error:
         raise SeparationError(f"{config} is damaged: name another folder") from error

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from support.evaluation import excerpt, two, write_folder
 
-from evaluation.__main__ import entrypoint
 from evaluation.ablation_plan import configured, read_plan
 from evaluation.results import find_runs
 from evaluation.tables import numbers
@@ -48,7 +47,7 @@ def songs(tmp_path_factory):
 
 
 @pytest.fixture
-def run_ablation(songs, tmp_path_factory, monkeypatch, capfd):
+def run_ablation(songs, tmp_path_factory, evaluation):
     """The command; with a plan of its own it says how it was refused."""
 
     def run(folder, *more, plan=PLAN):
@@ -57,12 +56,7 @@ def run_ablation(songs, tmp_path_factory, monkeypatch, capfd):
         cache = tmp_path_factory.getbasetemp() / "cache"
         arguments = ["ablation", path, "-d", songs / "train", "--mus_dir", songs / "test"]
         arguments += ["-o", folder / "out", "--cache", cache, "--jobs", 2, *more]
-        monkeypatch.setattr(sys, "argv", ["evaluation", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            entrypoint()
-        told = capfd.readouterr()
-        assert "Traceback" not in told.err, told.err
-        return ended.value.code, told.out, told.err
+        return evaluation(*arguments)
 
     return run
 

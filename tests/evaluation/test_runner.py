@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -19,35 +20,19 @@ from support.evaluation import NAMES, RATE, excerpt, misbehave, stubborn, two, w
 from support.golden import golden
 
 from evaluation import tables, workers
-from evaluation.__main__ import entrypoint
 from evaluation.methods import Method, ideal_ratio_mask, open_estimator
 from evaluation.metrics import sdr
 from evaluation.results import find_runs, read_run, read_scores
 from evaluation.runner import Settings, Task, default_jobs, save_audio
 from evaluation.scores import FRAMEWISE, SET_UPS
 from evaluation.tracks import TrackAudio, find_tracks, load_track
-from evaluation.workers import Failure, run_tasks
+from evaluation.workers import Failure, interrupts_deferred, run_tasks
 from spleeter_2.errors import SeparationError
 from spleeter_2.separation.upstream import DEFAULT_ADAPTER
 
 TWO, FOUR = SET_UPS[2], SET_UPS[4]
 # root may write and read everything, unless this right is taken
 AS_A_USER = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] * (os.geteuid() == 0)
-
-
-@pytest.fixture
-def evaluation(monkeypatch, capfd):
-    """Run ``python -m evaluation`` in this process: status, output, messages."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["evaluation", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            entrypoint()
-        captured = capfd.readouterr()
-        assert "Traceback" not in captured.err, captured.err
-        return ended.value.code, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -393,6 +378,26 @@ def workers_of(process):
             if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text():
                 found.append(int(pid))
     return found
+
+
+def test_ctrl_c_is_deferred_while_a_process_starts(request):
+    """Also if another thread receives the signal, which the mask of the main thread allows."""
+    # a command that ran in this process before has left its own handler
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
+    done = threading.Event()
+    thread = threading.Thread(target=done.wait)
+    thread.start()
+    reached = []
+    try:
+        with pytest.raises(KeyboardInterrupt), interrupts_deferred():
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.05)
+            reached.append(True)
+    finally:
+        done.set()
+        thread.join()
+    assert reached
 
 
 @pytest.mark.parametrize("seconds", [0.05, 0.2, 0.5])

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,3 +23,21 @@ def values_of(model) -> dict[str, np.ndarray]:
     from spleeter_2.models.checkpoint import named_variables
 
     return {name: variable.numpy() for name, variable in named_variables(model).items()}
+
+
+@contextlib.contextmanager
+def locked_by_another(folder: Path) -> Iterator[None]:
+    """Another process holds the lock of a folder."""
+    script = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from spleeter_2.files import lock\n"
+        "held = lock(Path(sys.argv[1]), '')\n"
+        "print('locked', flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", script, folder], **pipes) as other:
+        assert other.stdout.readline() == "locked\n"
+        yield
+        other.stdin.close()

@@ -14,7 +14,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 import tensorflow as tf
-from support.common import RATE
+from support.common import RATE, locked_by_another
 from support.training import Tones, ValidationSet, states, trainer
 
 from spleeter_2 import Separator
@@ -260,22 +260,9 @@ def test_a_model_of_another_kind_is_left_alone(tmp_path):
 @pytest.mark.slow
 def test_two_at_a_time_are_one_too_many(tmp_path):
     trainer(tmp_path, epochs=1).fit(verbose=0)
-    script = (
-        "import sys\n"
-        "from pathlib import Path\n"
-        "from spleeter_2.files import lock\n"
-        "held = lock(Path(sys.argv[1]), '')\n"
-        "print('locked', flush=True)\n"
-        "sys.stdin.read()\n"
-    )
-    command = [sys.executable, "-c", script, str(tmp_path)]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as other:
-        assert other.stdout.readline() == "locked\n"
+    with locked_by_another(tmp_path):
         with pytest.raises(SeparationError, match="another training is at work"):
             trainer(tmp_path, epochs=2)
-        other.stdin.close()
     assert trainer(tmp_path, epochs=2).fit(verbose=0).epoch == 2
 
 
