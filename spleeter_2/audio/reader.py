@@ -230,8 +230,8 @@ class AudioReader:
             if self.declared is not None:  # the time at which the stream ends
                 self.declared = max(self.declared - late, 0.0)
             self.notes.append(
-                f"{self.name}: the sound begins {late:.3f} s after the picture, and the stems begin "
-                "with the sound: delay them by as much under the film"
+                f"{self.name}: the sound begins {late:.3f} s after the picture, and the stems "
+                "begin with the sound: delay them by as much under the film"
             )
 
     @functools.cached_property

@@ -36,16 +36,6 @@ def read(path, **options):
         return reader, np.concatenate(list(reader.blocks()))
 
 
-@pytest.fixture(params=["system", "imageio"])
-def either_ffmpeg(request, monkeypatch):
-    """Once with the system's ffmpeg, once with the binary that pip brings."""
-    found = shutil.which("ffmpeg")
-    if request.param == "imageio":
-        monkeypatch.setattr(shutil, "which", lambda name: None)
-    elif found is None:
-        pytest.skip("there is no ffmpeg on the path: apt-get install ffmpeg")
-
-
 @pytest.mark.parametrize("codec", ["wav", "flac", "mp3", "ogg", "m4a", "wma"])
 @pytest.mark.parametrize("rate, channels", [(44100, 2), (8000, 1), (48000, 1), (96000, 2)])
 def test_round_trip(tmp_path, either_ffmpeg, codec, rate, channels):
