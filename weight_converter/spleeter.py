@@ -23,12 +23,15 @@ from .mapping import Conversion, Row, shown
 
 INSTRUMENTS = ("vocals", "accompaniment")  # of Spleeter's 2stems, in the order of its networks
 
-# kind of TF1 layer, number of them per instrument, {index: our layer}
+CONV = ("bias", "kernel")
+NORM = ("beta", "gamma", "moving_mean", "moving_variance")
+# kind of TF1 layer, its tensors, number of layers per instrument, {index: our layer}
 TABLE = (
-    ("conv2d", 7, {**{i: f"encoder_{i + 1}_conv" for i in range(6)}, 6: "mask_conv"}),
-    ("conv2d_transpose", 6, {i: f"decoder_{i + 1}_conv" for i in range(6)}),
+    ("conv2d", CONV, 7, {**{i: f"encoder_{i + 1}_conv" for i in range(6)}, 6: "mask_conv"}),
+    ("conv2d_transpose", CONV, 6, {i: f"decoder_{i + 1}_conv" for i in range(6)}),
     (
         "batch_normalization",
+        NORM,
         12,
         # 5, the BatchNorm of the deepest encoder, is stored but not used by the network
         {
@@ -101,14 +104,17 @@ def _names(source: dict[str, np.ndarray], folder: Path, targets: tuple[str, ...]
         if target not in INSTRUMENTS:
             raise SeparationError(f"Spleeter's 2stems model has no network for {target}")
         rank = INSTRUMENTS.index(target)
-        for kind, period, places in TABLE:
+        for kind, tensors, period, places in TABLE:
             for place, layer in places.items():
                 number = place + rank * period
-                prefix = f"{kind}_{number}/" if number else f"{kind}/"
-                found = [name for name in source if name.startswith(prefix)]
-                if not found:
-                    raise SeparationError(
-                        f"{folder} is not a Spleeter 2stems checkpoint: it lacks {prefix[:-1]}"
-                    )
-                names.update({k: f"{target}_{layer}/{k.removeprefix(prefix)}" for k in found})
+                prefix = f"{kind}_{number}" if number else kind
+                if not any(name.startswith(f"{prefix}/") for name in source):
+                    raise _lacks(folder, prefix)
+                names.update({f"{prefix}/{t}": f"{target}_{layer}/{t}" for t in tensors})
+    if missing := [name for name in names if name not in source]:
+        raise _lacks(folder, missing[0])
     return names
+
+
+def _lacks(folder: Path, name: str) -> SeparationError:
+    return SeparationError(f"{folder} is not a Spleeter 2stems checkpoint: it lacks {name}")
