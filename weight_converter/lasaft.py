@@ -10,6 +10,7 @@ the tensors.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import einops
 import numpy as np
 
+from spleeter_2.checks import check_path
 from spleeter_2.config.loading import FORMAT, WINDOW, parse_configuration
 from spleeter_2.config.schema import Configuration, CUNet
 from spleeter_2.errors import SeparationError
@@ -135,7 +137,9 @@ MODULES = (
 )
 
 
-def read_lasaft(path: Path, hyper_parameters: Path | None = None) -> Conversion:
+def read_lasaft(
+    path: str | os.PathLike, hyper_parameters: str | os.PathLike | None = None
+) -> Conversion:
     """Plan the conversion of a file.
 
     Args:
@@ -146,7 +150,10 @@ def read_lasaft(path: Path, hyper_parameters: Path | None = None) -> Conversion:
     Raises:
         SeparationError: a file cannot be read, or ``plan`` refuses the network.
     """
-    given = {} if hyper_parameters is None else read_json(hyper_parameters, "hyper-parameters")
+    path, given = Path(check_path("path", path)), {}
+    if hyper_parameters is not None:
+        file = Path(check_path("hyper_parameters", hyper_parameters))
+        given = read_json(file, "hyper-parameters")
     checkpoint = read_checkpoint(path)
     conversion = plan(_weights(checkpoint), {**_own_hyper_parameters(checkpoint.metadata), **given})
     conversion.configuration["source"] = {

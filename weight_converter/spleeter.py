@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from spleeter_2.checks import check_path, check_whole
 from spleeter_2.config.loading import parse_configuration, read_configuration
 from spleeter_2.errors import SeparationError
 from spleeter_2.models import build_model
@@ -42,7 +43,9 @@ TABLE = (
 )
 
 
-def read_spleeter(folder: Path, model: str = "spleeter_2:mask", seed: int = 0) -> Conversion:
+def read_spleeter(
+    folder: str | os.PathLike, model: str = "spleeter_2:mask", seed: int = 0
+) -> Conversion:
     """Plan the conversion of a Spleeter 2stems checkpoint.
 
     Args:
@@ -53,6 +56,8 @@ def read_spleeter(folder: Path, model: str = "spleeter_2:mask", seed: int = 0) -
     Raises:
         SeparationError: another kind of checkpoint, or an architecture without these layers.
     """
+    folder = Path(check_path("folder", folder))
+    seed = check_whole("the seed", seed, 0, 2**32 - 1)
     path = tf.train.latest_checkpoint(os.fspath(folder))
     if path is None:
         raise SeparationError(f"there is no TensorFlow checkpoint in {folder}")

@@ -562,6 +562,37 @@ def test_the_three_commands_of_the_comparison(deezer_2stems, plain, tmp_path, mo
     assert "2 sources (vocals, accompaniment), 1 track(s)" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"model": 3}, "the model must be a path, not 3"),
+        ({"data": None}, "data must be a path, not None"),
+        ({"output": b"out"}, "output must be a path"),
+        ({"subset": None}, "the subset must be a string"),
+        ({"tracks": "one"}, "tracks must be a list of names, not 'one'"),
+        ({"nb_sources": "2"}, "sources must be a whole number, not '2'"),
+        ({"baselines": ["irm"]}, "baselines must be a string"),
+        ({"jobs": 1.5}, "--jobs must be a whole number, not 1.5"),
+        ({"jobs": float("nan")}, "--jobs must be a whole number"),
+        ({"save_audio": "no"}, "save_audio must be True or False"),
+        ({"mwf": 1}, "mwf must be True or False"),
+        ({"verbose": None}, "verbose must be True or False"),
+        ({"overlap": 2}, "the overlap must be a number between 0 and 0.5, not 2"),
+        ({"device": 0}, "the device must be a string"),
+        ({"device": "tpu"}, "must be cpu"),
+    ],
+)
+def test_settings_of_a_wrong_kind(options, words):
+    with pytest.raises(SeparationError, match=words):
+        Settings(**{"model": "spleeter_2:mask", "data": "a", "output": "b", **options})
+
+
+def test_settings_take_paths_as_text():
+    settings = Settings("spleeter_2:mask", "a", "b", tracks=["x"], jobs=2.0)
+    expected = Settings("spleeter_2:mask", Path("a"), Path("b"), tracks=("x",), jobs=2)
+    assert settings == expected and settings.command() == expected.command()
+
+
 def test_settings_tell_the_command_that_repeats_them():
     settings = Settings("spleeter_2:mask", Path("a b"), Path("out"), tracks=("x",), mwf=True)
     assert settings.command() == (

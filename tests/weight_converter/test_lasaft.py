@@ -438,6 +438,14 @@ def test_refused_options(name, changes, words):
         planned(f"{name}.ckpt", **changes)
 
 
+@pytest.mark.parametrize("path", [None, 3, b"lasaft.ckpt", ["lasaft.ckpt"], "a\0b"])
+def test_what_is_no_path(path):
+    with pytest.raises(SeparationError, match="path must be a path"):
+        lasaft.read_lasaft(path)
+    with pytest.raises(SeparationError, match="hyper_parameters must be a path"):
+        lasaft.read_lasaft("lasaft.ckpt", path or 3)
+
+
 def test_no_network():
     with pytest.raises(SeparationError, match="first_conv.0.weight"):
         lasaft.plan({"weight": np.zeros(1, np.float32)})
