@@ -43,7 +43,7 @@ from .results import (
     write_scores,
 )
 from .scores import round_to_16_bits, score
-from .tables import details, museval_summary
+from .tables import details, formatted, museval_summary
 from .tracks import (
     TrackAudio,
     file_sizes,
@@ -374,7 +374,9 @@ def _report(runs: Sequence[Run], tracks: Sequence[Song]) -> None:
 
 
 def _in_short(scores: TrackScores) -> str:
-    levels = ", ".join(f"{name} {scores.metric(name, METRICS[0]):.2f}" for name in scores.sources)
+    levels = ", ".join(
+        f"{name} {formatted(scores.metric(name, METRICS[0]), '.2f')}" for name in scores.sources
+    )
     return f"SDR {levels}; {sum(scores.seconds.values()):.0f} s"
 
 
