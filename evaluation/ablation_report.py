@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from .compare import compare
 from .excerpts import choose_excerpts
 from .results import Run
 from .scores import FRAMEWISE
-from .tables import OVERALL, UNITS, as_markdown, medians
+from .tables import OVERALL, UNITS, as_markdown, formatted, medians
 
 
 class Outcome(msgspec.Struct):
@@ -43,7 +44,7 @@ class RunResults(msgspec.Struct):
 
 
 class Results(msgspec.Struct):
-    """The file ``results.json``."""
+    """The file ``results.json``, which has null for NaN."""
 
     command: str
     versions: dict[str, str]
@@ -75,7 +76,7 @@ def write_results(plan: Plan, runs: Mapping[Variant, Run], facts: Mapping[str, A
             for name, changes in plan.runs.items()
         },
     )
-    write_json(folder / "results.json", msgspec.to_builtins(results))
+    write_json(folder / "results.json", _without_nan(msgspec.to_builtins(results)))
     curves = {
         name: [outcome.history for outcome in found.seeds.values()]
         for name, found in results.runs.items()
@@ -85,6 +86,15 @@ def write_results(plan: Plan, runs: Mapping[Variant, Run], facts: Mapping[str, A
     page = folder / "ablation.md"
     write_text(page, as_page(results, ["val_loss.png", *pictures]))
     return page
+
+
+def _without_nan(value: Any) -> Any:
+    """Copy of a tree of JSON with null for NaN and infinity, which JSON lacks."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _outcome(variant: Variant, run: Run) -> Outcome:
@@ -144,8 +154,8 @@ def _over_seeds(table: pd.DataFrame, sign: str = "") -> dict[str, str]:
     cells = {}
     for column in table:
         digits = 4 if column == "val_loss" else 2
-        cells[column] = f"{table[column].mean():{sign}.{digits}f}"
-        if len(table) > 1:
+        cells[column] = formatted(table[column].mean(), f"{sign}.{digits}f")
+        if table[column].count() > 1:
             cells[column] += f" ({table[column].std():.{digits}f})"
     return cells
 

@@ -13,7 +13,7 @@ import pandas as pd
 from spleeter_2.errors import SeparationError
 
 from .results import Run, TrackScores
-from .tables import as_text, describe_sources, medians, numbers, with_units
+from .tables import as_text, describe_sources, formatted, medians, numbers, with_units
 
 CONFIDENCE = 0.95
 RESAMPLES = 9999
@@ -153,9 +153,9 @@ def difference_table(comparison: Comparison, index: int) -> pd.DataFrame:
     """Table of the differences of run ``index`` to the first run."""
     rows = [
         {
-            "difference": _number(found.median, "+.3f"),
+            "difference": formatted(found.median, "+.3f"),
             "95 % interval": _interval(found.interval),
-            "p": _number(found.p, ".4f"),
+            "p": formatted(found.p, ".4f"),
             "tracks": found.nb_tracks,
             "verdict": found.verdict,
         }
@@ -172,6 +172,13 @@ def remarks(comparison: Comparison) -> list[str]:
         f"{describe_sources(comparison.runs[0])}, {count} track(s) of "
         f"{comparison.runs[0].information.subset}; medians over tracks"
     ]
+    for label, table in zip(comparison.labels, comparison.numbers, strict=True):
+        lacking = table.xs("track SDR", axis=1, level="metric").isna().any(axis=1).sum()
+        if lacking:
+            sentences.append(
+                f"{label}: {lacking} of {count} track(s) have no track SDR and SI-SDR of a source "
+                "that is silent, or estimated without error"
+            )
     if len(comparison.runs) > 1:
         sentences.append(
             "difference: median over tracks of a run minus the first run; interval: bootstrap over "
@@ -190,10 +197,6 @@ def text(comparison: Comparison) -> str:
         parts.append(f"{label} against {comparison.labels[0]}")
         parts.append(as_text(difference_table(comparison, index)))
     return "\n\n".join([*parts, *remarks(comparison)[1:]])
-
-
-def _number(value: float, form: str) -> str:
-    return "-" if math.isnan(value) else format(value, form)
 
 
 def _interval(interval: tuple[float, float] | None) -> str:

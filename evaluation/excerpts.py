@@ -59,8 +59,8 @@ def choose_excerpts(comparison: Comparison, count: int) -> tuple[list[Excerpt], 
     without = [label for label in comparison.labels if label not in (*kept, "mixture")]
     missing = f"{', '.join(without)} kept no estimates: see --save-audio." if without else ""
     levels = comparison.numbers[0][comparison.sources[0], "track SDR"]
-    order = np.argsort(levels.to_numpy())
-    ranks = dict.fromkeys([len(order) // 2, *range(len(order))])
+    order = np.argsort(levels.to_numpy())  # tracks without a level come last
+    ranks = dict.fromkeys([levels.count() // 2, *range(len(order))])
     found = []
     for rank in list(ranks)[:count]:
         try:

@@ -1,10 +1,17 @@
-"""SDR and SI-SDR of whole tracks."""
+"""SDR and SI-SDR of whole tracks, and the definition of silence."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from spleeter_2.data.cache import SILENCE
+
 EPSILON = 1e-7  # as in the MDX challenge; a silent estimate of silence scores 0 dB
+
+
+def is_silent(waveform: np.ndarray) -> bool:
+    """Return True if every sample is below ``SILENCE``, as in training."""
+    return not np.max(np.abs(waveform), initial=0) >= SILENCE
 
 
 def sdr(reference: np.ndarray, estimate: np.ndarray) -> float:

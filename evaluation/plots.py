@@ -159,7 +159,8 @@ def spectrograms(
     """
     transform = Transform()
     limit = levels_of(transform, mixture)  # [T, F, C]
-    loudest = max(np.percentile(limit, 99.5), QUIETEST + 30)  # quiet songs are as bright
+    audible = np.maximum(limit, QUIETEST)  # no interpolation between infinite levels of silence
+    loudest = max(np.percentile(audible, 99.5), QUIETEST + 30)  # quiet songs are as bright
     nb_columns = min(3, len(panels))
     nb_rows = -(-len(panels) // nb_columns)
     figure = Figure(figsize=(3.6 * nb_columns + 0.6, 2.9 * nb_rows), layout="constrained")

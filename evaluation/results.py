@@ -21,7 +21,8 @@ from spleeter_2.files import read_json, write_text
 from .over_mixture import Counts, OverMixture
 from .scores import FRAMEWISE, SourceScores
 
-FORMAT = 1
+FORMAT = 1  # of run.json
+SCORES_FORMAT = 2  # of a file of scores; in 1, a silent source had a track SDR
 INFORMATION = "run.json"
 WHOLE_TRACK = ("track SDR", "SI-SDR")
 METRICS = (*FRAMEWISE, *WHOLE_TRACK, "over")  # dB; "over" is a share in per cent
@@ -100,9 +101,9 @@ class Frame(msgspec.Struct):
 
 
 class WholeTrack(msgspec.Struct, rename={"sdr": "SDR", "si_sdr": "SI-SDR"}):
-    """Our key of a target: scores of the whole track in dB; None where SI-SDR is not defined."""
+    """Our key of a target: scores of the whole track in dB; None where not defined."""
 
-    sdr: float
+    sdr: float | None
     si_sdr: float | None
     over_mixture: Counts
 
@@ -118,7 +119,7 @@ class Target(msgspec.Struct):
 class TrackInformation(msgspec.Struct):
     """Our key of a file of scores; for its attributes see ``TrackScores``."""
 
-    format: Literal[1]
+    format: Literal[2]
     track: str
     subset: str
     samples: Count
@@ -274,11 +275,11 @@ def write_scores(path: Path, scores: TrackScores) -> None:
     for source, values in scores.sources.items():
         store.add_target(source, values.frames)
         store.scores["targets"][-1]["track"] = msgspec.to_builtins(
-            WholeTrack(values.sdr, _finite(values.si_sdr), values.over_mixture.counts())
+            WholeTrack(_finite(values.sdr), _finite(values.si_sdr), values.over_mixture.counts())
         )
     store.scores["spleeter_2"] = msgspec.to_builtins(
         TrackInformation(
-            format=FORMAT,
+            format=SCORES_FORMAT,
             track=scores.name,
             subset=scores.subset,
             samples=scores.samples,
@@ -296,26 +297,39 @@ def read_scores(path: Path) -> TrackScores:
     """Read a file of scores.
 
     Raises:
-        SeparationError: the file is damaged or holds something else.
+        SeparationError: the file is damaged, of an older version, or holds something else.
     """
     try:
-        # not msgspec.json, since museval writes NaN
-        content = msgspec.convert(read_json(path, "scores"), TrackFile)
-        ours = content.spleeter_2
-        return TrackScores(
-            name=ours.track,
-            subset=ours.subset,
-            samples=ours.samples,
-            sample_rate=ours.sample_rate,
-            files=ours.files,
-            remainder=_number(ours.remainder),
-            seconds=ours.seconds,
-            sources={target.name: _source(target) for target in content.targets},
-        )
+        data = read_json(path, "scores")  # not msgspec.json, since museval writes NaN
+        if not _is_older(data):
+            return _track_scores(msgspec.convert(data, TrackFile))
     except (SeparationError, ValueError) as error:
         raise SeparationError(
             f"{path} is damaged or not a file of scores: remove it and run again"
         ) from error
+    raise SeparationError(
+        f"{path} was written by an older version: run the evaluation again, which scores its "
+        "track again"
+    )
+
+
+def _is_older(data: dict[str, Any]) -> bool:
+    ours = data.get("spleeter_2")
+    return isinstance(ours, dict) and ours.get("format") in range(1, SCORES_FORMAT)
+
+
+def _track_scores(content: TrackFile) -> TrackScores:
+    ours = content.spleeter_2
+    return TrackScores(
+        name=ours.track,
+        subset=ours.subset,
+        samples=ours.samples,
+        sample_rate=ours.sample_rate,
+        files=ours.files,
+        remainder=_number(ours.remainder),
+        seconds=ours.seconds,
+        sources={target.name: _source(target) for target in content.targets},
+    )
 
 
 def _source(target: Target) -> SourceScores:
@@ -325,7 +339,7 @@ def _source(target: Target) -> SourceScores:
     }
     track = target.track
     over = OverMixture.of_counts(track.over_mixture)
-    return SourceScores(frames, track.sdr, _number(track.si_sdr), over)
+    return SourceScores(frames, _number(track.sdr), _number(track.si_sdr), over)
 
 
 def _finite(value: float) -> float | None:

@@ -17,9 +17,18 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
+from spleeter_2.checks import (
+    check_flag,
+    check_names,
+    check_number,
+    check_path,
+    check_text,
+    check_whole,
+)
 from spleeter_2.data.songs import Song
 from spleeter_2.errors import SeparationError
 from spleeter_2.files import atomic_file, write_json
+from spleeter_2.runtime.network import parse_device
 
 from .methods import Estimator, Method, choose_sources, open_estimator, prepare
 from .results import (
@@ -34,7 +43,7 @@ from .results import (
     write_scores,
 )
 from .scores import round_to_16_bits, score
-from .tables import details, museval_summary
+from .tables import details, formatted, museval_summary
 from .tracks import (
     TrackAudio,
     file_sizes,
@@ -63,6 +72,9 @@ class Settings:
         tracks: names (default: all tracks).
         baselines: further methods, separated by commas.
         jobs: processes (default: as cores and memory allow).
+
+    Raises:
+        SeparationError: a value of another type, or an overlap or device that does not exist.
     """
 
     model: str
@@ -78,6 +90,28 @@ class Settings:
     overlap: float | None = None
     device: str | None = None
     verbose: bool = False
+
+    def __post_init__(self) -> None:
+        checked = {
+            "model": check_path("the model", self.model),
+            "data": Path(check_path("data", self.data)),
+            "output": Path(check_path("output", self.output)),
+            "subset": check_text("the subset", self.subset),
+            "tracks": check_names("tracks", self.tracks),
+            "baselines": check_text("baselines", self.baselines),
+        }
+        for name in ("save_audio", "mwf", "verbose"):
+            checked[name] = check_flag(name, getattr(self, name))
+        if self.nb_sources is not None:
+            checked["nb_sources"] = check_whole("sources", self.nb_sources)
+        if self.jobs is not None:
+            checked["jobs"] = check_whole("--jobs", self.jobs)
+        if self.overlap is not None:
+            checked["overlap"] = check_number("the overlap", self.overlap, 0, 0.5)
+        if self.device is not None:
+            parse_device(self.device)
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
 
     def command(self) -> str:
         """The command line that repeats the evaluation."""
@@ -340,7 +374,9 @@ def _report(runs: Sequence[Run], tracks: Sequence[Song]) -> None:
 
 
 def _in_short(scores: TrackScores) -> str:
-    levels = ", ".join(f"{name} {scores.metric(name, METRICS[0]):.2f}" for name in scores.sources)
+    levels = ", ".join(
+        f"{name} {formatted(scores.metric(name, METRICS[0]), '.2f')}" for name in scores.sources
+    )
     return f"SDR {levels}; {sum(scores.seconds.values()):.0f} s"
 
 

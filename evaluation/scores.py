@@ -13,7 +13,7 @@ import numpy as np
 
 from spleeter_2.errors import SeparationError
 
-from .metrics import sdr, si_sdr
+from .metrics import is_silent, sdr, si_sdr
 from .over_mixture import OverMixture, measure
 
 FRAMEWISE = ("SDR", "SIR", "ISR", "SAR")
@@ -28,7 +28,7 @@ class SourceScores:
     Attributes:
         frames: framewise metrics in dB, float64 ``[frames]`` each; NaN in frames in which a
             reference or an estimate is silent.
-        sdr, si_sdr: of the whole track, in dB.
+        sdr, si_sdr: of the whole track, in dB; NaN where they are not defined.
     """
 
     frames: dict[str, np.ndarray]
@@ -72,7 +72,7 @@ def score(
     """Score the estimates of all sources of one track.
 
     If a reference or an estimate is silent throughout, BSSEval is not defined for any source and
-    all frames are NaN; whole-track SDR is defined.
+    all frames are NaN. For whole-track SDR and SI-SDR see ``whole_track``.
 
     Args:
         references, estimates: ``{source: float [S, C]}``, full scale 1.0.
@@ -92,12 +92,25 @@ def score(
     return {
         name: SourceScores(
             {metric: frames[metric][index] for metric in FRAMEWISE},
-            sdr(truth[index], estimated[index]),
-            si_sdr(truth[index], estimated[index]),
+            *whole_track(truth[index], estimated[index]),
             over[name],
         )
         for index, name in enumerate(references)
     }
+
+
+def whole_track(reference: np.ndarray, estimate: np.ndarray) -> tuple[float, float]:
+    """SDR and SI-SDR in dB of a whole track.
+
+    Both are NaN if the reference is silent or equals the estimate: the SDR would be the level of
+    one signal over that of ``metrics.EPSILON``.
+
+    Args:
+        reference, estimate: waveforms ``[S, C]`` of equal shape, rounded to 16 bits.
+    """
+    if is_silent(reference) or np.array_equal(reference, estimate):
+        return float("nan"), float("nan")
+    return sdr(reference, estimate), si_sdr(reference, estimate)
 
 
 def bss_eval(
@@ -113,8 +126,8 @@ def bss_eval(
     """
     from museval.metrics import Framing, bss_eval
 
-    silent = [not signal.sum(axis=1).any() for signal in (*references, *estimates)]
-    if any(silent):  # museval raises on silent signals
+    zero = [not signal.sum(axis=1).any() for signal in (*references, *estimates)]
+    if any(zero) or any(map(is_silent, references)):  # museval raises on zeros
         nb_frames = Framing(sample_rate, sample_rate, references.shape[1]).nwin
         return dict.fromkeys(FRAMEWISE, np.full((len(references), nb_frames), np.nan))
     values = bss_eval(

@@ -25,6 +25,11 @@ MEANINGS = {
 }
 
 
+def formatted(value: float, form: str) -> str:
+    """A number as text; a dash for NaN."""
+    return "-" if np.isnan(value) else format(value, form)
+
+
 def numbers(scores: Sequence[TrackScores]) -> pd.DataFrame:
     """Metrics of a run: one row per track, one column per source and metric.
 
@@ -62,7 +67,7 @@ def museval_summary(run: Run, scores: Sequence[TrackScores]) -> str:
         f"{run.name}: {describe_sources(run)}, {len(scores)} track(s) of {run.information.subset}"
     ]
     for source in run.sources:
-        cells = (f"{metric}:{found[source, metric]:>8.3f}" for metric in FRAMEWISE)
+        cells = (f"{metric}:{formatted(found[source, metric], '.3f'):>8}" for metric in FRAMEWISE)
         lines.append(source.ljust(16) + "==> " + "  ".join(cells))
     return "\n".join(lines)
 
@@ -81,11 +86,19 @@ def details(run: Run, scores: Sequence[TrackScores]) -> str:
 
 
 def remarks(run: Run, scores: Sequence[TrackScores]) -> list[str]:
-    """Sentences about frames without scores and about bins over the mixture."""
+    """Sentences about frames and tracks without scores and about bins over the mixture."""
     silent, frames = map(sum, zip(*(track.nb_frames for track in scores), strict=True))
     sentences = [f"{silent} of {frames} frames have no SDR, SIR, ISR, SAR (silence)"]
     for source in run.sources:
+        if lacking := sum(np.isnan(track.metric(source, "track SDR")) for track in scores):
+            sentences.append(
+                f"{source}: {lacking} of {len(scores)} tracks have no track SDR and SI-SDR "
+                "(it is silent, or estimated without error)"
+            )
         total = total_over_mixture(scores, source)
+        if not total.bins.sum():
+            sentences.append(f"{source}: mixture and estimate have no audible bins")
+            continue
         excess = f", by {total.mean_excess:.1f} dB on average" if total.over.sum() else ""
         sentences.append(
             f"{source}: {100 * total.share:.2f} % of all bins exceed the mixture{excess}"
@@ -109,7 +122,7 @@ def cells(table: pd.DataFrame) -> Iterator[list[str]]:
 def _cell(value: object) -> str:
     if not isinstance(value, float):
         return str(value)
-    return "-" if np.isnan(value) else f"{value:.3f}"
+    return formatted(value, ".3f")
 
 
 def as_text(table: pd.DataFrame) -> str:

@@ -10,7 +10,7 @@ the tensors.
 from __future__ import annotations
 
 import json
-import re
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,15 @@ from typing import Any
 import einops
 import numpy as np
 
+from spleeter_2.checks import check_path
 from spleeter_2.config.loading import FORMAT, WINDOW, parse_configuration
 from spleeter_2.config.schema import Configuration, CUNet
 from spleeter_2.errors import SeparationError
 from spleeter_2.files import read_json
 
 from .mapping import Conversion, Row, as_table, axis_sizes, shown, source_shape
-from .torch_checkpoint import Placeholder, read_checkpoint
+from .prefixes import COUNTER, choose_network
+from .torch_checkpoint import Checkpoint, Placeholder, read_checkpoint
 
 INSTRUMENTS = ("vocals", "drums", "bass", "other")  # the reference's conditions 0 to 3
 SAMPLE_RATE = 44100  # Hz, of MUSDB18
@@ -128,29 +130,55 @@ NEEDED = (
     *("embedding_dim", "control_n_layer"),
 )
 HANN = "stft.stft.window"  # window of the STFT, a part of the state dict
-PREFIXES = re.compile(r"^((module|spec2spec)\.)+")  # of modules that wrap the network
-IGNORED = re.compile(r"(^|\.)num_batches_tracked$")  # counters of training steps
+FIRST = "first_conv.0.weight"  # a tensor that every family has
+MODULES = (
+    *("first_conv", "last_conv", "embedding", "downsamplings", "upsamplings", "encoders"),
+    *("decoders", "mid_block", "condition_generator", "stft"),
+)
 
 
-def read_lasaft(path: Path, hyper_parameters: Path | None = None) -> Conversion:
+def read_lasaft(
+    path: str | os.PathLike, hyper_parameters: str | os.PathLike | None = None
+) -> Conversion:
     """Plan the conversion of a file.
 
     Args:
-        path: a checkpoint of PyTorch Lightning, or a bare state dict.
+        path: a checkpoint of PyTorch Lightning, or a bare state dict; see ``choose_network`` for
+            one that holds averaged weights as well.
         hyper_parameters: JSON file whose entries supplement and replace the checkpoint's own.
 
     Raises:
         SeparationError: a file cannot be read, or ``plan`` refuses the network.
     """
-    given = {} if hyper_parameters is None else read_json(hyper_parameters, "hyper-parameters")
+    path, given = Path(check_path("path", path)), {}
+    if hyper_parameters is not None:
+        file = Path(check_path("hyper_parameters", hyper_parameters))
+        given = read_json(file, "hyper-parameters")
     checkpoint = read_checkpoint(path)
-    conversion = plan(checkpoint.arrays, {**_own_hyper_parameters(checkpoint.metadata), **given})
+    conversion = plan(_weights(checkpoint), {**_own_hyper_parameters(checkpoint.metadata), **given})
     conversion.configuration["source"] = {
         "project": "LaSAFT",
         "file": path.name,
         "sha256": checkpoint.sha256,
     }
     return conversion
+
+
+def _weights(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
+    """Return the tensors of the state dict, or of all state dicts that hold a network."""
+    states = {checkpoint.place: checkpoint.arrays, **checkpoint.siblings}
+    networks = {
+        place: state
+        for place, state in states.items()
+        if any(name.endswith(FIRST) for name in state)
+    }
+    if len(networks) < 2:
+        return next(iter(networks.values()), checkpoint.arrays)
+    return {
+        f"{place}.{name}" if place else name: array
+        for place, state in networks.items()
+        for name, array in state.items()
+    }
 
 
 def _own_hyper_parameters(metadata: Mapping[Any, Any]) -> dict[str, Any]:
@@ -168,18 +196,20 @@ def plan(
     """Map every tensor to its variable.
 
     Args:
-        arrays: the state dict; its names may begin with ``module.`` and ``spec2spec.``.
+        arrays: the state dict; its names may have a prefix, see ``choose_network``.
         hyper_parameters: of the reference's network.
 
     Raises:
-        SeparationError: another network; a missing hyper-parameter, or one that the reference
-            cannot run; a table of tensors that are missing, unexpected or of a wrong shape.
+        SeparationError: another network, or several; a missing hyper-parameter, or one that the
+            reference cannot run; a table of tensors that are missing, unexpected or of a wrong
+            shape.
     """
-    names = _stripped(arrays)
+    chosen = choose_network(arrays, MODULES, FIRST, HANN)
+    names = chosen.names
     state = {name: arrays[source] for name, source in names.items()}
     plain = {k: v for k, v in (hyper_parameters or {}).items() if not isinstance(v, np.ndarray)}
     family, options = _options(state, plain)
-    notes: list[str] = []
+    notes = list(chosen.notes)
     configuration, data = _configuration(family, options, notes)
     expected = list(_expected(configuration))
     if HANN in state:
@@ -187,7 +217,7 @@ def plan(
     else:
         notes.append("the checkpoint holds no STFT window: the Hann window is used")
     left_over = state.keys() - {name for name, *_ in expected}
-    ignored = {name for name in left_over if IGNORED.search(name)}
+    ignored = {name for name in left_over if COUNTER.search(name)}
     rows, faults = _placed(state, names, expected)
     faults += [
         Row(names[name], state[name].shape, None, None, "unexpected")
@@ -200,7 +230,8 @@ def plan(
             + f" not fit a {family} network of these hyper-parameters:\n{as_table(faults)}"
         )
     values = {row.variable: _value(arrays[row.source], row) for row in rows}
-    return Conversion(family, data, rows, sorted(names[name] for name in ignored), values, notes)
+    unused = sorted([*(names[name] for name in ignored), *chosen.unused])
+    return Conversion(family, data, rows, unused, values, notes)
 
 
 def _placed(
@@ -231,21 +262,6 @@ def _value(array: np.ndarray, row: Row) -> np.ndarray:
     if not np.isfinite(array).all():
         raise SeparationError(f"{row.source} holds NaN or infinity")
     return np.ascontiguousarray(array)
-
-
-def _stripped(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
-    """``{name without prefixes: name}``."""
-    names: dict[str, str] = {}
-    for source in arrays:
-        name = PREFIXES.sub("", source)
-        if name in names:
-            raise SeparationError(f"the checkpoint holds {names[name]} twice, also as {source}")
-        names[name] = source
-    if "first_conv.0.weight" not in names:
-        raise SeparationError(
-            "the checkpoint holds no LaSAFT network: it lacks first_conv.0.weight"
-        )
-    return names
 
 
 def _expected(

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from spleeter_2.checks import check_path, check_whole
 from spleeter_2.config.loading import parse_configuration, read_configuration
 from spleeter_2.errors import SeparationError
 from spleeter_2.models import build_model
@@ -23,12 +24,15 @@ from .mapping import Conversion, Row, shown
 
 INSTRUMENTS = ("vocals", "accompaniment")  # of Spleeter's 2stems, in the order of its networks
 
-# kind of TF1 layer, number of them per instrument, {index: our layer}
+CONV = ("bias", "kernel")
+NORM = ("beta", "gamma", "moving_mean", "moving_variance")
+# kind of TF1 layer, its tensors, number of layers per instrument, {index: our layer}
 TABLE = (
-    ("conv2d", 7, {**{i: f"encoder_{i + 1}_conv" for i in range(6)}, 6: "mask_conv"}),
-    ("conv2d_transpose", 6, {i: f"decoder_{i + 1}_conv" for i in range(6)}),
+    ("conv2d", CONV, 7, {**{i: f"encoder_{i + 1}_conv" for i in range(6)}, 6: "mask_conv"}),
+    ("conv2d_transpose", CONV, 6, {i: f"decoder_{i + 1}_conv" for i in range(6)}),
     (
         "batch_normalization",
+        NORM,
         12,
         # 5, the BatchNorm of the deepest encoder, is stored but not used by the network
         {
@@ -39,7 +43,9 @@ TABLE = (
 )
 
 
-def read_spleeter(folder: Path, model: str = "spleeter_2:mask", seed: int = 0) -> Conversion:
+def read_spleeter(
+    folder: str | os.PathLike, model: str = "spleeter_2:mask", seed: int = 0
+) -> Conversion:
     """Plan the conversion of a Spleeter 2stems checkpoint.
 
     Args:
@@ -50,6 +56,8 @@ def read_spleeter(folder: Path, model: str = "spleeter_2:mask", seed: int = 0) -
     Raises:
         SeparationError: another kind of checkpoint, or an architecture without these layers.
     """
+    folder = Path(check_path("folder", folder))
+    seed = check_whole("the seed", seed, 0, 2**32 - 1)
     path = tf.train.latest_checkpoint(os.fspath(folder))
     if path is None:
         raise SeparationError(f"there is no TensorFlow checkpoint in {folder}")
@@ -101,14 +109,17 @@ def _names(source: dict[str, np.ndarray], folder: Path, targets: tuple[str, ...]
         if target not in INSTRUMENTS:
             raise SeparationError(f"Spleeter's 2stems model has no network for {target}")
         rank = INSTRUMENTS.index(target)
-        for kind, period, places in TABLE:
+        for kind, tensors, period, places in TABLE:
             for place, layer in places.items():
                 number = place + rank * period
-                prefix = f"{kind}_{number}/" if number else f"{kind}/"
-                found = [name for name in source if name.startswith(prefix)]
-                if not found:
-                    raise SeparationError(
-                        f"{folder} is not a Spleeter 2stems checkpoint: it lacks {prefix[:-1]}"
-                    )
-                names.update({k: f"{target}_{layer}/{k.removeprefix(prefix)}" for k in found})
+                prefix = f"{kind}_{number}" if number else kind
+                if not any(name.startswith(f"{prefix}/") for name in source):
+                    raise _lacks(folder, prefix)
+                names.update({f"{prefix}/{t}": f"{target}_{layer}/{t}" for t in tensors})
+    if missing := [name for name in names if name not in source]:
+        raise _lacks(folder, missing[0])
     return names
+
+
+def _lacks(folder: Path, name: str) -> SeparationError:
+    return SeparationError(f"{folder} is not a Spleeter 2stems checkpoint: it lacks {name}")

@@ -47,7 +47,13 @@ _INFLATION = (2**24, 20)  # an archive holds at most this many bytes, or this ma
 _EXPANSION = (2**30, 8)  # the same for all arrays together: they may share or repeat a storage
 
 _LEGACY_MAGIC, _LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
-_STATE_KEYS = ("state_dict", "model_state_dict", "model", "state")  # most specific first
+# Keys of a state dict, most specific first; those of averaged weights (EMA, SWA) come last.
+_STATE_KEYS = (
+    *("state_dict", "model_state_dict", "model_state", "model", "state", "net", "network"),
+    *("module", "weights", "params"),
+)
+AVERAGED = re.compile(r"(?:^|[._])(?:ema|swa|averaged?|avg|shadow)(?:[._]|$)", re.IGNORECASE)
+_MAX_NESTING = 4  # of state dicts in dicts
 _DTYPES = {
     **{"Double": "float64", "Float": "float32", "Half": "float16", "BFloat16": "bfloat16"},
     **{"Long": "int64", "Int": "int32", "Short": "int16", "Char": "int8", "Byte": "uint8"},
@@ -109,19 +115,23 @@ class Checkpoint:
         metadata: everything else as a tree of plain values: dict, list, tuple, set, str, bytes,
             numbers, None, arrays for tensors outside the state dict, and `Placeholder`.
         sha256: hexadecimal digest of the file.
+        place: keys that lead to the state dict, joined by dots.
+        siblings: tensors of further state dicts by place; they are in the metadata as well.
     """
 
     arrays: dict[str, np.ndarray]
     metadata: dict[Any, Any]
     sha256: str
+    place: str = ""
+    siblings: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Read a checkpoint written by `torch.save`, in either container.
 
     Args:
-        path: the checkpoint. Its state dict is the whole object or lies under `state_dict`,
-            `model_state_dict`, `model` or `state`.
+        path: the checkpoint. Its state dict is the whole object or lies under a usual key, such
+            as `state_dict`, `model_state_dict`, `model` or `ema_state_dict`.
 
     Raises:
         CheckpointError: the file is missing, damaged, not a checkpoint, holds no weights, calls
@@ -150,7 +160,7 @@ def _read(file: BinaryIO, size: int) -> Checkpoint:
     _check_format(head, size)
     file.seek(0)
     tree = _Converter(*(_read_zip if head.startswith(b"PK") else _read_legacy)(file, size)).tree
-    path = _find_state(tree)
+    path, *others = _find_states(tree) or [None]
     if path is None and isinstance(tree, Placeholder):
         raise CheckpointError(
             f"holds a whole pickled object ({_shown(tree.name)}) instead of weights by name: "
@@ -158,13 +168,11 @@ def _read(file: BinaryIO, size: int) -> Checkpoint:
         )
     if path is None:
         raise CheckpointError("holds no network weights: give a checkpoint with a state dict")
-    nested = [tree]
-    for key in path:
-        nested.append(nested[-1][key])
-    state = nested[-1]
-    arrays = {name: value for name, value in state.items() if _is_weight(name, value)}
+    siblings = {".".join(other): _weights_of(_reached(tree, other)[-1]) for other in others}
+    nested = _reached(tree, path)
+    arrays = _weights_of(nested[-1])
     for name in arrays:
-        del state[name]
+        del nested[-1][name]
     for level in reversed(range(len(path))):
         if not nested[level + 1]:
             del nested[level][path[level]]
@@ -172,22 +180,32 @@ def _read(file: BinaryIO, size: int) -> Checkpoint:
     digest = hashlib.sha256()
     while chunk := file.read(2**20):
         digest.update(chunk)
-    return Checkpoint(arrays, tree, digest.hexdigest())
+    return Checkpoint(arrays, tree, digest.hexdigest(), ".".join(path), siblings)
 
 
-def _find_state(tree: Any, depth: int = 0) -> tuple[str, ...] | None:
-    """Return the keys that lead to the state dict, or None without one."""
+def _find_states(tree: Any, depth: int = 0) -> list[tuple[str, ...]]:
+    """Return the keys that lead to every state dict, the most specific first."""
     tree = tree if isinstance(tree, dict) else {}
-    for key in _STATE_KEYS:
-        if key in tree and depth < len(_STATE_KEYS):
-            path = _find_state(tree[key], depth + 1)
-            if path is not None:
-                return (key, *path)
-    return () if any(_is_weight(name, value) for name, value in tree.items()) else None
+    averaged = [key for key in tree if isinstance(key, str) and AVERAGED.search(key)]
+    keys = [key for key in (*_STATE_KEYS, *averaged) if key in tree and depth < _MAX_NESTING]
+    paths = [(key, *path) for key in keys for path in _find_states(tree[key], depth + 1)]
+    return [*paths, ()] if any(array.ndim for array in _weights_of(tree).values()) else paths
 
 
-def _is_weight(name: Any, value: Any) -> bool:
-    return isinstance(name, str) and isinstance(value, np.ndarray)
+def _reached(tree: Any, path: tuple[str, ...]) -> list[Any]:
+    """Return the values on the way along the keys of a path, the tree first."""
+    nested = [tree]
+    for key in path:
+        nested.append(nested[-1][key])
+    return nested
+
+
+def _weights_of(state: dict[Any, Any]) -> dict[str, np.ndarray]:
+    return {
+        name: value
+        for name, value in state.items()
+        if isinstance(name, str) and isinstance(value, np.ndarray)
+    }
 
 
 # === Errors: the sentence behind the file's name ===

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
+from spleeter_2.checks import check_choice, check_text, check_whole
 from spleeter_2.errors import SeparationError
 
 # codec -> ffmpeg's container, ffmpeg's encoder, supported sample rates in Hz (None: any)
@@ -26,6 +28,18 @@ BITS = {
 }
 
 
+SAMPLE_RATES = (1000, 768000)  # lowest and highest accepted one, in Hz
+
+
+def check_sample_rate(sample_rate: Any) -> int:
+    """Check a sample rate in Hz.
+
+    Raises:
+        SeparationError: no whole number, or beyond ``SAMPLE_RATES``.
+    """
+    return check_whole("sample_rate", sample_rate, *SAMPLE_RATES)
+
+
 @dataclass(frozen=True)
 class Encoding:
     """Format of the stems.
@@ -44,11 +58,12 @@ class Encoding:
     bitrate: str = "128k"
 
     def __post_init__(self) -> None:
-        if self.codec not in CODECS:
-            raise SeparationError(f"the codec must be one of {', '.join(CODECS)}, not {self.codec}")
+        check_choice("the codec", self.codec, CODECS)
+        check_text("bits", self.bits)
+        check_text("bitrate", self.bitrate)
         if self.bits != "16" and self.bits not in BITS.get(self.codec, {}):
             raise SeparationError(f"{self.codec} cannot hold --bits {self.bits}")
-        if not re.fullmatch(r"[1-9]\d*[kK]?", self.bitrate):
+        if not re.fullmatch(r"[1-9][0-9]*[kK]?", self.bitrate):
             raise SeparationError(f"--bitrate must be a number such as 192k, not {self.bitrate}")
 
     @property
@@ -60,6 +75,18 @@ class Encoding:
     def sample_rates(self) -> tuple[int, ...] | None:
         """Supported sample rates in Hz, or None for any."""
         return CODECS[self.codec][2]
+
+    def check_sample_rate(self, sample_rate: Any) -> int:
+        """Check a sample rate in Hz that the file is to have.
+
+        Raises:
+            SeparationError: no sample rate, or one that the codec does not support.
+        """
+        rate = check_sample_rate(sample_rate)
+        if self.nearest_rate(rate) != rate:
+            rates = ", ".join(map(str, self.sample_rates))
+            raise SeparationError(f"{self.codec} cannot hold {rate} Hz; it can hold {rates}")
+        return rate
 
     def nearest_rate(self, sample_rate: int) -> int:
         """Lowest supported sample rate in Hz that is not below ``sample_rate``, or the highest."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from spleeter_2.checks import check_path, check_type
 from spleeter_2.errors import SeparationError
 from spleeter_2.files import read_json
 
@@ -24,6 +25,7 @@ PREFIX = "spleeter_2:"
 PRESETS = Path(__file__).parent / "presets"
 CHECKPOINT = "checkpoint"  # prefix of a checkpoint's files in the folder of the weights
 WINDOW = "stft/window"  # optional array in the checkpoint: the STFT's window
+MODEL = "the descriptor of a model"  # in messages
 FORMAT = 1  # value of the key "spleeter_2", which upstream's configurations lack
 
 
@@ -37,12 +39,13 @@ def has_weights(folder: Path | None) -> bool:
     return folder is not None and os.path.isfile(folder / f"{CHECKPOINT}.index")
 
 
-def is_ours(descriptor: str) -> bool:
+def is_ours(descriptor: str | os.PathLike) -> bool:
     """Return True for a configuration of spleeter-2, False for one of upstream Spleeter.
 
     Raises:
         SeparationError: the file or folder does not exist or is not JSON.
     """
+    descriptor = check_path(MODEL, descriptor)
     if descriptor.startswith(PREFIX):
         return True
     if descriptor.startswith("spleeter:"):
@@ -50,16 +53,16 @@ def is_ours(descriptor: str) -> bool:
     return "spleeter_2" in read_json(_locate(descriptor), "configuration")
 
 
-def read_configuration(descriptor: str) -> dict[str, Any]:
+def read_configuration(descriptor: str | os.PathLike) -> dict[str, Any]:
     """JSON object of a descriptor, merged into its bases.
 
     Raises:
         SeparationError: the file does not exist, is not JSON or not a configuration of spleeter-2.
     """
-    return _resolve(descriptor, seen=())
+    return _resolve(check_path(MODEL, descriptor), seen=())
 
 
-def load_configuration(descriptor: str) -> Configuration:
+def load_configuration(descriptor: str | os.PathLike) -> Configuration:
     """Read and validate the configuration of a descriptor.
 
     Raises:
@@ -78,6 +81,7 @@ def parse_configuration(data: Mapping[str, Any]) -> Configuration:
     Raises:
         SeparationError: one sentence with the place and the fault.
     """
+    check_type("the configuration", data, Mapping)
     return parse(Configuration, {k: v for k, v in data.items() if k != "spleeter_2"})
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
+from spleeter_2.checks import check_text
 from spleeter_2.config.schema import Configuration
 from spleeter_2.errors import SeparationError
 
@@ -65,6 +67,18 @@ def load_network(
     return Network(estimate, model.targets, model.window)
 
 
+def parse_device(name: str) -> tuple[str, int]:
+    """Kind ("CPU" or "GPU") and number of a device.
+
+    Raises:
+        SeparationError: another text, or no text.
+    """
+    found = re.fullmatch(r"(cpu|gpu)(?::([0-9]{1,9}))?", check_text("the device", name).lower())
+    if found is None:
+        raise SeparationError(f"the device must be cpu, gpu or gpu:N, not {name!r}")
+    return found[1].upper(), int(found[2] or 0)
+
+
 def _device(tf, name: str | None) -> str | None:
     """TensorFlow's name of a device, or None for TensorFlow's choice.
 
@@ -73,13 +87,10 @@ def _device(tf, name: str | None) -> str | None:
     """
     if name is None:
         return None
-    kind, _, number = name.lower().partition(":")
-    if kind not in ("cpu", "gpu") or (number and not number.isdecimal()):
-        raise SeparationError(f"the device must be cpu, gpu or gpu:N, not {name!r}")
-    present = tf.config.list_logical_devices(kind.upper())
-    index = int(number or 0)
+    kind, index = parse_device(name)
+    present = tf.config.list_logical_devices(kind)
     if index >= len(present):
         raise SeparationError(
-            f"there is no {name}: TensorFlow finds {len(present)} {kind.upper()} device(s)"
+            f"there is no {name}: TensorFlow finds {len(present)} {kind} device(s)"
         )
     return present[index].name

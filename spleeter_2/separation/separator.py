@@ -10,19 +10,29 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spleeter_2.audio.codecs import Encoding
+from spleeter_2.audio.codecs import Encoding, check_sample_rate
 from spleeter_2.audio.mixing import residual, with_channels
-from spleeter_2.audio.reader import BLOCK, AudioReader, first_invalid_sample
+from spleeter_2.audio.reader import BLOCK, AudioReader
 from spleeter_2.audio.resampling import resample
 from spleeter_2.audio.stft import Transform
 from spleeter_2.audio.writer import AudioWriter
+from spleeter_2.checks import (
+    check_flag,
+    check_function,
+    check_names,
+    check_number,
+    check_path,
+    check_positive,
+    check_type,
+)
 from spleeter_2.config.loading import PREFIX, has_weights, load_configuration
 from spleeter_2.config.schema import Configuration
 from spleeter_2.errors import SeparationError, model_errors
-from spleeter_2.runtime.network import Network, load_network
+from spleeter_2.runtime.network import Network, load_network, parse_device
 
 from .background import in_background
 from .paths import plan_outputs
+from .waveforms import check_blocks, check_waveform
 from .windows import OverlapAdd, Windows
 
 Progress = Callable[[float], None]  # called with the seconds of audio done so far
@@ -50,35 +60,37 @@ class Separator:
 
     Args:
         descriptor: ``spleeter_2:NAME``, a JSON file, or a folder with ``config.json``.
-        stems: instruments to separate (default: all of the model's).
+        stems: list of instruments to separate (default: all of the model's).
         overlap: overlap of the windows, 0 to 0.5 (default: the model's).
         mwf: refine the estimates by multichannel Wiener filtering.
         device: "cpu", "gpu" or "gpu:N" (default: TensorFlow's choice).
         sole_user: see ``import_tensorflow``.
 
     Raises:
-        SeparationError: an invalid configuration or overlap, an unknown instrument, or no weights.
+        SeparationError: an invalid configuration or argument, an unknown instrument, or no weights.
     """
 
     def __init__(
         self,
-        descriptor: str = "spleeter_2:grouped",
+        descriptor: str | os.PathLike = "spleeter_2:grouped",
         stems: Sequence[str] | None = None,
         overlap: float | None = None,
         mwf: bool = False,
         device: str | None = None,
         sole_user: bool = False,
     ) -> None:
+        self._mwf = check_flag("mwf", mwf)
+        self._sole_user = check_flag("sole_user", sole_user)
+        if overlap is not None:
+            overlap = check_number("the overlap", overlap, 0, 0.5)
+        if device is not None:
+            parse_device(device)
         self.configuration = load_configuration(descriptor)
         self.stems = choose_stems(self.configuration.name, self.configuration.instruments, stems)
-        if overlap is not None and not 0 <= overlap <= 0.5:
-            raise SeparationError(f"the overlap must lie between 0 and 0.5, not {overlap}")
         if not has_weights(self.configuration.weights):
-            raise SeparationError(_without_weights(descriptor, self.configuration))
+            raise SeparationError(_without_weights(os.fspath(descriptor), self.configuration))
         self._windows = Windows.of(self.configuration.stft, self.configuration.segment, overlap)
-        self._mwf = mwf
         self._device = device
-        self._sole_user = sole_user
         self._network: Network | None = None
 
     @model_errors()
@@ -114,19 +126,24 @@ class Separator:
             ``{instrument: float32 [S, C]}``, at the waveform's sample rate.
 
         Raises:
-            SeparationError: a waveform of another shape, empty, or with NaN or infinity.
+            SeparationError: a waveform of another shape, empty, or with NaN or infinity; another
+                invalid argument.
         """
-        waveform = _checked(waveform)
-        rate = sample_rate or self.configuration.sample_rate
+        waveform = check_waveform(waveform)
+        rate = self.configuration.sample_rate
+        if sample_rate is not None:
+            rate = check_sample_rate(sample_rate)
+        _check_progress(progress)
         blocks = (waveform[i : i + BLOCK] for i in range(0, len(waveform), BLOCK))
         stems = {name: np.empty_like(waveform) for name in self.stems}
         done = 0
-        for estimates in self.stream(blocks, rate):
-            for name, estimate in estimates.items():
-                stems[name][done : done + len(estimate)] = estimate
-            done += len(estimate)
-            if progress:
-                progress(done / rate)
+        with contextlib.closing(self._stream(blocks, rate)) as stream:
+            for estimates in stream:
+                for name, estimate in estimates.items():
+                    stems[name][done : done + len(estimate)] = estimate
+                done += len(estimate)
+                if progress:
+                    progress(done / rate)
         return stems
 
     def separate_to_file(
@@ -158,10 +175,21 @@ class Separator:
             SeparationError: a file that cannot be read or written, or an invalid option. Then no
                 stem is written.
         """
+        source = check_path("source", source)
+        destination = check_path("destination", destination)
+        offset = check_number("offset", offset, 0)
+        if duration is not None:
+            duration = check_positive("duration", duration)
         encoding = Encoding(codec, bits, bitrate)
-        (song,) = plan_outputs([source], destination, filename_format, codec, self.stems)
+        if sample_rate is not None:
+            sample_rate = encoding.check_sample_rate(sample_rate)
+        filename_format = check_path("filename_format", filename_format)
+        _check_progress(progress)
+        songs = plan_outputs([source], destination, filename_format, codec, self.stems)
+        if [song.source for song in songs] != [source]:
+            raise SeparationError(f"{source} is a folder or a pattern: give the path of one song")
         with AudioReader(source, sample_rate, offset, duration) as reader:
-            return self.write_stems(reader, song.outputs, encoding, progress)
+            return self.write_stems(reader, songs[0].outputs, encoding, progress)
 
     def write_stems(
         self,
@@ -177,8 +205,14 @@ class Separator:
             progress: called with the seconds of audio done so far.
 
         Raises:
-            SeparationError: audio that cannot be read or written. Then no stem is written.
+            SeparationError: audio that cannot be read or written, or an invalid argument. Then no
+                stem is written.
         """
+        check_type("reader", reader, AudioReader)
+        check_type("outputs", outputs, Mapping)
+        choose_stems(self.configuration.name, self.stems, outputs)
+        check_type("encoding", encoding, Encoding)
+        _check_progress(progress)
         self.load()
         done = 0
         with contextlib.ExitStack() as stack:
@@ -188,7 +222,8 @@ class Separator:
                     path, reader.sample_rate, reader.nb_channels, encoding, reader.tags
                 )
                 writers[name] = stack.enter_context(writer)
-            for estimates in self.stream(reader.blocks(), reader.sample_rate):
+            stream = self._stream(reader.blocks(), reader.sample_rate)
+            for estimates in stack.enter_context(contextlib.closing(stream)):
                 for name, writer in writers.items():
                     writer.write(estimates[name])
                 done += len(estimates[name])
@@ -219,7 +254,15 @@ class Separator:
 
         Yields:
             ``{instrument: float32 [n, C]}``, with the same total number of samples as ``blocks``.
+
+        Raises:
+            SeparationError: an invalid argument, or a block that ``separate`` would refuse.
         """
+        return self._stream(check_blocks(blocks), check_sample_rate(sample_rate))
+
+    def _stream(
+        self, blocks: Iterable[np.ndarray], sample_rate: int
+    ) -> Iterator[dict[str, np.ndarray]]:
         self.load()
         model_rate, nb_channels = self.configuration.sample_rate, self.configuration.nb_channels
         # filled by the first thread, emptied by the caller's thread
@@ -333,6 +376,7 @@ def choose_stems(
     """
     if stems is None:
         return tuple(instruments)
+    stems = check_names("stems", stems)
     unknown = [name for name in stems if name not in instruments]
     if unknown or not stems:
         raise SeparationError(
@@ -352,24 +396,6 @@ def _without_weights(descriptor: str, configuration: Configuration) -> str:
     )
 
 
-def _checked(waveform: np.ndarray) -> np.ndarray:
-    """A user's array as float32 ``[S, C]``.
-
-    Raises:
-        SeparationError: another shape or dtype, no samples, or an invalid sample.
-    """
-    waveform = np.asarray(waveform)
-    if waveform.ndim == 1:
-        waveform = waveform[:, np.newaxis]
-    if waveform.ndim != 2 or waveform.shape[1] not in (1, 2) or not len(waveform):
-        raise SeparationError(
-            "a waveform must have the shape [samples, channels] with 1 or 2 channels and at "
-            f"least one sample, not {list(waveform.shape)}"
-        )
-    if not np.issubdtype(waveform.dtype, np.floating):
-        raise SeparationError(
-            f"a waveform must be floating point with full scale 1.0, not {waveform.dtype}"
-        )
-    if (bad := first_invalid_sample(waveform)) is not None:
-        raise SeparationError(f"the waveform holds {bad[1]} at sample {bad[0]}")
-    return waveform.astype(np.float32, copy=False)
+def _check_progress(progress: Progress | None) -> None:
+    if progress is not None:
+        check_function("progress", progress)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 from msgspec.structs import replace
 
+from spleeter_2.checks import check_path
 from spleeter_2.config.loading import load_configuration
 from spleeter_2.data.cache import StemCache
 from spleeter_2.data.examples import Examples, validation_set
 from spleeter_2.data.songs import split, training_songs
+from spleeter_2.errors import SeparationError
 
 from .distribution import Distribution
 from .mixed_precision import check_mixed_precision
@@ -21,9 +24,9 @@ log = logging.getLogger(__name__)
 
 def train(
     descriptor: str,
-    data: Path,
-    folder: Path | None = None,
-    cache: Path | None = None,
+    data: str | os.PathLike,
+    folder: str | os.PathLike | None = None,
+    cache: str | os.PathLike | None = None,
     verbose: int | str = "auto",
 ) -> Path:
     """Find songs, decode them into the cache, and start or resume training.
@@ -41,6 +44,11 @@ def train(
     Raises:
         SeparationError: invalid configuration or data, or a training that cannot continue.
     """
+    data = Path(check_path("data", data))
+    folder = None if folder is None else Path(check_path("folder", folder))
+    cache = None if cache is None else Path(check_path("cache", cache))
+    if verbose not in ("auto", 0, 1, 2):
+        raise SeparationError(f"verbose must be 'auto', 0, 1 or 2, not {verbose!r}")
     # card and source describe the weights of the model that the configuration comes from
     other = {"weights": None, "card": None, "source": None}
     configuration = replace(load_configuration(descriptor), **other)

@@ -204,6 +204,19 @@ def test_what_is_not_json(tmp_path, content, words):
         load_configuration(str(path))
 
 
+@pytest.mark.parametrize("descriptor", [None, 3, b"spleeter_2:mask", ["a"], "a\0b"])
+def test_what_is_no_descriptor(descriptor):
+    for function in (load_configuration, read_configuration, is_ours):
+        with pytest.raises(SeparationError, match="descriptor of a model must be a path"):
+            function(descriptor)
+
+
+@pytest.mark.parametrize("data", [None, [], "name", 3])
+def test_what_is_no_json_object(data):
+    with pytest.raises(SeparationError, match="the configuration must be of type Mapping"):
+        parse_configuration(data)
+
+
 def test_a_path_that_the_system_refuses(write):
     """Like a folder that must not be entered: asking for it is an error in itself."""
     with pytest.raises(SeparationError, match="there is no configuration xxx"):

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from support.evaluation import excerpt, two, write_folder
 
-from evaluation.ablation_plan import configured, read_plan
+from evaluation.ablation_plan import Plan, Variant, configured, read_plan
+from evaluation.ablation_report import write_results
 from evaluation.results import find_runs
 from evaluation.tables import numbers
 from spleeter_2.config.loading import load_configuration
@@ -173,6 +174,26 @@ def test_ctrl_c_loses_nothing_of_the_trainings_in_work(songs, tmp_path_factory, 
         *_, newest = sorted((folder / "states").iterdir())
         progress = json.loads((newest / "progress.json").read_text())
         assert progress["step"] > 300 * len(progress["history"])
+
+
+def test_scores_of_silence(evaluation, tmp_path):
+    """A dash in the tables, and null in JSON, which has no NaN."""
+    stems = {name: 0 * waveform for name, waveform in two(excerpt(0, 1)).items()}
+    write_folder(tmp_path / "data" / "Silence", stems)
+    arguments = ["--sources", 2, "--mus_dir", tmp_path / "data", "-o", tmp_path / "scores"]
+    assert evaluation("run", "-p", "mixture", *arguments)[0] == 0
+    (run,) = find_runs([tmp_path / "scores"])
+    plan = Plan(1, {}, {"one": {}, "other": {}}, (3, 4))
+    variants = [Variant(name, seed, tmp_path) for name in plan.runs for seed in plan.seeds]
+    for variant in variants:
+        variant.training.mkdir(parents=True)
+        summary = {"best": 0.5, "step": 6, "history": [{"val_loss": 0.5}]}
+        (variant.training / "run.json").write_text(json.dumps(summary))
+    facts = {"command": "none", "versions": {}, "hardware": {}}
+    page = write_results(plan, dict.fromkeys(variants, run), facts).read_text()
+    assert "nan" not in page and "| one | - |" in page and "| 0.5000 (0.0000) |" in page
+    results = json.loads((tmp_path / "results.json").read_text(), parse_constant=pytest.fail)
+    assert results["runs"]["one"]["seeds"]["3"]["scores"]["vocals"]["SDR"] is None
 
 
 def test_the_plan_that_ships():

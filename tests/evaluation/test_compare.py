@@ -129,6 +129,23 @@ def test_side_by_side(tmp_path):
     assert "+1.000 to +1.000" in line and line.endswith("higher")
 
 
+def test_tracks_without_a_score_are_left_out(tmp_path):
+    """Median, interval and p are those of the tracks that have the metric in both runs."""
+    levels = np.linspace(0, 9, 10)
+    gaps = np.where(np.arange(10) < 3, np.nan, levels)
+    runs = [make_run(tmp_path / "a", levels), make_run(tmp_path / "b", gaps + 1)]
+    content = json.loads(runs[1].path("test", "Track 0").read_text())
+    assert content["targets"][0]["track"]["SDR"] is None
+    comparison = compare(runs)
+    rows = list(cells(side_by_side(comparison)))
+    assert ["vocals", "track SDR", "dB", "4.500", "7.000"] in rows
+    found = comparison.differences(1)["vocals", "track SDR"]
+    assert found.nb_tracks == 7 and found.median == pytest.approx(1)
+    assert found.verdict == "higher"
+    assert "b: 3 of 10 track(s) have no track SDR" in text(comparison)
+    assert "a: " not in text(comparison)
+
+
 def test_what_cannot_be_compared(tmp_path):
     levels = [1.0, 2.0, 3.0]
     two = make_run(tmp_path / "two", levels)

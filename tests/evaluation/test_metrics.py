@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from evaluation.metrics import sdr
+from evaluation.metrics import is_silent, sdr
 
 
 def test_a_tenth_of_the_amplitude_is_20_db():
@@ -25,3 +25,9 @@ def test_silence_and_perfection_are_finite():
 def test_shapes_that_differ():
     with pytest.raises(ValueError, match="shapes differ"):
         sdr(np.zeros((3, 2)), np.zeros((3, 1)))
+
+
+def test_silence_is_60_db_below_full_scale():
+    assert is_silent(np.zeros((0, 2))) and is_silent(np.zeros((3, 2)))
+    assert is_silent(np.full((3, 2), -0.99e-3)) and not is_silent(np.full((3, 2), -1.01e-3))
+    assert not is_silent(np.array([[0.0, 0.0], [0.0, 0.5]]))

@@ -257,7 +257,7 @@ def test_a_run_has_the_tracks_of_its_data_set(evaluation, plain, tmp_path):
 
 
 def test_silent_vocals(evaluation, plain, tmp_path):
-    """museval raises; here the track has whole-track scores and no framewise ones."""
+    """museval raises; here the track has no scores that silence would decide."""
     data = tmp_path / "data"
     shutil.copytree(plain, data)
     stems = two(excerpt(0, 2))
@@ -267,7 +267,58 @@ def test_silent_vocals(evaluation, plain, tmp_path):
     assert status == 0, messages
     assert "2 of 11 frames have no SDR" in printed
     assert re.search(r"^vocals +SDR .* 3$", printed, re.M)
-    assert re.search(r"^vocals +track SDR .* 4$", printed, re.M)
+    for source in TWO:  # the mixture is the accompaniment
+        assert re.search(rf"^{source} +track SDR .* 3$", printed, re.M)
+        assert re.search(rf"^{source} +over .* 4$", printed, re.M)
+        assert f"{source}: 1 of 4 tracks have no track SDR" in printed
+    row = r"^(\w+) +(track SDR|SI-SDR) +dB +(\S+)"
+    medians = re.findall(row, printed, re.M)
+    assert len(medians) == 4
+    _, printed, _ = quick(evaluation, plain, tmp_path / "without")
+    assert re.findall(row, printed, re.M) == medians
+
+
+def test_nothing_but_silence(evaluation, tmp_path):
+    """A dash in every table, null in JSON, and a page with all its pictures."""
+    data, output = tmp_path / "data", tmp_path / "out"
+    stems = {name: 0 * waveform for name, waveform in two(excerpt(0, 2)).items()}
+    for name in ("One", "Two"):
+        write_folder(data / name, stems)
+    arguments = ["--baseline", "irm", "--save-audio"]
+    status, printed, messages = quick(evaluation, data, output, *arguments)
+    assert status == 0, messages
+    assert re.search(r"^vocals +==> +SDR: +-  SIR: +-", printed, re.M)
+    assert re.search(r"^vocals +track SDR +dB +- +- +- +- +0$", printed, re.M)
+    assert "vocals: 2 of 2 tracks have no track SDR" in printed
+    assert "vocals: mixture and estimate have no audible bins" in printed
+    track = json.loads((output / "irm/test/One.json").read_text())["targets"][0]["track"]
+    assert track["SDR"] is track["SI-SDR"] is track["over_mixture"]["share"] is None
+    status, compared, _ = evaluation("compare", output / "mixture", output / "irm")
+    assert status == 0 and "irm: 2 of 2 track(s) have no track SDR" in compared
+    assert re.search(r"^vocals +track SDR +dB +- +- +- +0  not significant$", compared, re.M)
+    page = tmp_path / "report.html"
+    status, _, told = evaluation("report", output / "mixture", output / "irm", "-o", page)
+    assert status == 0, told
+    html = re.sub(r"data:[^\"]*", "", page.read_text())
+    assert html.count("<img") == 4 + 2 * 2  # scores, and the spectrograms of both tracks
+    for text in (printed, compared, messages, told, html, page.with_suffix(".md").read_text()):
+        assert not re.search(r"\bnan\b|\binf\b|Warning", text, re.I)
+
+
+def test_scores_of_an_older_version_are_computed_again(evaluation, plain, tmp_path):
+    output = tmp_path / "out"
+    assert quick(evaluation, plain, output)[0] == 0
+    path = output / "mixture" / "test" / f"{NAMES[0]}.json"
+    content = json.loads(path.read_text())
+    expected = content["targets"][0]["track"]["SDR"]
+    content["spleeter_2"]["format"] = 1
+    content["targets"][0]["track"]["SDR"] = -78.0
+    path.write_text(json.dumps(content))
+    status, _, messages = evaluation("compare", output)
+    assert status == 1 and "was written by an older version: run the evaluation" in messages
+    status, _, messages = quick(evaluation, plain, output)
+    assert status == 0 and "1 track(s) to score" in messages
+    assert json.loads(path.read_text())["targets"][0]["track"]["SDR"] == expected
 
 
 def test_nowhere_to_write_to(evaluation, plain, tmp_path):
@@ -560,6 +611,37 @@ def test_the_three_commands_of_the_comparison(deezer_2stems, plain, tmp_path, mo
     names = "lasaft +irm +mixture +spleeter-2stems +spleeter_2-grouped"
     assert re.search(f"^source +metric +{names}$", done.stdout, re.M), done.stdout
     assert "2 sources (vocals, accompaniment), 1 track(s)" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"model": 3}, "the model must be a path, not 3"),
+        ({"data": None}, "data must be a path, not None"),
+        ({"output": b"out"}, "output must be a path"),
+        ({"subset": None}, "the subset must be a string"),
+        ({"tracks": "one"}, "tracks must be a list of names, not 'one'"),
+        ({"nb_sources": "2"}, "sources must be a whole number, not '2'"),
+        ({"baselines": ["irm"]}, "baselines must be a string"),
+        ({"jobs": 1.5}, "--jobs must be a whole number, not 1.5"),
+        ({"jobs": float("nan")}, "--jobs must be a whole number"),
+        ({"save_audio": "no"}, "save_audio must be True or False"),
+        ({"mwf": 1}, "mwf must be True or False"),
+        ({"verbose": None}, "verbose must be True or False"),
+        ({"overlap": 2}, "the overlap must be a number between 0 and 0.5, not 2"),
+        ({"device": 0}, "the device must be a string"),
+        ({"device": "tpu"}, "must be cpu"),
+    ],
+)
+def test_settings_of_a_wrong_kind(options, words):
+    with pytest.raises(SeparationError, match=words):
+        Settings(**{"model": "spleeter_2:mask", "data": "a", "output": "b", **options})
+
+
+def test_settings_take_paths_as_text():
+    settings = Settings("spleeter_2:mask", "a", "b", tracks=["x"], jobs=2.0)
+    expected = Settings("spleeter_2:mask", Path("a"), Path("b"), tracks=("x",), jobs=2)
+    assert settings == expected and settings.command() == expected.command()
 
 
 def test_settings_tell_the_command_that_repeats_them():

@@ -90,9 +90,47 @@ def test_silence_throughout_has_no_framewise_score(stems, estimates, mixture, wh
     for name in stems:
         assert len(scores[name].frames["SDR"]) == len(mixture) // RATE
         assert np.isnan(scores[name].frames["SDR"]).all()
-        assert np.isfinite(scores[name].sdr)
+        assert np.isfinite(scores[name].sdr) == (name != "vocals" or which == "estimate")
     assert np.isnan(scores["vocals"].si_sdr)
     assert np.isfinite(scores["accompaniment"].si_sdr)
+
+
+@pytest.mark.parametrize("peak", [0, 1 / 32768, 0.9e-3])
+def test_what_counts_as_silence(stems, estimates, mixture, peak):
+    """Not only zeros: the dither of a silent stem has no score either, in frames or as a whole."""
+    noise = np.random.default_rng(0).uniform(-peak, peak, mixture.shape)
+    scores = score({**stems, "vocals": noise}, estimates, mixture, RATE)
+    assert np.isnan([scores["vocals"].sdr, scores["vocals"].si_sdr]).all()
+    assert np.isfinite([scores["accompaniment"].sdr, scores["accompaniment"].si_sdr]).all()
+    for name in stems:
+        assert np.isnan(scores[name].frames["SDR"]).all()
+
+
+def test_what_is_quiet_is_no_silence(stems, estimates, mixture):
+    quiet = stems["vocals"] * 2e-3 / np.abs(stems["vocals"]).max()
+    scores = score({**stems, "vocals": quiet}, estimates, mixture, RATE)
+    assert np.isfinite([scores["vocals"].sdr, scores["vocals"].si_sdr]).all()
+    assert np.isfinite(scores["vocals"].frames["SDR"]).any()
+
+
+def test_an_estimate_without_error_has_no_whole_track_score(stems, mixture):
+    """Its error is no sound, so that a constant of the formula would be its score."""
+    silence = np.zeros_like(mixture)
+    instrumental = {"vocals": silence, "accompaniment": mixture}
+    scores = score(instrumental, {"vocals": mixture, "accompaniment": mixture}, mixture, RATE)
+    for name in instrumental:
+        assert np.isnan([scores[name].sdr, scores[name].si_sdr]).all()
+    nearly = score(stems, {**stems, "vocals": stems["vocals"] + 1 / 32768}, mixture, RATE)
+    assert 40 < nearly["vocals"].sdr < 120 and np.isnan(nearly["accompaniment"].sdr)
+
+
+@pytest.mark.parametrize("nb_samples", [1, 100, RATE // 2])
+def test_a_track_shorter_than_a_frame(stems, estimates, mixture, nb_samples):
+    start = slice(RATE, RATE + nb_samples)
+    parts = [{name: part[start] for name, part in group.items()} for group in (stems, estimates)]
+    scores = score(*parts, mixture[start], RATE)
+    for name in stems:
+        assert len(scores[name].frames["SDR"]) == 1 and np.isfinite(scores[name].sdr)
 
 
 def test_what_cannot_be_scored(stems, estimates, mixture):

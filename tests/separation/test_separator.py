@@ -9,6 +9,8 @@ from support.common import RATE, files_below
 
 from evaluation.metrics import sdr
 from spleeter_2 import SeparationError, Separator
+from spleeter_2.audio.codecs import Encoding
+from spleeter_2.audio.reader import AudioReader
 from spleeter_2.config.loading import has_weights, load_configuration
 
 # Whole-track SDR in dB of spleeter_2:grouped on stempeg's excerpt, vocals and accompaniment
@@ -116,20 +118,83 @@ def test_to_file(grouped, song, tmp_path):
         assert rate == RATE and np.abs(written - stems[name]).max() < 2**-15
 
 
+FLAT = np.linspace(-0.5, 0.5, 2000, dtype="f4").reshape(1000, 2)
+
+
 @pytest.mark.parametrize(
     "waveform, words",
     [
         (np.zeros((0, 2), "f4"), "at least one sample"),
         (np.zeros((10, 3), "f4"), "1 or 2 channels"),
+        (np.zeros((2, 1000), "f4"), "1 or 2 channels"),
         (np.zeros((1, 10, 2), "f4"), "shape"),
+        (np.float32(0), "shape"),
+        (None, "shape"),
+        ({"a": 1}, "shape"),
+        ("song.wav", "shape"),
         (np.zeros((10, 2), "i2"), "floating point"),
+        (np.zeros((10, 2), bool), "floating point"),
+        (np.zeros((10, 2), "c8"), "floating point"),
+        (np.full((10, 2), None), "floating point"),
+        ([["a", "b"]], "floating point"),
+        ([[0.0, 1.0], [0.0]], "equal lengths"),
         (np.full((10, 2), np.nan, "f4"), "NaN"),
+        (np.full((10, 2), np.inf, "f2"), "NaN"),
         (np.full((10, 2), 3e38, "f4"), "times full scale at sample 0"),
+        (np.full((10, 2), 1e300), "times full scale at sample 0"),
+        (np.ma.masked_array(np.zeros((10, 2)), mask=np.eye(10, 2)), "masked"),
     ],
 )
 def test_bad_waveforms(grouped, waveform, words):
-    with pytest.raises(SeparationError, match=words):
+    with pytest.raises(SeparationError, match=words) as caught:
         grouped.separate(waveform)
+    assert "\n" not in str(caught.value)
+    if words != "at least one sample":  # of a stream, an empty block is no fault
+        with pytest.raises(SeparationError, match=words):
+            list(grouped.stream([waveform], RATE))
+
+
+@pytest.mark.parametrize(
+    "waveform",
+    [
+        FLAT.astype("f8"),
+        FLAT.astype("f2"),
+        FLAT.astype(">f4"),
+        FLAT[::-1][::-1],
+        np.asfortranarray(FLAT),
+        np.repeat(FLAT, 2, axis=0)[::2],
+        FLAT.tolist(),
+        np.ma.masked_array(FLAT, mask=False),
+        np.frombuffer(FLAT.tobytes(), "f4").reshape(FLAT.shape),
+    ],
+)
+def test_other_forms_of_a_waveform(grouped, waveform):
+    expected = grouped.separate(FLAT)
+    found = grouped.separate(waveform)
+    for name, estimate in expected.items():
+        assert found[name].dtype == np.float32
+        np.testing.assert_allclose(found[name], estimate, atol=1e-3)
+
+
+BAD_RATES = [0, -1, 44100.5, np.nan, np.inf, "44100", True, 10**9, 10**400, 1e3j, [44100], b"1"]
+
+
+@pytest.mark.parametrize("rate", BAD_RATES)
+def test_bad_sample_rates(grouped, song, tmp_path, rate):
+    words = "sample_rate must be a whole number between 1000 and 768000, not "
+    with pytest.raises(SeparationError, match=words):
+        grouped.separate(FLAT, rate)
+    with pytest.raises(SeparationError, match=words):
+        grouped.stream([FLAT], rate)
+    with pytest.raises(SeparationError, match=words):
+        grouped.separate_to_file(song, tmp_path, sample_rate=rate)
+    assert files_below(tmp_path) == []
+
+
+@pytest.mark.parametrize("rate", [44100.0, np.int32(44100), np.float32(44100), None])
+def test_whole_sample_rates(grouped, rate):
+    found, expected = grouped.separate(FLAT, rate), grouped.separate(FLAT, RATE)
+    np.testing.assert_array_equal(found["vocals"], expected["vocals"])
 
 
 @pytest.mark.parametrize(
@@ -137,13 +202,131 @@ def test_bad_waveforms(grouped, waveform, words):
     [
         ({"stems": ["drums"]}, "accompaniment; not drums"),
         ({"stems": []}, "not an empty list"),
+        ({"stems": "vocals"}, "stems must be a list of names, not 'vocals'"),
+        ({"stems": [1]}, "stems must be a list of names"),
+        ({"stems": 1}, "stems must be a list of names, not 1"),
         ({"overlap": 0.7}, "between 0 and 0.5"),
+        ({"overlap": -0.1}, "between 0 and 0.5"),
+        ({"overlap": float("nan")}, "between 0 and 0.5"),
+        ({"overlap": "0.5"}, "between 0 and 0.5, not '0.5'"),
+        ({"overlap": False}, "between 0 and 0.5, not False"),
+        ({"overlap": [0.5]}, "between 0 and 0.5, not a value of type list"),
+        ({"mwf": 1}, "mwf must be True or False"),
+        ({"mwf": "no"}, "mwf must be True or False"),
+        ({"sole_user": None}, "sole_user must be True or False"),
+        ({"device": 0}, "the device must be a string"),
+        ({"device": "tpu"}, "must be cpu"),
+        ({"device": ""}, "must be cpu"),
         ({"descriptor": "spleeter_2:nothing"}, "known models"),
+        ({"descriptor": None}, "descriptor of a model must be a path, not None"),
+        ({"descriptor": b"spleeter_2:mask"}, "descriptor of a model must be a path"),
+        ({"descriptor": "a\0b"}, "descriptor of a model must be a path"),
+        ({"descriptor": ["spleeter_2:mask"]}, "descriptor of a model must be a path"),
     ],
 )
 def test_bad_arguments(arguments, words):
-    with pytest.raises(SeparationError, match=words):
+    with pytest.raises(SeparationError, match=words) as caught:
         Separator(**arguments)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("stems", [("vocals",), {"vocals"}, iter(["vocals"]), np.array(["vocals"])])
+def test_series_of_stems(stems):
+    assert Separator(stems=stems, overlap=np.float32(0.5), mwf=np.False_).stems == ("vocals",)
+
+
+def test_a_descriptor_can_be_a_path(tiny):
+    assert Separator(tiny).configuration.name == "tiny"
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ({"codec": "aac"}, "the codec must be one of wav, flac, .*, not 'aac'"),
+        ({"codec": None}, "the codec must be one of"),
+        ({"codec": ["wav"]}, "the codec must be one of"),
+        ({"bits": "12"}, "wav cannot hold --bits 12"),
+        ({"bits": 16}, "bits must be a string, not 16"),
+        ({"bits": "24", "codec": "mp3"}, "mp3 cannot hold --bits 24"),
+        ({"bitrate": 128}, "bitrate must be a string, not 128"),
+        ({"bitrate": "loud"}, "--bitrate must be a number"),
+        ({"bitrate": "٣k"}, "--bitrate must be a number"),
+        ({"codec": "mp3", "sample_rate": 96000}, "mp3 cannot hold 96000 Hz"),
+        ({"offset": "1"}, "offset must be a number of at least 0, not '1'"),
+        ({"offset": None}, "offset must be a number"),
+        ({"offset": -1}, "offset must be a number of at least 0, not -1"),
+        ({"offset": np.nan}, "offset must be a number"),
+        ({"offset": np.inf}, "offset must be a number"),
+        ({"offset": True}, "offset must be a number"),
+        ({"duration": 0}, "duration must be positive"),
+        ({"duration": "1"}, "duration must be a number, not '1'"),
+        ({"duration": np.nan}, "duration must be a number"),
+        ({"duration": np.inf}, "duration must be a number"),
+        ({"filename_format": 1}, "filename_format must be a path"),
+        ({"filename_format": "{instrument}\0.wav"}, "filename_format must be a path"),
+        ({"filename_format": ""}, "no file inside"),
+        ({"filename_format": "{}"}, "the filename format has the fields"),
+        ({"progress": 1}, "progress must be a function, not 1"),
+        ({"destination": None}, "destination must be a path, not None"),
+        ({"destination": b"out"}, "destination must be a path"),
+        ({"source": None}, "source must be a path, not None"),
+        ({"source": b"song.wav"}, "source must be a path"),
+        ({"source": ["song.wav"]}, "source must be a path, not a value of type list"),
+        ({"source": FLAT}, "source must be a path, not a value of type ndarray"),
+        ({"source": "so\0ng.wav"}, "source must be a path"),
+        ({"source": "FOLDER"}, "is a folder or a pattern: give the path of one song"),
+        ({"source": "FOLDER/*.wav"}, "is a folder or a pattern: give the path of one song"),
+        ({"source": ""}, "there is no file"),
+    ],
+)
+def test_bad_arguments_to_file(grouped, song, tmp_path, arguments, words):
+    """One sentence, and nothing is written."""
+    out = tmp_path / "out"
+    arguments = {"source": song, "destination": out, **arguments}
+    if isinstance(arguments["source"], str):
+        arguments["source"] = arguments["source"].replace("FOLDER", str(song.parent))
+    with pytest.raises(SeparationError, match=words) as caught:
+        grouped.separate_to_file(**arguments)
+    assert "\n" not in str(caught.value)
+    assert files_below(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "blocks, words",
+    [
+        (3, "blocks must be of type Iterable"),
+        (FLAT, "series of arrays"),
+        ([FLAT, FLAT[:, :1]], "equal channels"),
+    ],
+)
+def test_bad_blocks(grouped, blocks, words):
+    with pytest.raises(SeparationError, match=words):
+        list(grouped.stream(blocks, RATE))
+
+
+def test_empty_blocks_are_no_fault(grouped):
+    (found,) = grouped.stream([FLAT[:0], FLAT, FLAT[:0]], RATE)
+    np.testing.assert_array_equal(found["vocals"], grouped.separate(FLAT)["vocals"])
+
+
+def test_unknown_outputs(grouped, song, tmp_path):
+    with AudioReader(song) as reader, pytest.raises(SeparationError, match="not drums"):
+        grouped.write_stems(reader, {"drums": str(tmp_path / "drums.wav")}, Encoding())
+    with pytest.raises(SeparationError, match="reader must be of type AudioReader"):
+        grouped.write_stems(song, {"vocals": str(tmp_path / "vocals.wav")}, Encoding())
+    assert files_below(tmp_path) == []
+
+
+def test_a_callback_that_fails_leaves_no_file(grouped, song, tmp_path):
+    def progress(seconds):
+        raise ValueError("mine")
+
+    before = threading.active_count()
+    with pytest.raises(ValueError, match="mine"):
+        grouped.separate_to_file(song, tmp_path / "out", progress=progress)
+    with pytest.raises(ValueError, match="mine"):
+        grouped.separate(FLAT, progress=progress)
+    assert list(tmp_path.iterdir()) == [] and threading.active_count() <= before
 
 
 @pytest.mark.parametrize(

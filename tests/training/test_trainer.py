@@ -23,6 +23,7 @@ from spleeter_2.errors import SeparationError
 from spleeter_2.models import checkpoint as weights
 from spleeter_2.training import model as training_model
 from spleeter_2.training.optimizer import Adam, Schedule
+from spleeter_2.training.train import train
 from spleeter_2.training.trainer import start_from
 
 pytestmark = pytest.mark.usefixtures("quick_training")
@@ -432,3 +433,20 @@ def test_tensorboard(whole, tmp_path):
     _, _, picture = tf.make_ndarray(events.Tensors("vocals/truth")[0].tensor_proto)[:3]
     level = tf.io.decode_png(picture).numpy()[::-1, :, 0].mean(axis=1)
     assert 3 <= level.argmax() <= 15  # the tone lies between 200 and 900 Hz, bins of 62.5 Hz
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"descriptor": None}, "descriptor of a model must be a path"),
+        ({"data": None}, "data must be a path, not None"),
+        ({"data": b"songs"}, "data must be a path"),
+        ({"folder": 3}, "folder must be a path, not 3"),
+        ({"cache": ["a"]}, "cache must be a path"),
+        ({"verbose": "loud"}, "verbose must be 'auto', 0, 1 or 2, not 'loud'"),
+    ],
+)
+def test_arguments_of_a_wrong_kind(options, words, tmp_path):
+    with pytest.raises(SeparationError, match=words):
+        train(**{"descriptor": "spleeter_2:mask", "data": str(tmp_path), **options})
+    assert list(tmp_path.iterdir()) == []

@@ -1,6 +1,8 @@
 """LaSAFT in Keras against numbers that the PyTorch reference computed."""
 
 import json
+import os
+import subprocess
 
 import einops
 import numpy as np
@@ -188,11 +190,176 @@ def test_other_containers(name, reference):
         np.testing.assert_array_equal(found.values[variable], value)
 
 
-@pytest.mark.parametrize("prefix", ["", "module.", "spec2spec.module.", "module.module.spec2spec."])
+def bare(arrays):
+    """Tensors by name without any prefix."""
+    return {name.removeprefix("spec2spec."): array for name, array in arrays.items()}
+
+
+def same_weights(found, expected):
+    assert found.values.keys() == expected.values.keys()
+    return all(np.array_equal(found.values[name], expected.values[name]) for name in found.values)
+
+
+def doubled(arrays):
+    """Other weights of the same network."""
+    return {k: v * 2 if v.dtype == np.float32 else v for k, v in arrays.items()}
+
+
+PREFIXES = [
+    "", "module.", "spec2spec.module.", "module.module.spec2spec.", "_orig_mod.", "model.", "net.",
+    "model._orig_mod.module.spec2spec.", "_orig_mod.module.model.net.", "ema.", "ema_model.module.",
+    "_forward_module.", "_fsdp_wrapped_module.spec2spec.", "my.own.wrapper.",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
 def test_prefixes(prefix, reference):
     arrays, given = reference
-    arrays = {prefix + k.removeprefix("spec2spec."): v for k, v in arrays.items()}
-    assert {row.source for row in lasaft.plan(arrays, given).rows} < set(arrays)
+    arrays = {prefix + name: array for name, array in bare(arrays).items()}
+    plan = lasaft.plan(arrays, given)
+    assert {row.source for row in plan.rows} < set(arrays) and WINDOW in plan.values
+    assert same_weights(plan, lasaft.plan(*reference))
+    assert plan.notes == lasaft.plan(*reference).notes
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("spec2spec.", "net."),
+        ("spec2spec.", "spec2spec._orig_mod."),
+        ("encoders.0.", "encoders.0._orig_mod."),
+        ("encoders.", "encoders.module."),
+    ],
+)
+def test_prefixes_of_a_part(old, new, reference):
+    """A compiled part, and a window outside the wrapped network."""
+    arrays = {name.replace(old, new): array for name, array in reference[0].items()}
+    assert same_weights(lasaft.plan(arrays, reference[1]), lasaft.plan(*reference))
+
+
+@pytest.mark.parametrize("name", ["n_averaged", "module.n_averaged", "ema.decay", "step"])
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_counters_outside_the_network_are_ignored(name, shape, reference):
+    plan = lasaft.plan({**reference[0], name: np.ones(shape, np.int64)}, reference[1])
+    assert name in plan.ignored and same_weights(plan, lasaft.plan(*reference))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("", "ema."), ("spec2spec.", "ema_model.module."), ("online_model.", "ema_model."),
+     ("model.", "swa_model.module."), ("net.", "net_ema.")],
+)  # fmt: skip
+def test_averaged_weights_are_used(one, other, reference):
+    """Of two copies the averaged one is converted, and a note names both."""
+    plain, averaged = bare(reference[0]), doubled(bare(reference[0]))
+    del averaged["stft.stft.window"]  # not averaged by everyone
+    arrays = {one + k: v for k, v in plain.items()} | {other + k: v for k, v in averaged.items()}
+    plan = lasaft.plan({**arrays, "n_averaged": np.array(5)}, reference[1])
+    expected = lasaft.plan({**plain, **averaged}, reference[1])
+    assert same_weights(plan, expected)
+    (note,) = set(plan.notes) - set(expected.notes)
+    first = "first_conv.0.weight"
+    assert f"averaged weights, such as {other}{first}, are used" in note and one + first in note
+    rows = [row.source for row in plan.rows]
+    assert sorted({*rows, *plan.ignored}) == sorted({*arrays, "n_averaged"})
+
+
+def test_incomplete_averaged_weights_are_not_used(reference):
+    """Averages of parameters only have no statistics of BatchNorm."""
+    averaged = {f"ema.{k}": v for k, v in doubled(bare(reference[0])).items() if "running" not in k}
+    plan = lasaft.plan({**reference[0], **averaged}, reference[1])
+    assert same_weights(plan, lasaft.plan(*reference))
+    assert "running_mean" in plan.notes[0] and "spec2spec.first_conv.0.weight" in plan.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("prefixes", "words"),
+    [
+        (("module.", ""), "holds module.*stft.window twice, also as stft.stft.window"),
+        (("student.", "teacher."), "holds 2 networks, with student.first.* and teacher.first.*: "),
+        (("ema.", "swa."), "holds 2 networks"),
+        (("", "a.", "ema."), "holds 3 networks"),
+    ],
+)
+def test_copies_that_cannot_be_told_apart(prefixes, words, reference):
+    arrays = {prefix + k: v for prefix in prefixes for k, v in bare(reference[0]).items()}
+    with pytest.raises(SeparationError, match=words):
+        lasaft.plan(arrays, reference[1])
+
+
+@pytest.mark.parametrize("part", ["encoders.0", "decoders", "first_conv", "last_conv.0.bias"])
+def test_a_prefix_of_some_tensors_is_refused(part, reference):
+    arrays = {("ema." if k.startswith(part) else "") + k: v for k, v in bare(reference[0]).items()}
+    with pytest.raises(SeparationError, match="must have one prefix.*ema."):
+        lasaft.plan(arrays, reference[1])
+
+
+@pytest.mark.parametrize("siblings", [{}, {"ema_state_dict": 2}, {"discriminator": 1}])
+def test_state_dicts_beside_each_other(siblings, reference, tmp_path, monkeypatch):
+    """Averaged weights under a key of their own are used; other networks are no copies."""
+    arrays = bare(reference[0])
+    states = {
+        "ema_state_dict": doubled(arrays),
+        "discriminator": {"encoders.weight": np.zeros((2, 3), np.float32)},
+    }
+    checkpoint = Checkpoint(
+        arrays,
+        {"hyper_parameters": reference[1]},
+        "0",
+        "state_dict",
+        {place: states[place] for place in siblings},
+    )
+    monkeypatch.setattr(lasaft, "read_checkpoint", lambda _: checkpoint)
+    plan = lasaft.read_lasaft(tmp_path / "some.ckpt")
+    used = states["ema_state_dict"] if "ema_state_dict" in siblings else arrays
+    expected = lasaft.plan(used, reference[1])
+    assert same_weights(plan, expected)
+    assert len(plan.notes) == len(expected.notes) + ("ema_state_dict" in siblings)
+    if "ema_state_dict" in siblings:
+        assert "such as ema_state_dict.first_conv.0.weight, are used" in plan.notes[0]
+
+
+WRAP = r"""
+import sys
+import torch
+
+source, folder = sys.argv[1:]
+network = torch.nn.Module()
+for name, tensor in torch.load(source).items():
+    module = network
+    *parts, leaf = name.split(".")
+    for part in parts:
+        if part not in module._modules:
+            module.add_module(part, torch.nn.Module())
+        module = module._modules[part]
+    module.register_buffer(leaf, tensor)
+averaged = torch.optim.swa_utils.AveragedModel(network)
+wrapped = {
+    "compiled": torch.compile(network),
+    "parallel": torch.nn.DataParallel(network),
+    "averaged": averaged,
+    "all": torch.nn.DataParallel(torch.compile(averaged)),
+}
+for name, module in wrapped.items():
+    torch.save({"state_dict": module.state_dict(), "epoch": 3}, f"{folder}/{name}.ckpt")
+both = {"model": network.state_dict(), "ema": averaged.state_dict()}
+torch.save(both, f"{folder}/both.ckpt")
+"""
+
+
+@pytest.mark.torch
+def test_wrappers_of_torch(reference, tmp_path):
+    python = os.environ.get("TORCH_PYTHON")
+    if not python:
+        pytest.skip("TORCH_PYTHON does not name an interpreter with PyTorch")
+    given = tmp_path / "hyper_parameters.json"
+    given.write_text(json.dumps(reference[1]))
+    subprocess.run([python, "-c", WRAP, golden("v_bare_state_dict.pt"), tmp_path], check=True)
+    expected = lasaft.plan(*reference)
+    for name in ("compiled", "parallel", "averaged", "all", "both"):
+        found = lasaft.read_lasaft(tmp_path / f"{name}.ckpt", given)
+        assert same_weights(found, expected), name
+        assert len(found.notes) - len(expected.notes) == (name == "both")
 
 
 @pytest.mark.parametrize("key", ["hyper_parameters", "hparams", "module_arguments"])
@@ -269,6 +436,14 @@ def test_missing_hyper_parameters_are_named(name, missing):
 def test_refused_options(name, changes, words):
     with pytest.raises(SeparationError, match=words):
         planned(f"{name}.ckpt", **changes)
+
+
+@pytest.mark.parametrize("path", [None, 3, b"lasaft.ckpt", ["lasaft.ckpt"], "a\0b"])
+def test_what_is_no_path(path):
+    with pytest.raises(SeparationError, match="path must be a path"):
+        lasaft.read_lasaft(path)
+    with pytest.raises(SeparationError, match="hyper_parameters must be a path"):
+        lasaft.read_lasaft("lasaft.ckpt", path or 3)
 
 
 def test_no_network():

@@ -8,6 +8,7 @@ import tensorflow as tf
 from spleeter_2 import Separator
 from spleeter_2.audio.stft import Transform
 from spleeter_2.config.loading import load_configuration
+from spleeter_2.errors import SeparationError
 from spleeter_2.models import build_model
 from spleeter_2.models import checkpoint as weights
 from weight_converter.spleeter import read_spleeter
@@ -80,6 +81,27 @@ def test_new_parts_change_nothing_before_they_are_trained(
         for model in (tmp_path / "made", plain)
     )
     assert np.abs(found - expected).max() < 2e-3 * np.abs(expected).max()  # kernels are halved
+
+
+def test_slots_of_optimizers_are_ignored(deezer_2stems, tmp_path):
+    """Checkpoints of Spleeter's own training hold Adam's moments beside every variable."""
+    arrays = weights.read_tensors(tf.train.latest_checkpoint(str(deezer_2stems)))
+    slots = {"conv2d/kernel/Adam": arrays["conv2d/kernel"], "beta1_power": np.float32(0.9)}
+    weights.write_checkpoint({**arrays, **slots}, tmp_path)
+    found, expected = read_spleeter(tmp_path), read_spleeter(deezer_2stems)
+    assert set(slots) == set(found.ignored) - set(expected.ignored)
+    assert found.rows == expected.rows
+    np.testing.assert_array_equal(
+        found.values["vocals_encoder_1_conv/kernel"], arrays["conv2d/kernel"]
+    )
+
+
+def test_a_missing_tensor_is_named(deezer_2stems, tmp_path):
+    arrays = weights.read_tensors(tf.train.latest_checkpoint(str(deezer_2stems)))
+    del arrays["batch_normalization_3/gamma"]
+    weights.write_checkpoint(arrays, tmp_path)
+    with pytest.raises(SeparationError, match="it lacks batch_normalization_3/gamma"):
+        read_spleeter(tmp_path)
 
 
 def test_what_is_refused(deezer_2stems, tmp_path, convert):

@@ -216,13 +216,32 @@ def test_digest_and_archives_of_other_forms(load):
         assert read.sha256 == hashlib.sha256(content).hexdigest()
 
 
-@pytest.mark.parametrize("path", ["", "state_dict", "model", "model_state_dict", "model/state"])
+@pytest.mark.parametrize(
+    "path",
+    ["", "state_dict", "model", "model_state_dict", "model/state", "ema", "net", "ema/state_dict"],
+)
 def test_the_state_dict_is_found(load, path):
     value, expected = ordered({"module.w": tensor(), "steps": 7}), {"steps": 7}
     for key in reversed(path.split("/") if path else []):
         value, expected = {"epoch": 3, key: value}, {"epoch": 3, key: expected}
     read = load(zipped(value))
     assert list(read.arrays) == ["module.w"] and read.metadata == expected
+    assert read.place == path.replace("/", ".") and not read.siblings
+
+
+def test_further_state_dicts_are_siblings(load):
+    """Single numbers are no state dict, nor is what an optimizer keeps."""
+    states = {
+        "ema_state_dict": ordered({"w": tensor(shape=(2,))}),
+        "optimizer": {"state": {"w": tensor()}},
+        "averaged": {"n_averaged": tensor(shape=(), strides=())},
+        "model": {"state": ordered({"w": tensor(shape=(3,))}), "epoch": 3},
+    }
+    read = load(zipped({**states, "state_dict": ordered({"w": tensor()})}))
+    assert read.place == "state_dict" and read.arrays["w"].shape == (6,)
+    shapes = {place: state["w"].shape for place, state in read.siblings.items()}
+    assert shapes == {"model.state": (3,), "ema_state_dict": (2,)}
+    assert set(read.metadata) == set(states)
 
 
 class Mode(enum.Enum):
