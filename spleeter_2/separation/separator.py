@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from spleeter_2.audio.codecs import Encoding
+from spleeter_2.audio.mark import mark_tags
 from spleeter_2.audio.mixing import residual, with_channels
 from spleeter_2.audio.reader import BLOCK, AudioReader, first_invalid_sample
 from spleeter_2.audio.resampling import resample
@@ -184,9 +185,8 @@ class Separator:
         with contextlib.ExitStack() as stack:
             writers = {}
             for name, path in outputs.items():
-                writer = AudioWriter(
-                    path, reader.sample_rate, reader.nb_channels, encoding, reader.tags
-                )
+                tags = {**mark_tags(encoding.codec), **reader.tags}
+                writer = AudioWriter(path, reader.sample_rate, reader.nb_channels, encoding, tags)
                 writers[name] = stack.enter_context(writer)
             for estimates in self.stream(reader.blocks(), reader.sample_rate):
                 for name, writer in writers.items():
