@@ -140,7 +140,7 @@ def _open(settings: Settings) -> Separator | UpstreamSeparator:
 def _is_done(separator: Separator | UpstreamSeparator, song: Job, settings: Settings) -> bool:
     """Return True if all stems are whole; log why others are separated again."""
     paths = [path for path in song.outputs.values() if os.path.lexists(path)]
-    if song.source == STDIO or not paths:
+    if STDIO in (song.source, *song.outputs.values()) or not paths:
         return False
     rate, duration, is_exact = settings.sample_rate, settings.duration, True
     if isinstance(separator, UpstreamSeparator):

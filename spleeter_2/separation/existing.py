@@ -30,6 +30,8 @@ def fault_of_stems(paths: Iterable[str], song: AudioReader, is_exact: bool) -> s
         try:
             with AudioReader(path) as stem:
                 lengths[path] = (_nb_samples(stem), stem.sample_rate)
+                if stem.notes:  # damaged or cut short
+                    return stem.notes[0]
         except SeparationError as error:
             return str(error)
     expected = _nb_samples(song) / song.sample_rate

@@ -24,6 +24,9 @@ from spleeter_2.errors import SeparationError
 
 log = logging.getLogger(__name__)
 
+REASON = (
+    "stems that were separated before, or files in the output folder; name a file to separate it"
+)
 Found = list[tuple[str, str]]  # paths, each with its folder relative to the folder searched
 OnError = Callable[[SeparationError], None]
 
@@ -60,12 +63,13 @@ class _Search:
         self._output = None if output == STDIO else os.path.abspath(output)
         self._instruments = {name.casefold() for name in (*STEMS, *instruments)} - {"mixture"}
         self._on_error = on_error
-        self._errors: set[str] = set()
+        self._messages: set[str] = set()
+        self._nb_errors = 0
         self._in_output = functools.lru_cache(maxsize=None)(self._is_in_output)
 
     def expand(self, item: str) -> Found:
         """The songs of one input."""
-        before = len(self._errors)
+        before = self._nb_errors
         if os.path.isdir(item):
             top, what, found = item, f"the folder {item}", self._walk(item)
             none = f"there is no audio file in {what}"
@@ -77,16 +81,10 @@ class _Search:
         songs = self._without_stems(found, leave_output=not self._in_output(top))
         nb_left_out = len(found) - len(songs)
         if nb_left_out and songs:
-            log.warning(
-                f"note: {nb_left_out} file(s) in {what} left out: stems that were separated "
-                "before, or files in the output folder; name a file to separate it"
-            )
+            log.warning(f"note: {nb_left_out} file(s) in {what} left out: {REASON}")
         elif nb_left_out:
-            raise SeparationError(
-                f"all {nb_left_out} audio files in {what} are left out: stems that were separated "
-                "before, or files in the output folder; name a file to separate it"
-            )
-        elif not songs and len(self._errors) == before:
+            raise SeparationError(f"all {nb_left_out} file(s) in {what} are left out: {REASON}")
+        elif not songs and self._nb_errors == before:
             raise SeparationError(none)
         return songs
 
@@ -107,8 +105,10 @@ class _Search:
                 left += filter(os.path.islink, paths)
                 tree = os.path.relpath(folder, top)
                 found += [(os.path.join(folder, name), tree) for name in filter(_is_audio, names)]
-        # a device or a pipe would never end
-        return sorted(pair for pair in found if os.path.isfile(pair[0]) or os.path.islink(pair[0]))
+        # reading a pipe would never end; a broken link is an error of that song
+        return sorted(
+            pair for pair in found if os.path.isfile(pair[0]) or not os.path.exists(pair[0])
+        )
 
     def _match(self, pattern: str) -> Found:
         """Files that match a glob pattern, and audio files below folders that match it.
@@ -120,11 +120,11 @@ class _Search:
         for literal in (False, True):
             if matches := sorted(set(self._matches(start, parts, literal))):
                 break
-        found: Found = []
+        found: dict[str, tuple[str, str]] = {}
         for match in matches:
-            found += self._walk(match) if os.path.isdir(match) else [(match, "")]
-        unique = {os.path.realpath(path): (path, tree) for path, tree in reversed(found)}
-        return list(reversed(unique.values()))
+            for path, tree in self._walk(match) if os.path.isdir(match) else [(match, "")]:
+                found.setdefault(os.path.realpath(path), (path, tree))
+        return list(found.values())
 
     def _matches(
         self, folder: str, parts: Sequence[str], literal: bool, above: frozenset[str] = frozenset()
@@ -173,8 +173,9 @@ class _Search:
         message = f"cannot search the folder {error.filename}: {error.strerror}"
         if self._on_error is None:
             raise SeparationError(message) from error
-        if message not in self._errors:
-            self._errors.add(message)
+        self._nb_errors += 1
+        if message not in self._messages:
+            self._messages.add(message)
             self._on_error(SeparationError(message))
 
     def _without_stems(self, found: Found, leave_output: bool) -> Found:

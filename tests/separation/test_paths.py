@@ -129,12 +129,12 @@ def test_folders_that_cannot_be_searched_are_reported_and_the_rest_found(
 
     monkeypatch.setattr(os, "scandir", forbidding)  # rights do not bind an administrator
     for given, expected in (
-        (str(music), ["a.mp3", "b.wav", "live/c.FLAC"]),
-        (f"{music}/**/*.[!j]*", ["a.mp3", "b.wav", "live/c.FLAC"]),
-        (f"{music}/live/d", []),
+        ([str(music)], ["a.mp3", "b.wav", "live/c.FLAC"]),
+        ([f"{music}/**/*.[!j]*"], ["a.mp3", "b.wav", "live/c.FLAC"]),
+        ([f"{music}/live/d", f"{music}/live/d"], []),
     ):
         errors = []
-        songs = plan_outputs([given], tmp_path / "out", TEMPLATE, "wav", STEMS, errors.append)
+        songs = plan_outputs(given, tmp_path / "out", TEMPLATE, "wav", STEMS, errors.append)
         assert sources(songs, music) == expected
         message = f"cannot search the folder {music}/live/d: Permission denied"
         assert [str(error) for error in errors] == [message]
@@ -238,7 +238,7 @@ def test_all_that_is_left_out_is_an_error_with_the_reason(music, tmp_path):
     (tmp_path / "all" / "stems").mkdir(parents=True)
     (tmp_path / "all" / "stems" / "vocals.wav").touch()
     for given in ("all", "all/**/*.wav"):
-        with pytest.raises(SeparationError, match="all 1 audio files in .* are left out: stems"):
+        with pytest.raises(SeparationError, match="all 1 file.s. in .* are left out: stems"):
             plan_outputs([tmp_path / given], tmp_path / "all/stems", TEMPLATE, "wav", STEMS)
 
 
