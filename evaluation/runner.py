@@ -17,6 +17,7 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
+from spleeter_2.audio.mark import MARK
 from spleeter_2.checks import (
     check_flag,
     check_names,
@@ -341,7 +342,12 @@ def save_audio(folder: Path, estimates: dict[str, np.ndarray], sample_rate: int)
         samples = (32768 * waveform).astype(np.int16) if fits else waveform
         with atomic_file(folder / f"{name}.wav") as path:
             try:
-                soundfile.write(path, samples, sample_rate, "PCM_16" if fits else "FLOAT")
+                subtype = "PCM_16" if fits else "FLOAT"
+                with soundfile.SoundFile(
+                    path, "w", sample_rate, waveform.shape[1], subtype
+                ) as file:
+                    file.software = MARK
+                    file.write(samples)
             except soundfile.LibsndfileError as error:
                 raise SeparationError(f"cannot write to {folder}: {error}") from error
 

@@ -21,8 +21,7 @@ _STREAM = re.compile(r"\s*Stream #0:(\d+)(?:\[\w+\])?(?:\((.*?)\))?: (\w+): (.*)
 _MAPPING = re.compile(r"\s*Stream #0:(\d+) -> #")
 _CLOCK = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)")
 _DURATION = re.compile(r"\s*Duration: ([^,]*)(?:, start: ([-\d.]+))?")
-_FIRST_FRAME = re.compile(r"0, +-?\d+, +(-?\d+), ")
-_TIME_BASE = re.compile(r"#tb 0: (\d+)/(\d+)")
+_FRAME = re.compile(r"0, +-?\d+, +(-?\d+), +\d+, +\d+, 0x[0-9a-f]{8}")
 _ENTRY = re.compile(r"(.*?) *(?:: ?(.*))?")
 _LINE = re.compile(r"((?:[^\\\n]|\\.)+)\n", re.DOTALL)  # a backslash escapes a line break
 _FIELD = re.compile(r"((?:[^\\=]|\\.)*)=(.*)", re.DOTALL)
@@ -151,11 +150,13 @@ def _language(code: str | None) -> str:
     return "" if code in (None, "und") else code
 
 
-def first_sample_seconds(messages: Sequence[str]) -> float | None:
-    """Presentation time of the first line of ffmpeg's ``framecrc`` format among its messages."""
-    base = next(filter(None, map(_TIME_BASE.match, messages)), None)
-    frame = next(filter(None, map(_FIRST_FRAME.match, messages)), None)
-    return int(frame[1]) * int(base[1]) / int(base[2]) if base and frame else None
+def first_frame(messages: Sequence[str]) -> int | None:
+    """Presentation time, in samples, of the first frame in ffmpeg's ``framecrc`` format.
+
+    Another thread of ffmpeg may be in the middle of a line when it is printed.
+    """
+    frame = next(filter(None, map(_FRAME.search, messages)), None)
+    return int(frame[1]) if frame else None
 
 
 def parse_metadata(text: str) -> list[dict[str, str]]:

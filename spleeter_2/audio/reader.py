@@ -22,7 +22,7 @@ import numpy as np
 
 from spleeter_2.errors import SeparationError
 
-from .description import Stream, describe, first_sample_seconds, parse_metadata, song_tags
+from .description import Stream, describe, first_frame, parse_metadata, song_tags
 from .ffmpeg import STDIO, Ffmpeg, file_url
 
 BLOCK = 1 << 17  # samples per block, about three seconds
@@ -222,10 +222,10 @@ class AudioReader:
             return
         first = None
         for _ in range(100):  # a thread of ffmpeg may print it a moment later
-            if (first := first_sample_seconds(self._ffmpeg.messages)) is not None:
+            if (first := first_frame(self._ffmpeg.messages)) is not None:
                 break
             time.sleep(0.01)
-        late = 0.0 if first is None else first - self._input.start
+        late = 0.0 if first is None else first / self.sample_rate - self._input.start
         if late > LATE:
             if self.declared is not None:  # the time at which the stream ends
                 self.declared = max(self.declared - late, 0.0)

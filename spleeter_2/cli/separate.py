@@ -92,7 +92,7 @@ def separate(
         False,
         "--skip-existing",
         show_default=False,
-        help="Skip songs whose stems all exist.",
+        help="Skip songs whose stems are all there and whole.",
     ),
     verbose: bool = VerboseOption,
 ) -> None:

@@ -27,6 +27,8 @@ CHECKPOINT = "checkpoint"  # prefix of a checkpoint's files in the folder of the
 WINDOW = "stft/window"  # optional array in the checkpoint: the STFT's window
 MODEL = "the descriptor of a model"  # in messages
 FORMAT = 1  # value of the key "spleeter_2", which upstream's configurations lack
+UPSTREAM_KEY = "instrument_list"  # required in upstream's configurations, unknown in ours
+OUR_KEYS = ("base", "targets", "residual", "stft", "segment", "weights", "training")
 
 
 def embedded_names() -> list[str]:
@@ -43,14 +45,24 @@ def is_ours(descriptor: str | os.PathLike) -> bool:
     """Return True for a configuration of spleeter-2, False for one of upstream Spleeter.
 
     Raises:
-        SeparationError: the file or folder does not exist or is not JSON.
+        SeparationError: the file or folder does not exist or is not JSON, or it has keys of
+            spleeter-2 without the key ``spleeter_2``.
     """
     descriptor = check_path(MODEL, descriptor)
     if descriptor.startswith(PREFIX):
         return True
     if descriptor.startswith("spleeter:"):
         return False
-    return "spleeter_2" in read_json(_locate(descriptor), "configuration")
+    path = _locate(descriptor)
+    data = read_json(path, "configuration")
+    if "spleeter_2" in data or UPSTREAM_KEY in data:
+        return "spleeter_2" in data
+    if found := [key for key in OUR_KEYS if key in data]:
+        raise SeparationError(
+            f'{path} has the key {found[0]} of a spleeter-2 configuration, but lacks "spleeter_2": '
+            f"{FORMAT}, which such a file must contain"
+        )
+    return False
 
 
 def read_configuration(descriptor: str | os.PathLike) -> dict[str, Any]:

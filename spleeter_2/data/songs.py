@@ -23,6 +23,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Optional, Union
 
+from spleeter_2.audio.folders import is_hidden
 from spleeter_2.audio.reader import SUFFIXES
 from spleeter_2.errors import SeparationError
 
@@ -31,6 +32,7 @@ STREAMS = ("mixture", "drums", "bass", "other", "vocals")  # of a .stem.mp4, as 
 SUBSETS = ("train", "test")
 PARTS = ("drums", "bass", "other", "piano", "guitar")  # their sum is the accompaniment
 STEMS = ("mixture", "vocals", "accompaniment", *PARTS)
+PATH = "_path"  # end of a column of files in Spleeter's CSV files
 LEFT_OUT = "left out"
 EXPECTED = (
     "expected SONG/vocals.wav beside SONG/accompaniment.wav or drums, bass and other (any audio "
@@ -140,7 +142,7 @@ def find_songs(
         hint = "it has no rows"
     else:
         try:
-            source, subset = _subset_folder(source, subset)
+            source, subset = _subset_folder(source, subset, instruments)
             songs = _folder_songs(source, subset, instruments)
             lone = not songs and _holds_stems(source)
         except OSError as error:
@@ -246,7 +248,11 @@ def split(
     if not sides[0]:
         raise SeparationError(
             f"of {_count(len(songs), 'song')} in {songs.source} none is left to train with: "
-            "set fewer aside for validation"
+            + (
+                "set fewer aside for validation"
+                if len(songs) > 1
+                else "at least two are needed, one of them to validate with"
+            )
         )
     return sides[0], sides[1]
 
@@ -283,7 +289,9 @@ def _missing(song: Song, instruments: Sequence[str]) -> str:
     return f"it lacks {', '.join(missing)}" if missing else ""
 
 
-def _subset_folder(source: Path, subset: Optional[str]) -> tuple[Path, Optional[str]]:
+def _subset_folder(
+    source: Path, subset: Optional[str], instruments: Sequence[str]
+) -> tuple[Path, Optional[str]]:
     """The folder to search and its subset, None for ``source`` itself."""
     if not source.is_dir():
         raise SeparationError(
@@ -291,28 +299,47 @@ def _subset_folder(source: Path, subset: Optional[str]) -> tuple[Path, Optional[
             if source.exists()
             else f"there is no folder {source}"
         )
-    # a song may be called "train"
-    present = [
-        name for name in SUBSETS if (source / name).is_dir() and not _holds_stems(source / name)
-    ]
     wanted = subset or "train"
-    if wanted in present:
+    if _is_subset(source / wanted, instruments):
         return source / wanted, wanted
-    if present and subset:
-        raise SeparationError(f"{source} has no folder {subset}, but {present[0]}: see --subset")
+    (other,) = set(SUBSETS) - {wanted}
+    if subset and _is_subset(source / other, instruments):
+        raise SeparationError(f"{source} has no folder {subset}, but {other}: see --subset")
     return source, None
+
+
+def _is_subset(folder: Path, instruments: Sequence[str]) -> bool:
+    """Return True for a folder of songs; a song, or any other folder, may be called "train"."""
+    if not folder.is_dir():
+        return False
+    beside = any(
+        song.path.name not in SUBSETS for song in _folder_songs(folder.parent, None, instruments)
+    )
+    try:
+        if _holds_stems(folder, instruments):
+            return False
+        return not beside or bool(_folder_songs(folder, None, instruments))
+    except OSError:
+        if beside:  # a song that cannot be read
+            return False
+        raise
 
 
 def _folder_songs(folder: Path, subset: Optional[str], instruments: Sequence[str]) -> list[Song]:
     songs = []
     for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
+        if is_hidden(path.name):
             continue
         if path.is_file() and path.name.lower().endswith(STEM_FILE):
             stems = {name: StemFile(path, stream) for stream, name in enumerate(STREAMS)}
             songs.append(Song(path.name[: -len(STEM_FILE)], path, stems, subset))
-        elif path.is_dir() and _holds_stems(path, instruments):
-            songs.append(_folder_song(path, subset, instruments))
+        elif path.is_dir():
+            try:
+                if _holds_stems(path, instruments):
+                    songs.append(_folder_song(path, subset, instruments))
+            except OSError as error:
+                fault = f"cannot read {path}: {error.strerror}"
+                songs.append(Song(path.name, path, subset=subset, fault=fault))
     return songs
 
 
@@ -344,21 +371,21 @@ def _csv_songs(path: Path, instruments: Sequence[str]) -> list[Song]:
     """Songs of a CSV file: a stem per column ``NAME_path``; paths are relative to the file.
 
     ``mix_path`` and ``duration`` are ignored: the mixture is the sum, the length is the file's own.
+    Columns are separated by commas, semicolons or tabs, with or without blanks around them.
     """
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file, strict=True)
-            columns = [name for name in rows.fieldnames or () if name]
-            names = {
-                name: name[: -len("_path")]
-                for name in columns
-                if name.endswith("_path") and name != "mix_path"
-            }
+            delimiter = _delimiter(file.readline())
+            file.seek(0)
+            rows = csv.DictReader(file, strict=True, delimiter=delimiter, skipinitialspace=True)
+            columns = [name for name in rows.fieldnames or () if name.strip()]
+            names = _stem_columns(columns, instruments)
             missing = [name for name in instruments if not _parts(names.values(), name)]
             if missing:
                 wanted = ", ".join(f"{name}_path" for name in missing)
                 raise SeparationError(
-                    f"{path} lacks the column {wanted}; it has {', '.join(columns) or 'none'}: "
+                    f"{path} lacks the column {wanted}; it has "
+                    f"{', '.join(map(str.strip, columns)) or 'none'}: "
                     "Spleeter's CSV files begin with a line such as "
                     f"mix_path,{','.join(f'{name}_path' for name in instruments)},duration"
                 )
@@ -380,3 +407,25 @@ def _csv_songs(path: Path, instruments: Sequence[str]) -> list[Song]:
         found = {stem: StemFile(path.parent / value) for stem, value in row.items()}
         songs.append(Song(name, path, found))
     return songs
+
+
+def _delimiter(header: str) -> str:
+    """The character that makes most columns of paths; spreadsheets may write semicolons."""
+    return max(
+        ",;\t",
+        key=lambda delimiter: sum(
+            name.strip(' "\r\n').lower().endswith(PATH) for name in header.split(delimiter)
+        ),
+    )
+
+
+def _stem_columns(columns: Sequence[str], instruments: Sequence[str]) -> dict[str, str]:
+    """The stem of each column ``NAME_path``; blanks around a name and its case do not matter."""
+    known = {name.casefold(): name for name in instruments}
+    found = {}
+    for column in columns:
+        name = column.strip().casefold()
+        if name.endswith(PATH) and name != f"mix{PATH}":
+            name = name[: -len(PATH)]
+            found[column] = known.get(name, name)
+    return found

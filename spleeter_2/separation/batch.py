@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import traceback
 from dataclasses import dataclass
@@ -15,9 +16,10 @@ from spleeter_2.audio.reader import AudioReader
 from spleeter_2.config.loading import is_ours
 from spleeter_2.errors import ModelError, SeparationError
 
+from .existing import fault_of_stems
 from .paths import Job, plan_outputs
 from .separator import SeparationResult, Separator
-from .upstream import DEFAULT_ADAPTER, UpstreamSeparator
+from .upstream import DEFAULT_ADAPTER, DEFAULT_DURATION, UpstreamSeparator
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +69,11 @@ class Settings:
             rates = ", ".join(map(str, self.encoding.sample_rates))
             raise SeparationError(f"{codec} cannot hold {rate} Hz; it can hold {rates}")
 
+    @property
+    def index(self) -> int | None:
+        """``stream`` counted from 0."""
+        return None if self.stream is None else self.stream - 1
+
 
 def separate_songs(files: list[str], settings: Settings) -> bool:
     """Separate songs one after the other and log a message for each; failed songs are skipped.
@@ -75,28 +82,30 @@ def separate_songs(files: list[str], settings: Settings) -> bool:
         files: ``inputs`` of ``plan_outputs``.
 
     Returns:
-        True if all songs were separated.
+        True if all songs were separated and all folders searched.
 
     Raises:
         SeparationError: an error that affects all songs: options, paths, the model.
     """
     separator = _open(settings)
+    unsearched: list[SeparationError] = []
     songs = plan_outputs(
         files,
         settings.output_path,
         settings.filename_format,
         settings.encoding.codec,
         separator.stems,
+        unsearched.append,
     )
-    if settings.skip_existing:
-        done = [song for song in songs if song.is_done]
-        songs = [song for song in songs if not song.is_done]
-        if done:
-            log.info(f"{len(done)} song(s) skipped: their stems exist")
-    failures = []
+    for error in unsearched:
+        log.error(f"error: {error}")
+    failures, nb_skipped = [], 0
     for song in songs:
         try:
-            _report(_separate(separator, song, settings), song)
+            if settings.skip_existing and _is_done(separator, song, settings):
+                nb_skipped += 1
+            else:
+                _report(_separate(separator, song, settings), song)
         except ModelError:
             raise
         except SeparationError as error:
@@ -104,9 +113,11 @@ def separate_songs(files: list[str], settings: Settings) -> bool:
                 traceback.print_exc()
             log.error(f"error: {error}")
             failures.append(song.source)
+    if nb_skipped:
+        log.info(f"{nb_skipped} song(s) skipped: their stems exist and are whole")
     if failures and len(songs) > 1:
         log.error(f"{len(failures)} of {len(songs)} songs failed: {', '.join(failures)}")
-    return not failures
+    return not (failures or unsearched)
 
 
 def _open(settings: Settings) -> Separator | UpstreamSeparator:
@@ -136,6 +147,25 @@ def _open(settings: Settings) -> Separator | UpstreamSeparator:
     )
 
 
+def _is_done(separator: Separator | UpstreamSeparator, song: Job, settings: Settings) -> bool:
+    """Return True if all stems are whole; log why others are separated again."""
+    outputs = list(song.outputs.values())
+    if STDIO in outputs or not any(map(os.path.lexists, outputs)):
+        return False
+    if not os.path.isfile(song.source):  # a pipe can be read only once
+        return False
+    rate, duration, is_exact = settings.sample_rate, settings.duration, True
+    if isinstance(separator, UpstreamSeparator):
+        rate, is_exact = separator.parameters["sample_rate"], False
+        duration = DEFAULT_DURATION if duration is None else duration
+    with AudioReader(song.source, rate, settings.offset, duration, settings.index) as reader:
+        is_exact = is_exact and settings.encoding.is_lossless
+        fault = fault_of_stems(outputs, reader, is_exact)
+    if fault:
+        log.info(f"{song.source} is separated again: {fault}")
+    return not fault
+
+
 def _separate(
     separator: Separator | UpstreamSeparator, song: Job, settings: Settings
 ) -> SeparationResult:
@@ -147,9 +177,8 @@ def _separate(
             settings.duration,
             settings.encoding,
         )
-    stream = None if settings.stream is None else settings.stream - 1
     with AudioReader(
-        song.source, settings.sample_rate, settings.offset, settings.duration, stream
+        song.source, settings.sample_rate, settings.offset, settings.duration, settings.index
     ) as reader:
         separator.load()
         codec, rate = settings.encoding.codec, settings.encoding.nearest_rate(reader.sample_rate)

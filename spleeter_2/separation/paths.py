@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import string
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from spleeter_2.audio.ffmpeg import STDIO
-from spleeter_2.audio.reader import SUFFIXES
 from spleeter_2.errors import SeparationError
+
+from .search import OnError, find_sources
 
 FIELDS = ("filename", "foldername", "instrument", "codec")
 
@@ -27,11 +27,6 @@ class Job:
     source: str
     outputs: dict[str, str]
 
-    @property
-    def is_done(self) -> bool:
-        """True if the files of all stems exist."""
-        return all(os.path.isfile(path) for path in self.outputs.values())
-
 
 def plan_outputs(
     inputs: Sequence[str | os.PathLike],
@@ -39,22 +34,29 @@ def plan_outputs(
     template: str,
     codec: str,
     instruments: Iterable[str],
+    on_error: OnError | None = None,
 ) -> list[Job]:
     """Find the songs and the paths of their stems.
 
     Args:
         inputs: files, folders (searched for audio; the output has the same tree), glob patterns,
-            or "-".
+            or "-". ``separation.search`` describes what a search leaves out.
         output: folder for the stems, or "-" for one stem of one song.
         template: path below ``output`` with ``{filename}``, ``{foldername}``, ``{instrument}``
             and ``{codec}``.
+        on_error: called for a folder that cannot be searched (default: raise the error).
+
+    Returns:
+        A job per song; none only if all folders were reported to ``on_error``.
 
     Raises:
         SeparationError: no songs; a template with unknown fields or outside ``output``; two stems,
             or a stem and a source, with the same path.
     """
     instruments = tuple(instruments)
-    found = _find(inputs)
+    found = find_sources(inputs, output, instruments, on_error)
+    if not found:
+        return []
     if output == STDIO:
         if len(found) != 1 or len(instruments) != 1 or codec != "wav":
             raise SeparationError(
@@ -72,40 +74,6 @@ def plan_outputs(
     ]
     _check_clashes(songs)
     return songs
-
-
-def _find(inputs: Sequence[str | os.PathLike]) -> list[tuple[str, str]]:
-    """Sources, each with its folder relative to the input folder it was found in."""
-    found: dict[str, tuple[str, str]] = {}
-    for item in map(os.fspath, inputs):
-        for source, tree in _expand(item):
-            key = source if source == STDIO else os.path.realpath(source)
-            found.setdefault(key, (source, tree))
-    return list(found.values())
-
-
-def _expand(item: str) -> list[tuple[str, str]]:
-    if os.path.isdir(item):
-        pairs = [
-            (os.path.join(folder, name), os.path.relpath(folder, item))
-            for folder, folders, names in os.walk(item, onerror=_unreadable)
-            for name in names
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
-        ]
-        if not pairs:
-            raise SeparationError(f"there is no audio file in the folder {item}")
-        return sorted(pairs)
-    if not os.path.exists(item) and glob.has_magic(item):
-        matches = sorted(glob.glob(item, recursive=True))
-        if not matches:
-            raise SeparationError(f"no file matches {item}")
-        return [pair for match in matches for pair in _expand(match)]
-    return [(item, "")]
-
-
-def _unreadable(error: OSError) -> None:
-    """Raise for a folder that cannot be searched, which ``os.walk`` would skip."""
-    raise SeparationError(f"cannot search the folder {error.filename}: {error.strerror}") from error
 
 
 def _check_template(template: str) -> None:

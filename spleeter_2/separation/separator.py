@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from spleeter_2.audio.codecs import Encoding, check_sample_rate
+from spleeter_2.audio.mark import mark_tags
 from spleeter_2.audio.mixing import residual, with_channels
 from spleeter_2.audio.reader import BLOCK, AudioReader
 from spleeter_2.audio.resampling import resample
@@ -24,6 +25,7 @@ from spleeter_2.checks import (
     check_path,
     check_positive,
     check_type,
+    check_whole,
 )
 from spleeter_2.config.loading import PREFIX, has_weights, load_configuration
 from spleeter_2.config.schema import Configuration
@@ -158,6 +160,7 @@ class Separator:
         bits: str = "16",
         sample_rate: int | None = None,
         progress: Progress | None = None,
+        stream: int | None = None,
     ) -> SeparationResult:
         """Separate a file into files, with the arguments of Spleeter's method of this name.
 
@@ -170,6 +173,7 @@ class Separator:
             filename_format: path of a stem below ``destination``.
             sample_rate: of the stems, in Hz (default: the file's).
             progress: called with the seconds of audio done so far.
+            stream: number of the audio stream, from 1 (default: the file's default stream).
 
         Raises:
             SeparationError: a file that cannot be read or written, or an invalid option. Then no
@@ -183,12 +187,14 @@ class Separator:
         encoding = Encoding(codec, bits, bitrate)
         if sample_rate is not None:
             sample_rate = encoding.check_sample_rate(sample_rate)
+        if stream is not None:
+            stream = check_whole("stream", stream, 1, 1000) - 1
         filename_format = check_path("filename_format", filename_format)
         _check_progress(progress)
         songs = plan_outputs([source], destination, filename_format, codec, self.stems)
         if [song.source for song in songs] != [source]:
             raise SeparationError(f"{source} is a folder or a pattern: give the path of one song")
-        with AudioReader(source, sample_rate, offset, duration) as reader:
+        with AudioReader(source, sample_rate, offset, duration, stream) as reader:
             return self.write_stems(reader, songs[0].outputs, encoding, progress)
 
     def write_stems(
@@ -218,9 +224,8 @@ class Separator:
         with contextlib.ExitStack() as stack:
             writers = {}
             for name, path in outputs.items():
-                writer = AudioWriter(
-                    path, reader.sample_rate, reader.nb_channels, encoding, reader.tags
-                )
+                tags = {**mark_tags(encoding.codec), **reader.tags}
+                writer = AudioWriter(path, reader.sample_rate, reader.nb_channels, encoding, tags)
                 writers[name] = stack.enter_context(writer)
             stream = self._stream(reader.blocks(), reader.sample_rate)
             for estimates in stack.enter_context(contextlib.closing(stream)):

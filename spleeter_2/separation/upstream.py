@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import shutil
 from pathlib import Path
 
@@ -94,6 +95,8 @@ class UpstreamSeparator:
         """Let upstream load, separate and save one file; the stems appear when all are complete."""
         if source == STDIO or STDIO in outputs.values():
             raise SeparationError(f"{self._descriptor} cannot use standard input or output")
+        if os.path.exists(source) and not os.path.isfile(source):
+            raise SeparationError(f"{self._descriptor} cannot read the pipe {source}")
         length = DEFAULT_DURATION if duration is None else duration
         notes: list[str] = []
         if self._adapter_name == DEFAULT_ADAPTER:  # other adapters need not read files

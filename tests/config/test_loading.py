@@ -238,6 +238,20 @@ def test_ours_and_upstreams_are_told_apart(write, tmp_path):
     assert not is_ours("spleeter:2stems") and not is_ours(str(upstream))
 
 
+@pytest.mark.parametrize(
+    "content",
+    [{"base": "spleeter_2:grouped"}, {"base": "spleeter_2:mask", "name": "x"}, {"targets": []}],
+)
+def test_a_configuration_of_ours_without_its_format_is_told_what_it_lacks(tmp_path, content):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(content))
+    for descriptor in (str(path), str(tmp_path)):
+        with pytest.raises(SeparationError) as raised:
+            is_ours(descriptor)
+        assert str(raised.value).startswith(f"{path} has the key {next(iter(content))} of a spl")
+        assert 'lacks "spleeter_2": 1' in str(raised.value)
+
+
 VALUES = st.one_of(
     st.none(), st.booleans(), st.integers(-5, 5000), st.floats(), st.text(max_size=3),
     st.lists(st.integers(-2, 3), max_size=2), st.dictionaries(st.text(max_size=2), st.integers()),

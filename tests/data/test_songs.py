@@ -1,3 +1,4 @@
+import os
 import shutil
 from pathlib import Path
 
@@ -115,6 +116,94 @@ def test_a_subset_is_a_folder_of_songs_not_a_song(folder):
     assert names_of(training_songs(folder, TWO)) == ["a song", "b", "train"]
 
 
+@pytest.mark.parametrize("name", ["train", "test"])
+@pytest.mark.parametrize("stem", ["theremin", "vocals"])
+def test_a_song_may_be_called_like_a_subset(tmp_path, name, stem):
+    """Also if its stems have unusual names, and if it cannot be used."""
+    touch(tmp_path, *(f"{song}/{stem}.wav" for song in ("a", name)))
+    for songs in (training_songs(tmp_path, [stem]), find_songs(tmp_path, name, [stem])):
+        assert names_of(songs) == ["a", name] and {song.subset for song in songs} == {None}
+
+
+@pytest.mark.parametrize("name", ["train", "test"])
+def test_a_folder_without_songs_beside_songs_is_no_subset(tmp_path, name):
+    touch(tmp_path, "a/vocals.wav", f"{name}/cover.jpg")
+    assert names_of(find_songs(tmp_path, name)) == names_of(find_songs(tmp_path)) == ["a"]
+    shutil.rmtree(tmp_path / "a")
+    with pytest.raises(SeparationError, match=f"there are no songs in .*{name}: expected"):
+        find_songs(tmp_path, name)
+
+
+@pytest.mark.parametrize("name", [".Trash-1000", "__MACOSX", "lost+found", "@eaDir", "#recycle"])
+def test_hidden_and_system_folders_are_no_songs(tmp_path, name):
+    touch(tmp_path, *(f"{song}/vocals.wav" for song in ("a", name)), "a/._vocals.wav")
+    (found,) = find_songs(tmp_path)
+    assert (found.name, found.fault) == ("a", "")
+
+
+def test_a_song_that_cannot_be_read_is_its_own_fault(tmp_path, monkeypatch):
+    touch(tmp_path, *(f"{song}/{stem}.wav" for song in ("a", "b", "train") for stem in TWO))
+    listdir = os.listdir
+
+    def forbidding(path):
+        if os.path.basename(path) in ("b", "train", "test"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return listdir(path)
+
+    monkeypatch.setattr(os, "listdir", forbidding)  # rights do not bind an administrator
+    faults = {name: f"cannot read {tmp_path / name}: Permission denied" for name in ("b", "train")}
+    assert {song.name: song.fault for song in find_songs(tmp_path)} == {"a": "", **faults}
+    songs = training_songs(tmp_path, TWO)
+    assert names_of(songs) == ["a"] and details(songs, "left out") == faults
+    for name in ("train/c", "test/d"):
+        touch(tmp_path / "set", *(f"{name}/{stem}.wav" for stem in TWO))
+    with pytest.raises(SeparationError, match="cannot read .*train: Permission denied"):
+        find_songs(tmp_path / "set")
+
+
+def test_a_subset_that_is_not_asked_for_need_not_be_readable(tmp_path, monkeypatch):
+    touch(tmp_path, *(f"{name}/{stem}.wav" for name in ("train/a", "test/b") for stem in TWO))
+    listdir = os.listdir
+
+    def forbidding(path):
+        if os.path.basename(path) == "test":
+            raise PermissionError(13, "Permission denied", str(path))
+        return listdir(path)
+
+    monkeypatch.setattr(os, "listdir", forbidding)
+    assert names_of(find_songs(tmp_path)) == ["a"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "mix_path, vocals_path, accompaniment_path, duration\nm.wav, a/v.wav, a/x y.wav, 6.0\n",
+        "mix_path;vocals_path;accompaniment_path;duration\nm.wav;a/v.wav;a/x y.wav;6,0\n",
+        "mix_path ; vocals_path ; accompaniment_path\nm.wav ; a/v.wav ; a/x y.wav\n",
+        "Mix_Path,VOCALS_PATH,Accompaniment_path\nm.wav,a/v.wav,a/x y.wav\n",
+        '"vocals_path", "accompaniment_path"\n"a/v.wav", "a/x y.wav"\n',
+        "\ufeffvocals_path\taccompaniment_path\na/v.wav\ta/x y.wav\n",
+        '"vocals_path";"accompaniment_path"\r\n"a/v.wav";"a/x y.wav"\r\n',
+    ],
+)
+def test_a_csv_as_people_and_spreadsheets_write_it(tmp_path, text):
+    touch(tmp_path, "a/v.wav", "a/x y.wav")
+    (tmp_path / "songs.csv").write_text(text, encoding="utf-8", newline="")
+    (song,) = training_songs(tmp_path / "songs.csv", TWO)
+    assert song.name == "a"
+    assert song.stems == {
+        "vocals": StemFile(tmp_path / "a/v.wav"),
+        "accompaniment": StemFile(tmp_path / "a/x y.wav"),
+    }
+
+
+def test_columns_of_a_csv_are_the_instruments_in_any_case(tmp_path):
+    touch(tmp_path, "v.wav", "t.wav")
+    (tmp_path / "songs.csv").write_text("Lead_Path, theremin_path\nv.wav, t.wav\n")
+    (song,) = training_songs(tmp_path / "songs.csv", ("lead", "Theremin"))
+    assert set(song.stems) == {"lead", "Theremin"}
+
+
 def test_a_csv_of_spleeter(folder):
     path = folder / "songs.csv"
     path.write_text(
@@ -208,7 +297,8 @@ def test_split_by_name_and_by_seed():
     for source, validation, message in (
         (songs, ["Arger"], "there is no song Arger in there; there is Ärger"),
         (songs, ["ärger", "b", "c"], "none is left to train with"),
-        (named("a"), 0.1, "none is left to train with"),
+        (named("a"), 0.1, "of 1 song in there none is left to train with: at least two are needed"),
+        (named("a", "b"), 0.9, "of 2 songs .* none is left to train with: set fewer aside"),
         (songs, 1.5, "between 0 and 1, not 1.5"),
     ):
         with pytest.raises(SeparationError, match=message):

@@ -15,7 +15,7 @@ import museval
 import numpy as np
 import pytest
 import soundfile
-from support.common import files_below
+from support.common import AS_A_USER, files_below
 from support.evaluation import NAMES, RATE, excerpt, misbehave, stubborn, two, write_folder
 from support.golden import golden
 
@@ -28,11 +28,10 @@ from evaluation.scores import FRAMEWISE, SET_UPS
 from evaluation.tracks import TrackAudio, find_tracks, load_track
 from evaluation.workers import Failure, interrupts_deferred, run_tasks
 from spleeter_2.errors import SeparationError
+from spleeter_2.separation.paths import plan_outputs
 from spleeter_2.separation.upstream import DEFAULT_ADAPTER
 
 TWO, FOUR = SET_UPS[2], SET_UPS[4]
-# root may write and read everything, unless this right is taken
-AS_A_USER = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] * (os.geteuid() == 0)
 
 
 @pytest.fixture(scope="module")
@@ -321,6 +320,20 @@ def test_scores_of_an_older_version_are_computed_again(evaluation, plain, tmp_pa
     assert json.loads(path.read_text())["targets"][0]["track"]["SDR"] == expected
 
 
+@pytest.mark.parametrize("level", [0.5, 2.0])  # 16 bits, floats
+def test_estimates_that_are_kept_are_no_songs_to_separate(tmp_path, level):
+    write_folder(tmp_path / "songs", {"a song": np.zeros((RATE, 2), np.float32)})
+    kept = tmp_path / "songs" / "results" / "audio" / "test" / "A"
+    waveform = np.full((RATE, 2), level, np.float32)
+    save_audio(kept, {"vocals": waveform}, RATE)
+    samples, rate = soundfile.read(kept / "vocals.wav", dtype="float32")
+    assert rate == RATE and np.array_equal(samples, waveform)
+    (job,) = plan_outputs(
+        [tmp_path / "songs"], tmp_path / "out", "{filename}.wav", "wav", ["vocals"]
+    )
+    assert job.source == str(tmp_path / "songs" / "a song.wav")
+
+
 def test_nowhere_to_write_to(evaluation, plain, tmp_path):
     (tmp_path / "file").write_text("")
     status, printed, messages = quick(evaluation, plain, tmp_path / "file")
@@ -345,7 +358,9 @@ def test_what_may_not_be_written_or_read(plain, tmp_path):
         (data / NAMES[0]).chmod(0)
         told = run(*command, tmp_path / "out")
         assert f"cannot read {data / NAMES[0]}: Permission denied" in told
-        assert not (tmp_path / "out").exists()
+        assert files_below(tmp_path / "out" / "mixture" / "test") == [
+            f"{name}.json" for name in NAMES[1:]
+        ]
         (tmp_path / "runs" / "mixture").mkdir(parents=True)
         (tmp_path / "runs" / "mixture").chmod(0)
         told = run("compare", tmp_path / "runs")
