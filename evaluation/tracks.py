@@ -142,8 +142,8 @@ def _read_folder(track: Song, sources: tuple[str, ...]) -> tuple[dict[str, np.nd
     for name in names:
         with AudioReader(found[name].path) as reader:
             stems[name] = np.concatenate(list(reader.blocks()))
-            if reader.notes:  # damaged, cut short, or mixed down
-                raise SeparationError(reader.notes[0])
+            if reader.faults:
+                raise SeparationError(reader.faults[0])
             rates[name] = reader.sample_rate
     if len(set(rates.values())) > 1:
         listed = ", ".join(f"{name} {rate} Hz" for name, rate in rates.items())

@@ -95,6 +95,17 @@ class Encoding:
             return sample_rate
         return min((rate for rate in rates if rate > sample_rate), default=max(rates))
 
+    def padding(self, sample_rate: int) -> int:
+        """Samples of silence before and after the song, which the codec swallows.
+
+        ffmpeg's WMA loses the first frame, so that the song would come early by a frame.
+        """
+        if self.codec != "wma":
+            return 0
+        rate = self.nearest_rate(sample_rate)
+        frame = 512 if rate <= 16000 else 1024 if rate <= 22050 else 2048
+        return round(frame * sample_rate / rate)
+
     def ffmpeg_options(self, sample_rate: int) -> dict[str, str]:
         """Output options of ffmpeg for samples at ``sample_rate`` in Hz."""
         container, encoder, _ = CODECS[self.codec]

@@ -7,68 +7,133 @@ not needed.
 from __future__ import annotations
 
 import contextlib
+import errno
+import logging
 import os
 import re
 import shutil
+import signal
 import subprocess
 import threading
+from collections.abc import Iterator
 
 import ffmpeg
 
 from spleeter_2.errors import SeparationError
 
+log = logging.getLogger(__name__)
+
 STDIO = "-"  # standard input or output, in place of a path
+MOST_MESSAGES = 20_000  # kept lines; a damaged file may cause any number
 # ffmpeg exits with 0 after some failed writes, so its messages are searched as well
 WRITE_ERRORS = re.compile(
     r"No space left|File too large|Broken pipe|Disk quota|Input/output error|I/O"
 )
 
+# a summary of sizes, the first frame's time (see reader.py), and the closing line
+UNINFORMATIVE = ("Conversion failed!", "video:", "size=", "[out#", "0, ", "#")
+NO_PROGRAM = (errno.ENOENT, errno.EACCES, errno.ENOEXEC, errno.EISDIR, errno.ENOTDIR, errno.ELOOP)
+
+_broken: dict[str, str] = {}  # programs that are not usable, and why
+
 
 def ffmpeg_command() -> str:
-    """Path of ffmpeg.
+    """Path of ffmpeg; the first that has not turned out to be broken.
 
     Raises:
-        SeparationError: neither the system nor imageio-ffmpeg has one.
+        SeparationError: neither the system nor imageio-ffmpeg has a working one.
     """
+    for program in _candidates():
+        if program not in _broken:
+            return program
+    if _broken:
+        path, words = next(iter(_broken.items()))
+        raise SeparationError(
+            f"{path} is broken ({words}): install it again (apt-get install --reinstall ffmpeg) or "
+            "install the Python package imageio-ffmpeg"
+        )
+    raise SeparationError(
+        "there is no ffmpeg: install it (apt-get install ffmpeg) or the Python package "
+        "imageio-ffmpeg"
+    )
+
+
+def _candidates() -> Iterator[str]:
     system = shutil.which("ffmpeg")
     if system:
-        return system
-    try:
+        yield system
+    # RuntimeError: it has no binary for this platform
+    with contextlib.suppress(ImportError, RuntimeError, OSError):
         import imageio_ffmpeg
 
-        return imageio_ffmpeg.get_ffmpeg_exe()
-    except (ImportError, RuntimeError) as error:
-        raise SeparationError(
-            "there is no ffmpeg: install it (apt-get install ffmpeg) or the Python package "
-            "imageio-ffmpeg"
-        ) from error
+        yield imageio_ffmpeg.get_ffmpeg_exe()
 
 
 class Ffmpeg:
-    """A running ffmpeg process; a thread collects its messages."""
+    """A running ffmpeg process; a thread collects its messages.
+
+    Args:
+        stream: of ffmpeg-python.
+        pipes: arguments of ``subprocess.Popen``.
+
+    Raises:
+        SeparationError: no ffmpeg works, or no process can be started.
+    """
 
     def __init__(self, stream, **pipes) -> None:
-        stream = stream.global_args("-hide_banner", "-nostats", "-loglevel", "info")
-        self.process = subprocess.Popen(
-            ffmpeg.compile(stream, cmd=ffmpeg_command(), overwrite_output=True),
-            stderr=subprocess.PIPE,
-            # Ctrl-C must interrupt only Python, which then closes the pipe and so ends ffmpeg
-            start_new_session=True,
-            **pipes,
-        )
+        stream = stream.global_args("-nostats", "-loglevel", "info")
+        while True:
+            program = ffmpeg_command()
+            words = self._start(ffmpeg.compile(stream, program, overwrite_output=True), pipes)
+            if not words:
+                return
+            _broken[program] = words
+            log.warning(f"note: {program} is broken ({words}): {ffmpeg_command()} is used")
+
+    def _start(self, command: list[str], pipes: dict) -> str:
+        """Start a program; return why it is not a working ffmpeg, or an empty string."""
         self.messages: list[str] = []
+        self._has_begun = threading.Event()
         self._input_described = threading.Event()
+        self._is_ffmpeg = False
+        if os.name == "posix":  # in an ASCII locale Python could not encode titles
+            command = [text.encode("utf-8", "surrogateescape") for text in command]
+        try:
+            self.process = subprocess.Popen(
+                command,
+                stderr=subprocess.PIPE,
+                # Ctrl-C must interrupt only Python, which then closes the pipe and so ends ffmpeg
+                start_new_session=True,
+                **pipes,
+            )
+        except OSError as error:
+            if error.errno in NO_PROGRAM:
+                return error.strerror
+            raise SeparationError(f"cannot start ffmpeg: {error.strerror or error}") from error
         self._collector = threading.Thread(target=self._collect, daemon=True)
         self._collector.start()
+        self._has_begun.wait()
+        if self._is_ffmpeg:
+            return ""
+        self.kill()
+        return self.last_message
 
     def _collect(self) -> None:
-        for line in self.process.stderr:
-            if len(self.messages) < 1000:  # a damaged file may cause any number of messages
-                self.messages.append(line.decode("utf-8", "replace").rstrip())
+        for data in self.process.stderr:
+            line = data.decode("utf-8", "replace").rstrip("\r\n")
+            if line.startswith("ffmpeg version"):
+                self.messages.clear()  # the dynamic linker's warnings
+                self._is_ffmpeg = True
+                self._has_begun.set()
+            elif line.startswith("  ") and not self.messages:
+                continue  # rest of the banner: versions of libraries
+            elif len(self.messages) < MOST_MESSAGES:
+                self.messages.append(line)
             else:
-                self.messages[-1] = line.decode("utf-8", "replace").rstrip()
-            if line.startswith(b"Output #"):
+                self.messages[-1] = line
+            if re.match(r"\s*Stream #\d+:\d+ -> #", line):
                 self._input_described.set()
+        self._has_begun.set()
         self._input_described.set()
 
     def input_messages(self) -> list[str]:
@@ -94,10 +159,13 @@ class Ffmpeg:
 
     @property
     def last_message(self) -> str:
-        """Last informative message of ffmpeg, or its exit status if there are none."""
+        """Why ffmpeg ended: its signal, its last informative message, or its exit status."""
+        status = self.process.returncode
+        if status is not None and status < 0:
+            return f"ffmpeg was ended by signal {-status} ({signal.strsignal(-status)})"
         lines = [line.strip() for line in self.messages if line.strip()]
-        lines = [line for line in lines if line != "Conversion failed!"] or lines
-        return lines[-1] if lines else f"ffmpeg exited with status {self.process.returncode}"
+        lines = [line for line in lines if not line.startswith(UNINFORMATIVE)] or lines
+        return lines[-1] if lines else f"ffmpeg exited with status {status}"
 
 
 def file_url(path: str | os.PathLike) -> str:
@@ -108,7 +176,7 @@ def file_url(path: str | os.PathLike) -> str:
     """
     path = os.path.abspath(path)
     try:
-        path.encode()
-    except UnicodeEncodeError as error:
+        os.fsencode(path).decode()
+    except UnicodeError as error:
         raise SeparationError(f"the name {path!a} is not valid UTF-8: rename it first") from error
     return f"file:{path}"

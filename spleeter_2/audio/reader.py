@@ -1,16 +1,19 @@
 """Decode audio files through ffmpeg, a block at a time.
 
-ffmpeg decodes to a WAV stream, whose header has sample rate and channels; duration and tags come
-from ffmpeg's messages. ffprobe is not needed.
+ffmpeg decodes to a WAV stream, whose header has sample rate and channels; the rest comes from
+ffmpeg's messages. ffprobe is not needed.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
-import re
+import stat
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -19,16 +22,14 @@ import numpy as np
 
 from spleeter_2.errors import SeparationError
 
+from .description import Stream, describe, first_sample_seconds, parse_metadata, song_tags
 from .ffmpeg import STDIO, Ffmpeg, file_url
 
 BLOCK = 1 << 17  # samples per block, about three seconds
 MAX_SAMPLE = 1e9  # largest accepted sample; above it, |STFT|**2 overflows float32
 MAX_SECONDS = 1e9  # limit of offset and duration; infinity cannot be converted to samples
+LATE = 0.05  # seconds after the picture from which a later begin of the sound is noted
 
-TAGS = (
-    "title artist album album_artist composer performer genre date track disc comment copyright "
-    "language publisher"
-).split()
 SUFFIXES = frozenset(
     ".aac .aif .aifc .aiff .alac .ape .au .caf .flac .m4a .m4b .mka .mkv .mov .mp2 .mp3 .mp4 "
     ".mpc .oga .ogg .opus .ra .tta .wav .webm .wma .wv".split()
@@ -38,26 +39,28 @@ SUFFIXES = frozenset(
 class AudioReader:
     """Decode an audio stream of a file.
 
-    Mono stays mono, stereo stays stereo, more channels are mixed down to stereo.
+    One channel is mono and two are stereo, whatever their positions; more are mixed down to stereo
+    by ffmpeg's rules for their layout. Without a known layout, the first two are taken.
 
     Args:
-        path: a file, or "-" for standard input.
+        path: a file, a pipe such as ``/dev/fd/3``, or "-" for standard input.
         sample_rate: in Hz (default: the file's).
         offset: seconds to skip.
         duration: seconds to read (default: to the end).
-        stream: index of the audio stream; stem files have several.
+        stream: index among the audio streams, from 0 (default: ffmpeg's choice, the default stream
+            or else the one with most channels).
 
     Attributes:
         sample_rate: in Hz.
         nb_channels: 1 or 2.
-        declared: duration of the file in seconds according to its header, or None.
+        declared: duration in seconds that the container declares for this stream, or None.
         seconds: seconds that will be read according to ``declared``, or None.
-        tags: title, artist and others by name.
-        notes: sentences for the user.
+        notes: sentences for the user; complete after ``blocks``.
+        faults: the notes on samples that are missing or mixed down.
 
     Raises:
-        SeparationError: the file is missing, empty, not audio, or has no audio stream; a negative
-            offset or a duration that is not positive.
+        SeparationError: the file is missing, empty, not audio, or has no such audio stream; a
+            negative offset or a duration that is not positive.
     """
 
     def __init__(
@@ -66,11 +69,11 @@ class AudioReader:
         sample_rate: int | None = None,
         offset: float = 0.0,
         duration: float | None = None,
-        stream: int = 0,
+        stream: int | None = None,
     ) -> None:
         self.name = "standard input" if path == STDIO else os.fspath(path)
         self.notes: list[str] = []
-        self.declared: float | None = None
+        self.faults: list[str] = []
         if not offset >= 0 or (duration is not None and not duration > 0):
             raise SeparationError(
                 "an offset must not be negative, and a duration must be positive, not "
@@ -79,79 +82,170 @@ class AudioReader:
         self._offset = min(offset, MAX_SECONDS)
         self._duration = None if duration is None else min(duration, MAX_SECONDS)
         self._stream = stream
-        self._check(path)
-        source = "pipe:0" if path == STDIO else file_url(path)
-        options = {"map": f"0:a:{stream}", "f": "wav", "c:a": "pcm_f32le"}
-        options["af"] = "aformat=channel_layouts=mono|stereo"
-        if sample_rate is not None:
-            options["ar"] = str(sample_rate)
-        self._ffmpeg = Ffmpeg(
-            ffmpeg.input(source).output("pipe:1", **options),
-            stdin=None if path == STDIO else subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-        )
+        self._start(path, sample_rate)
         try:
-            self.sample_rate, self.nb_channels = self._header()
-            messages = self._ffmpeg.input_messages()
-            self._check_detection(messages)
+            self.sample_rate, self._nb_decoded, mask = self._header()
+            self.nb_channels = min(self._nb_decoded, 2)
+            self._input = describe(self._ffmpeg.input_messages())
+            self._matrix = self._down_mix(mask)
         except BaseException:
             self._ffmpeg.kill()
             raise
-        self.seconds = self._expected_seconds("\n".join(messages), offset, duration)
-        self.tags = _tags(messages)
+        self.declared = None if self._input.is_estimated else self._input.chosen_seconds
+        self.seconds = self._expected_seconds()
+        self._note_choice()
 
-    def _check(self, path: str | os.PathLike) -> None:
+    def _start(self, path: str | os.PathLike, sample_rate: int | None) -> None:
+        """Start ffmpeg; a pipe becomes its standard input, which cannot be opened by name there."""
+        descriptor = self._open(path)
+        try:
+            self._url = self._file_url(path, descriptor)
+            self._ffmpeg = Ffmpeg(
+                _decoding(self._url or "pipe:0", self._stream, sample_rate),
+                stdin=subprocess.DEVNULL if self._url else descriptor,
+                stdout=subprocess.PIPE,
+            )
+        finally:
+            os.close(descriptor)
+
+    def _open(self, path: str | os.PathLike) -> int:
         if path == STDIO:
-            if sys.stdin is None or sys.stdin.isatty():
-                raise SeparationError("standard input is closed or a terminal: pipe audio into it")
-            return
+            if sys.stdin is None:
+                raise SeparationError("standard input is closed: pipe audio into it")
+            return os.dup(0)
         if not os.path.exists(path):
             raise SeparationError(f"there is no file {self.name or 'without a name'}")
         if os.path.isdir(path):
             raise SeparationError(f"{self.name} is a folder, not an audio file")
-        if not os.access(path, os.R_OK):
-            raise SeparationError(f"{self.name} cannot be read: permission denied")
-        if os.path.isfile(path) and os.path.getsize(path) == 0:
-            raise SeparationError(f"{self.name} is an empty file")
+        try:
+            return os.open(path, os.O_RDONLY)
+        except OSError as error:
+            raise SeparationError(f"cannot read {self.name}: {error.strerror}") from error
 
-    def _header(self) -> tuple[int, int]:
-        """Sample rate and channels from the header of ffmpeg's WAV stream."""
+    def _file_url(self, path: str | os.PathLike, descriptor: int) -> str | None:
+        """URL of a file that ffmpeg can open by name, or None for a pipe."""
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            if os.isatty(descriptor):
+                raise SeparationError(f"{self.name} is a terminal: pipe audio into it")
+            return None
+        if status.st_size == 0:
+            raise SeparationError(f"{self.name} is an empty file")
+        if path != STDIO:
+            file_url(path)  # raises for the name as it was given
+        # /dev/stdin and /dev/fd/3 are other files in ffmpeg's process
+        name = os.path.realpath("/dev/stdin" if path == STDIO else path)
+        if os.lseek(descriptor, 0, os.SEEK_CUR) or not os.path.exists(name):
+            return None
+        return file_url(name)
+
+    def _header(self) -> tuple[int, int, int]:
+        """Sample rate, channels and mask of their positions, from ffmpeg's WAV header."""
         pipe: BinaryIO = self._ffmpeg.process.stdout
         if len(pipe.read(12)) == 12:
-            format_ = b""
+            form = b""
             while len(chunk := pipe.read(8)) == 8:
                 name, size = struct.unpack("<4sI", chunk)
                 if name == b"data":
-                    channels, rate = struct.unpack_from("<2xHI", format_)
-                    return rate, channels
+                    channels, rate = struct.unpack_from("<2xHI", form)
+                    # WAVE_FORMAT_EXTENSIBLE has the mask
+                    mask = struct.unpack_from("<I", form, 20)[0] if len(form) >= 40 else 0
+                    return rate, channels, mask
                 content = pipe.read(size)
-                format_ = content if name == b"fmt " else format_
+                form = content if name == b"fmt " else form
         self._ffmpeg.wait()
         messages = "\n".join(self._ffmpeg.messages)
         if "matches no streams" in messages or "does not contain any stream" in messages:
-            number = f" {self._stream + 1}" if self._stream else ""
-            raise SeparationError(f"{self.name} has no audio stream{number}")
+            streams = len(describe(self._ffmpeg.messages).audio)
+            if self._stream and streams:
+                raise SeparationError(
+                    f"{self.name} has no audio stream {self._stream + 1}, but {streams}"
+                )
+            raise SeparationError(f"{self.name} has no audio stream")
         raise SeparationError(
             f"{self.name} is not audio that ffmpeg can read: {self._ffmpeg.last_message}"
+            f"{self._pipe_hint()}"
         )
 
-    def _check_detection(self, messages: list[str]) -> None:
-        """Raise SeparationError for random bytes, which ffmpeg decodes as MP3 with a warning."""
-        if any("misdetection possible" in line for line in messages):
-            raise SeparationError(f"{self.name} is not audio that ffmpeg can read")
+    def _pipe_hint(self) -> str:
+        """Advice for a container that ffmpeg cannot read without seeking, else empty."""
+        words = ("partial file", "moov atom not found", "Missing packet table")
+        if self._url or not any(word in line for line in self._ffmpeg.messages for word in words):
+            return ""
+        return (
+            "; the index of this container (M4A, MP4, MOV, CAF) stands at its end, where a pipe "
+            "cannot seek to: save it to a file first"
+        )
 
-    def _expected_seconds(self, text: str, offset: float, duration: float | None) -> float | None:
-        """Seconds that will be read, or None if the file has no duration; notes a down-mix."""
-        stream = re.search(r"Stream #0.*?: Audio: [^\n]*? Hz, ([^,\n]+)", text)
-        if stream and stream[1] not in ("mono", "stereo", "1 channels", "2 channels"):
-            self.notes.append(f"{self.name} has {stream[1]} channels: mixed down to stereo")
-        found = re.search(r"Duration: (\d+):(\d+):(\d+(?:\.\d+)?)", text)
-        if not found:
-            return duration
-        hours, minutes, seconds = found.groups()
-        self.declared = int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-        left = max(self.declared - offset, 0.0)
-        return left if duration is None else min(left, duration)
+    def _down_mix(self, mask: int) -> np.ndarray | None:
+        """Matrix float32 ``[channels, 2]`` for more than two channels, with a note."""
+        if self._nb_decoded <= 2:
+            return None
+        matrix = _stereo_matrix(self._nb_decoded, mask) if mask else None
+        layout = self._input.chosen.layout if self._input.chosen else f"{self._nb_decoded} channels"
+        if matrix is None:
+            self._fault(
+                f"{self.name} has {self._nb_decoded} channels in no layout that could be mixed "
+                "down to stereo: the first two are taken"
+            )
+            return np.eye(self._nb_decoded, 2, dtype=np.float32)
+        layout = layout if "channels" in layout else f"{layout} channels"
+        self._fault(f"{self.name} has {layout}: mixed down to stereo")
+        return matrix
+
+    def _fault(self, text: str) -> None:
+        self.notes.append(text)
+        self.faults.append(text)
+
+    def _expected_seconds(self) -> float | None:
+        """Seconds that will be read, or None if the duration is unknown."""
+        if self.declared is None:
+            return self._duration
+        left = max(self.declared - self._offset, 0.0)
+        return left if self._duration is None else min(left, self._duration)
+
+    def _note_choice(self) -> None:
+        """Note which of several audio streams was chosen."""
+        streams, chosen = self._input.audio, self._input.chosen
+        if self._stream is not None or len(streams) < 2 or chosen is None:
+            return
+        labels = [_label(number, stream) for number, stream in enumerate(streams, start=1)]
+        taken = labels.pop(streams.index(chosen))
+        self.notes.append(
+            f"{self.name} has {len(streams)} audio streams: number {taken} is taken; --stream N "
+            f"takes another: {', '.join(labels)}"
+        )
+
+    def _note_late_begin(self) -> None:
+        """Note that the sound begins after the picture, or after another stream."""
+        if self._input.is_single:
+            return
+        first = None
+        for _ in range(100):  # a thread of ffmpeg may print it a moment later
+            if (first := first_sample_seconds(self._ffmpeg.messages)) is not None:
+                break
+            time.sleep(0.01)
+        late = 0.0 if first is None else first - self._input.start
+        if late > LATE:
+            if self.declared is not None:  # the time at which the stream ends
+                self.declared = max(self.declared - late, 0.0)
+            self.notes.append(
+                f"{self.name}: the sound begins {late:.3f} s after the picture, and the stems "
+                "begin with the sound: delay them by as much under the film"
+            )
+
+    @functools.cached_property
+    def tags(self) -> dict[str, str]:
+        """Title, artist and others, of the container or of the audio stream."""
+        chosen = self._input.chosen
+        owners = [self._input.tags]
+        if chosen is not None:
+            language = {"language": chosen.language} if chosen.language else {}
+            owners.append({**chosen.tags, **language})
+        # messages cut each line of a tag at 255 bytes
+        if any(owners) and chosen is not None and self._url:
+            owners = _read_metadata(self._url, chosen.index) or owners
+        return song_tags(*owners)
 
     def blocks(self) -> Iterator[np.ndarray]:
         """Decode to the end.
@@ -178,19 +272,21 @@ class AudioReader:
         self._check_end(position)
 
     def _decode(self) -> Iterator[np.ndarray]:
-        frame = 4 * self.nb_channels
+        frame = 4 * self._nb_decoded
         position = 0
         while data := self._ffmpeg.process.stdout.read(BLOCK * frame):
             block = np.frombuffer(data[: len(data) // frame * frame], "<f4")
-            block = block.reshape(-1, self.nb_channels)
+            block = block.reshape(-1, self._nb_decoded)
             if (bad := first_invalid_sample(block)) is not None:
                 index, what = bad
                 raise SeparationError(
                     f"{self.name} holds {what} at {(position + index) / self.sample_rate:.3f} s: "
                     "repair it first"
                 )
+            if not position:
+                self._note_late_begin()
             position += len(block)
-            yield block
+            yield block if self._matrix is None else block @ self._matrix
 
     def _check_end(self, nb_samples: int) -> None:
         """Check that a file was decoded completely; minor faults are notes.
@@ -212,14 +308,17 @@ class AudioReader:
             raise SeparationError(f"{self.name} ends before {self._offset:g} s")
         if nb_samples == 0:
             reason = f": {self._ffmpeg.last_message}" if status else ""
-            raise SeparationError(f"{self.name} holds no samples{reason}")
+            raise SeparationError(f"{self.name} holds no samples{reason}{self._pipe_hint()}")
+        # ffmpeg takes random bytes for MP3, with this warning, and then fails to decode most
+        if status and any("misdetection possible" in line for line in self._ffmpeg.messages):
+            raise SeparationError(f"{self.name} is not audio that ffmpeg can read")
         if status:
-            self.notes.append(
+            self._fault(
                 f"{self.name} is damaged, only {seconds:.1f} s could be decoded: "
                 f"{self._ffmpeg.last_message}"
             )
         elif self.declared and seconds < 0.98 * self.declared - 1:
-            self.notes.append(
+            self._fault(
                 f"{self.name} should last {self.declared:.1f} s, but only {seconds:.1f} s "
                 "could be decoded: it is cut short or damaged"
             )
@@ -245,13 +344,61 @@ def first_invalid_sample(waveform: np.ndarray) -> tuple[int, str] | None:
     return index, f"more than {MAX_SAMPLE:g} times full scale" if finite else "NaN or infinity"
 
 
-def _tags(messages: list[str]) -> dict[str, str]:
-    """Tags of the file or of its audio stream, from ffmpeg's messages."""
-    tags: dict[str, str] = {}
-    for line in messages:
-        if line.startswith("Output #"):
-            break
-        found = re.match(r"\s+(\w+)\s*: (.*)", line)
-        if found and found[1].lower() in TAGS:
-            tags.setdefault(found[1].lower(), found[2])
-    return tags
+def _label(number: int, stream: Stream) -> str:
+    """Number, language and title of an audio stream."""
+    facts = [fact for fact in (stream.language, stream.tags.get("title")) if fact]
+    return f"{number} ({', '.join(facts)})" if facts else str(number)
+
+
+def _decoding(url: str, stream: int | None, sample_rate: int | None) -> ffmpeg.nodes.OutputStream:
+    """ffmpeg's arguments: samples to standard output, the time of the first frame to its messages.
+
+    ``-copyts`` keeps the times of the container, whose begin differs from the sound's.
+    """
+    # a guessed layout of more channels would be mixed down by rules that may not be theirs
+    source = ffmpeg.input(url, guess_layout_max=2)
+    options = {"c:a": "pcm_f32le"}
+    # without a map, ffmpeg chooses the stream
+    options |= dict.fromkeys(("vn", "sn", "dn")) if stream is None else {"map": f"0:a:{stream}"}
+    if sample_rate is not None:
+        options["ar"] = str(sample_rate)
+    samples = source.output("pipe:1", f="wav", **options)
+    first = source.output("pipe:2", f="framecrc", **{"frames:a": 1}, **options)
+    return ffmpeg.merge_outputs(samples, first).global_args("-copyts")
+
+
+@functools.lru_cache
+def _stereo_matrix(nb_channels: int, mask: int) -> np.ndarray | None:
+    """ffmpeg's down-mix as a matrix float32 ``[channels, 2]``, or None if it has no rule.
+
+    Args:
+        mask: positions of the channels as in WAVE_FORMAT_EXTENSIBLE.
+    """
+    source = ffmpeg.input(
+        "pipe:0", f="f32le", ar="44100", ac=str(nb_channels), channel_layout=hex(mask)
+    )
+    stereo = source.output(
+        "pipe:1", f="f32le", af="aformat=channel_layouts=stereo", **{"c:a": "pcm_f32le"}
+    )
+    mixing = Ffmpeg(stereo, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        # frame i has a one in channel i and zeros elsewhere
+        with contextlib.suppress(OSError):
+            mixing.process.stdin.write(np.eye(nb_channels, dtype="<f4"))
+            mixing.process.stdin.close()
+        matrix = np.frombuffer(mixing.process.stdout.read(), "<f4")
+    finally:
+        mixing.kill()
+    return matrix.reshape(-1, 2) if len(matrix) == 2 * nb_channels else None
+
+
+def _read_metadata(url: str, index: int) -> list[dict[str, str]]:
+    """Tags of the container and of a stream in full; empty if ffmpeg fails."""
+    source = ffmpeg.input(url)
+    tags = source.output("pipe:1", f="ffmetadata", map=f"0:{index}", map_chapters=-1, c="copy", t=0)
+    reading = Ffmpeg(tags, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    try:
+        text = reading.process.stdout.read().decode("utf-8", "replace")
+        return parse_metadata(text) if reading.wait() == 0 else []
+    finally:
+        reading.kill()

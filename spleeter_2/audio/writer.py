@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 
 import ffmpeg
@@ -45,6 +46,8 @@ class AudioWriter:
         self._options = f"--sample_rate {sample_rate}"
         if not encoding.is_lossless:
             self._options += f" with --bitrate {encoding.bitrate}"
+        self._silence = np.zeros((encoding.padding(sample_rate), nb_channels), np.float32)
+        self._has_begun = False
         self._clips = encoding.is_lossless and encoding.bits != "32f"
         self._draft: Draft | None = None
         if path != STDIO:
@@ -74,6 +77,12 @@ class AudioWriter:
         """
         if self._clips:
             self.nb_clipped += int(np.count_nonzero(np.abs(block) > 1.0))
+        if not self._has_begun:
+            self._has_begun = True
+            self._feed(self._silence)
+        self._feed(block)
+
+    def _feed(self, block: np.ndarray) -> None:
         try:
             self._ffmpeg.process.stdin.write(np.ascontiguousarray(block, "<f4"))
         except OSError as error:
@@ -86,6 +95,7 @@ class AudioWriter:
         Raises:
             SeparationError: ffmpeg has failed.
         """
+        self._feed(self._silence)
         try:
             self._ffmpeg.process.stdin.close()
         except OSError as error:
@@ -115,7 +125,9 @@ class AudioWriter:
         reason = self._ffmpeg.last_message
         if messages:  # "Error closing file ...: No space left on device"
             reason = messages[-1].strip().rpartition(": ")[2]
-        elif "while opening encoder" in reason:
+        elif -self._ffmpeg.process.returncode == getattr(signal, "SIGXFSZ", None):
+            reason = "it exceeds the largest size of a file that this user may write (ulimit -f)"
+        elif any("while opening encoder" in line for line in self._ffmpeg.messages):
             reason = f"{self._options} is not supported by this format: choose another"
         return SeparationError(f"cannot write {self.name}: {reason}")
 

@@ -76,6 +76,12 @@ def separate(
     sample_rate: Optional[int] = typer.Option(
         None, "--sample_rate", help="Sample rate of the stems in Hz. [default: the song's]"
     ),
+    stream: Optional[int] = typer.Option(
+        None,
+        "--stream",
+        metavar="N",
+        help="Audio stream of a file that has several, from 1. [default: the file's default]",
+    ),
     overlap: Optional[float] = typer.Option(
         None, "--overlap", help="Overlap of the windows, 0 to 0.5. [default: the model's]"
     ),
@@ -105,6 +111,7 @@ def separate(
         mwf=mwf,
         stems=[name.strip() for name in stems.split(",")] if stems is not None else None,
         sample_rate=sample_rate,
+        stream=stream,
         overlap=overlap,
         device=device,
         skip_existing=skip_existing,

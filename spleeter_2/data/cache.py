@@ -31,7 +31,7 @@ from spleeter_2.files import Draft
 
 from .songs import LEFT_OUT, Note, Song, Songs, StemFile, refuse_none
 
-VERSION = 1  # of the file format
+VERSION = 2  # of the file format and of what is decoded
 SILENCE = 1e-3  # -60 dB below full scale: a peak or an RMS below it is silence
 FULL_SCALE = 32768.0  # of int16
 

@@ -41,10 +41,10 @@ EXPECTED = (
 
 @dataclass(frozen=True)
 class StemFile:
-    """An audio file and the number of its audio stream, from 0."""
+    """An audio file and the index of its audio stream (None: ffmpeg's choice)."""
 
     path: Path
-    stream: int = 0
+    stream: Optional[int] = None
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ class Settings:
         duration: seconds to separate (default: all).
         offset: seconds to skip.
         sample_rate: of the stems, in Hz (default: the song's).
+        stream: number of the audio stream, from 1 (default: the file's default stream).
         overlap: overlap of the windows, 0 to 0.5 (default: the model's).
 
     Raises:
@@ -46,6 +47,7 @@ class Settings:
     mwf: bool
     stems: list[str] | None
     sample_rate: int | None
+    stream: int | None
     overlap: float | None
     device: str | None
     skip_existing: bool
@@ -56,6 +58,8 @@ class Settings:
             raise SeparationError(f"--offset must not be negative, not {self.offset:g}")
         if self.duration is not None and not self.duration > 0:
             raise SeparationError(f"--duration must be positive, not {self.duration:g}")
+        if self.stream is not None and self.stream < 1:
+            raise SeparationError(f"--stream counts from 1, not {self.stream}")
         rate, codec = self.sample_rate, self.encoding.codec
         if rate is not None and not 1000 <= rate <= 768000:
             raise SeparationError(f"--sample_rate must lie between 1000 and 768000 Hz, not {rate}")
@@ -120,6 +124,7 @@ def _open(settings: Settings) -> Separator | UpstreamSeparator:
     not_upstream = {
         "--bits": settings.encoding.bits != "16",
         "--sample_rate": settings.sample_rate is not None,
+        "--stream": settings.stream is not None,
         "--overlap": settings.overlap is not None,
         "--device": settings.device is not None,
     }
@@ -142,8 +147,9 @@ def _separate(
             settings.duration,
             settings.encoding,
         )
+    stream = None if settings.stream is None else settings.stream - 1
     with AudioReader(
-        song.source, settings.sample_rate, settings.offset, settings.duration
+        song.source, settings.sample_rate, settings.offset, settings.duration, stream
     ) as reader:
         separator.load()
         codec, rate = settings.encoding.codec, settings.encoding.nearest_rate(reader.sample_rate)
