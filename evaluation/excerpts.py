@@ -59,15 +59,24 @@ def choose_excerpts(comparison: Comparison, count: int) -> tuple[list[Excerpt], 
     without = [label for label in comparison.labels if label not in (*kept, "mixture")]
     missing = f"{', '.join(without)} kept no estimates: see --save-audio." if without else ""
     levels = comparison.numbers[0][comparison.sources[0], "track SDR"]
-    order = np.argsort(levels.to_numpy())  # tracks without a level come last
-    ranks = dict.fromkeys([levels.count() // 2, *range(len(order))])
     found = []
-    for rank in list(ranks)[:count]:
+    for index in worth_showing(levels.to_numpy())[:count]:
         try:
-            found.append(cut_excerpt(comparison, comparison.scores[0][order[rank]], kept))
+            found.append(cut_excerpt(comparison, comparison.scores[0][index], kept))
         except SeparationError as error:
             missing = f"{missing} {error}."
     return found, missing.strip()
+
+
+def worth_showing(levels: np.ndarray) -> list[int]:
+    """Indices of tracks: the one of the median level, then from the lowest level on.
+
+    Args:
+        levels: in dB, ``[tracks]``; tracks whose level is NaN come last.
+    """
+    order = np.argsort(levels)  # NaN comes last
+    median = np.count_nonzero(~np.isnan(levels)) // 2
+    return list(dict.fromkeys([order[median], *order]))
 
 
 def cut_excerpt(comparison: Comparison, scores: TrackScores, kept: dict[str, Run]) -> Excerpt:

@@ -10,6 +10,7 @@ from support.browser import CHROMIUM, Browser
 from support.evaluation import NAMES, RATE
 
 from evaluation import plots as pictures
+from evaluation.excerpts import worth_showing
 from evaluation.over_mixture import measure
 from evaluation.report import write_report
 from evaluation.results import find_runs
@@ -133,6 +134,20 @@ def test_numbers_and_shades_of_the_pictures(monkeypatch, stems, mixture):
 
 
 @pytest.mark.slow
+def test_tracks_without_a_score_are_shown_last():
+    levels = np.array([np.nan, 3, 1, np.nan, 2, 4, 0])
+    assert worth_showing(levels) == [4, 6, 2, 1, 5, 0, 3]
+    assert sorted(worth_showing(np.full(3, np.nan))) == [0, 1, 2]
+
+
+@pytest.mark.filterwarnings("error")
+def test_shades_of_silence(mixture):
+    """Levels of minus infinity: of the whole song, and of nearly all of it."""
+    silence = np.zeros((30 * RATE, 2))
+    for waveform in (silence, np.concatenate([silence, mixture[:100]])):
+        assert pictures.spectrograms([("song", waveform)], waveform, RATE).startswith(b"\x89PNG")
+
+
 def test_nothing_in_the_page_points_outside(report):
     content = report.read_text("utf-8")
     assert "default-src 'none'" in content and "<script" not in content
