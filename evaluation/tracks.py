@@ -13,6 +13,7 @@ from types import ModuleType
 
 import numpy as np
 
+from spleeter_2.audio.ffmpeg import require_system_programs
 from spleeter_2.audio.reader import AudioReader
 from spleeter_2.data.songs import STREAMS, Song, find_songs, songs_named
 from spleeter_2.errors import SeparationError
@@ -155,13 +156,9 @@ def import_stempeg() -> ModuleType:
     """Import stempeg, which reads stem files; museval imports it too.
 
     Raises:
-        SeparationError: ffmpeg or ffprobe is not on the path.
+        SeparationError: ffmpeg or ffprobe is missing or broken.
     """
-    try:
-        import stempeg
-    except RuntimeError as error:
-        raise SeparationError(
-            "evaluation uses museval and stempeg, which need ffmpeg and ffprobe: install them "
-            "(apt-get install ffmpeg)"
-        ) from error
+    require_system_programs("evaluation, by museval and stempeg,")
+    import stempeg
+
     return stempeg

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import logging
 import os
 import re
@@ -15,7 +16,7 @@ import shutil
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import ffmpeg
 
@@ -67,6 +68,47 @@ def _candidates() -> Iterator[str]:
         import imageio_ffmpeg
 
         yield imageio_ffmpeg.get_ffmpeg_exe()
+
+
+def require_system_programs(user: str) -> None:
+    """Check that the system's own ffmpeg and ffprobe run, which code of others calls.
+
+    Args:
+        user: what needs them, for the message.
+
+    Raises:
+        SeparationError: one of them is missing or broken.
+    """
+    for name in ("ffmpeg", "ffprobe"):
+        path = shutil.which(name)
+        if path is None:
+            raise SeparationError(f"{user} needs {name}: install it (apt-get install ffmpeg)")
+        if words := _fault(path):
+            raise SeparationError(
+                f"{user} needs {name}, but {path} is broken ({words}): install it again "
+                "(apt-get install --reinstall ffmpeg)"
+            )
+
+
+@functools.lru_cache
+def _fault(path: str) -> str:
+    """Why a program does not print its version; empty if it does."""
+    try:
+        done = subprocess.run([path, "-version"], capture_output=True, text=True, errors="replace")
+    except OSError as error:
+        return error.strerror or str(error)
+    if done.returncode == 0 and " version " in done.stdout:
+        return ""
+    return _end(done.returncode, done.stderr.splitlines())
+
+
+def _end(status: int | None, lines: Sequence[str]) -> str:
+    """Why ffmpeg ended: its signal, its last informative message, or its exit status."""
+    if status is not None and status < 0:
+        return f"ffmpeg was ended by signal {-status} ({signal.strsignal(-status)})"
+    lines = [line.strip() for line in lines if line.strip()]
+    lines = [line for line in lines if not line.startswith(UNINFORMATIVE)] or lines
+    return lines[-1] if lines else f"ffmpeg exited with status {status}"
 
 
 class Ffmpeg:
@@ -160,12 +202,7 @@ class Ffmpeg:
     @property
     def last_message(self) -> str:
         """Why ffmpeg ended: its signal, its last informative message, or its exit status."""
-        status = self.process.returncode
-        if status is not None and status < 0:
-            return f"ffmpeg was ended by signal {-status} ({signal.strsignal(-status)})"
-        lines = [line.strip() for line in self.messages if line.strip()]
-        lines = [line for line in lines if not line.startswith(UNINFORMATIVE)] or lines
-        return lines[-1] if lines else f"ffmpeg exited with status {status}"
+        return _end(self.process.returncode, self.messages)
 
 
 def file_url(path: str | os.PathLike) -> str:

@@ -62,12 +62,8 @@ class Settings:
             raise SeparationError(f"--duration must be positive, not {self.duration:g}")
         if self.stream is not None and self.stream < 1:
             raise SeparationError(f"--stream counts from 1, not {self.stream}")
-        rate, codec = self.sample_rate, self.encoding.codec
-        if rate is not None and not 1000 <= rate <= 768000:
-            raise SeparationError(f"--sample_rate must lie between 1000 and 768000 Hz, not {rate}")
-        if rate is not None and self.encoding.nearest_rate(rate) != rate:
-            rates = ", ".join(map(str, self.encoding.sample_rates))
-            raise SeparationError(f"{codec} cannot hold {rate} Hz; it can hold {rates}")
+        if self.sample_rate is not None:
+            self.encoding.check_sample_rate(self.sample_rate)
 
     @property
     def index(self) -> int | None:

@@ -13,7 +13,7 @@ import shutil
 from pathlib import Path
 
 from spleeter_2.audio.codecs import Encoding
-from spleeter_2.audio.ffmpeg import STDIO, WRITE_ERRORS
+from spleeter_2.audio.ffmpeg import STDIO, WRITE_ERRORS, require_system_programs
 from spleeter_2.audio.reader import AudioReader
 from spleeter_2.errors import SeparationError, model_errors
 from spleeter_2.files import Draft, writing
@@ -65,7 +65,7 @@ class UpstreamSeparator:
         """
         if self._separator is not None:
             return
-        require_ffprobe(self._descriptor)
+        require_system_programs(_needs(self._descriptor))
         import_tensorflow()
         from spleeter import SpleeterError
         from spleeter.audio.adapter import AudioAdapter
@@ -207,18 +207,8 @@ def upstream_configuration(descriptor: str) -> dict:
     return parameters
 
 
-def require_ffprobe(descriptor: str) -> None:
-    """Check that ffmpeg and ffprobe are on the path, which upstream needs.
-
-    Raises:
-        SeparationError: one of them is missing.
-    """
-    for binary in ("ffmpeg", "ffprobe"):
-        if shutil.which(binary) is None:
-            raise SeparationError(
-                f"{descriptor} is computed by Spleeter's own code, which needs {binary}: install "
-                "it (apt-get install ffmpeg), or use a spleeter_2: model"
-            )
+def _needs(descriptor: str) -> str:
+    return f"{descriptor}, which is computed by Spleeter's own code,"
 
 
 def check_weights(descriptor: str, model_directory: str) -> None:
@@ -261,7 +251,7 @@ def run_upstream(command: str, adapter: str | None, **options) -> None:
         SeparationError: upstream's error.
     """
     upstream_configuration(options["params_filename"])
-    require_ffprobe(options["params_filename"])
+    require_system_programs(_needs(options["params_filename"]))
     import_tensorflow()
     import spleeter.__main__ as program
     import typer

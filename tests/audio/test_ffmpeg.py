@@ -116,3 +116,13 @@ def test_a_file_size_limit_is_named(tmp_path, codec, file_size_limit):
             for _ in range(30):
                 writer.write(noise)
             writer.finish()
+
+
+def test_a_broken_program_that_others_call_is_named(broken):
+    program, words = broken
+    with pytest.raises(SeparationError) as raised:
+        ffmpeg.require_system_programs("museval")
+    message = str(raised.value)
+    assert message.startswith("museval needs ffmpeg, but ") and "\n" not in message
+    assert str(program) in message and "is broken" in message
+    assert words in message or "exited with status 0" in words

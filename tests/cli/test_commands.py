@@ -339,7 +339,7 @@ REFUSED = [
     (["-c", "mp3", "--bits", "24", "SONG"], "mp3 cannot hold --bits 24"),
     (["-c", "flac", "--bits", "32f", "SONG"], "flac cannot hold --bits 32f"),
     (["-c", "mp3", "--sample_rate", "96000", "SONG"], "mp3 cannot hold 96000 Hz"),
-    (["--sample_rate", "0", "SONG"], "--sample_rate must lie"),
+    (["--sample_rate", "0", "SONG"], "sample_rate must be a whole number between"),
     (["-b", "loud", "SONG"], "--bitrate must be"),
     (["-p", "spleeter:2stems", "--bits", "24", "SONG"], "--bits is for the models of spleeter-2"),
 ]

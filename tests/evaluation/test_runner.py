@@ -380,7 +380,7 @@ def test_without_ffmpeg(plain, tmp_path):
         text=True,
         env={**os.environ, "PATH": str(tmp_path)},
     )
-    assert done.returncode == 1 and "which need ffmpeg and ffprobe" in done.stderr
+    assert done.returncode == 1 and "needs ffmpeg: install it" in done.stderr
     assert "Traceback" not in done.stderr and not (tmp_path / "out").exists()
 
 
