@@ -20,7 +20,15 @@ from spleeter_2.config.loading import (
 )
 from spleeter_2.config.schema import Configuration
 from spleeter_2.errors import SeparationError
-from spleeter_2.files import atomic_file, atomic_folder, lock, read_json, remove_stale, write_json
+from spleeter_2.files import (
+    atomic_file,
+    atomic_folder,
+    is_draft,
+    lock,
+    read_json,
+    remove_stale,
+    write_json,
+)
 from spleeter_2.models import checkpoint as weights
 
 from .curves import draw_curves
@@ -70,7 +78,7 @@ class RunFolder:
             if config.is_file():
                 if not self._never_began():
                     self._check(_read(config))
-            elif path.exists() and any(path.iterdir()):
+            elif path.exists() and any(path.iterdir()) and not self._never_began():
                 raise SeparationError(f"{path} holds other files: name a folder for the run")
             self.states.mkdir(parents=True, exist_ok=True)
             self._lock = lock(path, f"another training is at work in {path}")
@@ -86,7 +94,7 @@ class RunFolder:
     def _never_began(self) -> bool:
         """True if a run stopped here before it saved its first state."""
         left = {"config.json", "states", "tensorboard", ".lock"}
-        others = {path.name for path in self.path.iterdir()} - left
+        others = {path.name for path in self.path.iterdir() if not is_draft(path)} - left
         return not others and self.states.is_dir() and not any(self.states.glob("[0-9]*"))
 
     def _check(self, found: Mapping[str, Any]) -> None:

@@ -250,6 +250,14 @@ def test_a_run_that_never_began_may_change(tmp_path):
     assert trainer(tmp_path, learning_rate=0.5, epochs=1).fit(verbose=0).epoch == 1
 
 
+def test_a_run_that_was_killed_before_its_configuration_was_written(tmp_path):
+    (tmp_path / "states").mkdir()
+    (tmp_path / ".lock").touch()
+    (tmp_path / ".spleeter-2-0123456789ab-config.json").touch()
+    trainer(tmp_path)
+    assert not list(tmp_path.glob(".spleeter-2-*")) and (tmp_path / "config.json").is_file()
+
+
 def test_a_model_of_another_kind_is_left_alone(tmp_path):
     (tmp_path / "config.json").write_text('{"spleeter_2": 1, "weights": "."}')
     with pytest.raises(SeparationError, match="holds a run of another configuration"):
