@@ -14,6 +14,7 @@ import os
 import re
 import secrets
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,6 +40,20 @@ class WriteError(SeparationError):
     """A file or folder cannot be written; ``__cause__`` is the OSError."""
 
 
+def temporary_folder(advice: str = "name one in TMPDIR") -> str:
+    """The system's folder for temporary files.
+
+    Raises:
+        SeparationError: there is none that can be written; the message ends with the advice.
+    """
+    try:
+        return tempfile.gettempdir()
+    except FileNotFoundError as error:
+        raise SeparationError(
+            f"there is no folder for temporary files that can be written: {advice}"
+        ) from error
+
+
 @contextlib.contextmanager
 def writing(place: str | os.PathLike) -> Iterator[None]:
     """Turn an OSError of the block into one sentence.
@@ -49,9 +64,14 @@ def writing(place: str | os.PathLike) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno == errno.ENOSPC
-        reason = "the disk is full, free some space" if full else error.strerror or error
-        raise WriteError(f"cannot write {place}: {reason}") from error
+        raise WriteError(f"cannot write {place}: {reason_of(error)}") from error
+
+
+def reason_of(error: OSError) -> str:
+    """The reason of an OSError, for the user."""
+    if error.errno == errno.ENOSPC:
+        return "the disk is full, free some space"
+    return error.strerror or str(error)
 
 
 class Draft:
@@ -79,7 +99,7 @@ class Draft:
         self._made: list[Path] = []
         self._lock: int | None = None
         self.path = self._new_name()
-        _drafts.add(self)
+        _drafts[self] = None
         try:
             self._begin()
         except BaseException:
@@ -113,7 +133,7 @@ class Draft:
         held, self._lock = self._lock, None
         if held is not None:
             os.close(held)
-        _drafts.discard(self)
+        _drafts.pop(self, None)
 
     def _new_name(self) -> Path:
         name = self._target.name[-_NAME_END:]  # with the suffix
@@ -160,12 +180,12 @@ class Draft:
         self.discard()
 
 
-_drafts: set[Draft] = set()  # neither published nor discarded
+_drafts: dict[Draft, None] = {}  # neither published nor discarded, in order
 
 
 def discard_drafts() -> None:
     """Discard all drafts of this process, as its end does if an interrupt has come in between."""
-    for draft in list(_drafts):
+    for draft in reversed(list(_drafts)):  # an earlier one may have made the folders of a later one
         draft.discard()
 
 
