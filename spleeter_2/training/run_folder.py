@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -32,6 +33,8 @@ from spleeter_2.files import (
 from spleeter_2.models import checkpoint as weights
 
 from .curves import draw_curves
+
+log = logging.getLogger(__name__)
 
 STATES_KEPT = 2
 NAME = "progress.json"
@@ -140,10 +143,16 @@ class RunFolder:
     def write_summary(
         self, summary: Mapping[str, Any], history: Sequence[Mapping[str, float]]
     ) -> None:
-        """Write ``run.json`` and draw ``history.png``."""
+        """Write ``run.json`` and draw ``history.png``; no picture is a warning."""
         write_json(self.path / "run.json", summary)
-        with atomic_file(self.path / "history.png") as path:
-            draw_curves(history, path)
+        target = self.path / "history.png"
+        try:
+            with atomic_file(target) as path:
+                draw_curves(history, path)
+        except SeparationError:
+            raise
+        except Exception as error:  # of matplotlib, which is no reason to end a training
+            log.warning(f"note: {target} is not drawn ({type(error).__name__}: {error})")
 
 
 def _read(config: Path) -> dict[str, Any]:
