@@ -16,14 +16,14 @@ import signal
 import sys
 import traceback
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn, TextIO
 
 import typer
 from click.exceptions import ClickException, Exit
 
-from .errors import SeparationError
+from .errors import OutputClosed, SeparationError
 from .files import discard_drafts, reason_of, writing
 
 DEFAULT_MODEL = "spleeter_2:grouped"
@@ -61,7 +61,9 @@ SIGNALS = tuple(
 )
 # messages of exceptions that a limit of the system causes, in imports and threads
 _NO_MEMORY = re.compile(
-    r"failed to map segment|cannot allocate memory|can't start new thread|ResourceExhausted", re.I
+    r"failed to map segment|cannot allocate memory|can't start new thread|ResourceExhausted"
+    "|returned NULL without setting an exception",
+    re.I,
 )
 _NO_FILES = re.compile(r"too many open files", re.I)
 
@@ -115,12 +117,21 @@ class _Output:
         return getattr(self.stream, name)
 
     def write(self, text: str) -> int:
-        with writing("standard output"):
+        with _writing_output():
             return self.stream.write(text)
 
     def flush(self) -> None:
-        with writing("standard output"):
+        with _writing_output():
             self.stream.flush()
+
+
+@contextlib.contextmanager
+def _writing_output() -> Iterator[None]:
+    with writing("standard output"):
+        try:
+            yield
+        except BrokenPipeError as error:
+            raise OutputClosed("cannot write standard output: its reader has ended") from error
 
 
 class _Interrupted(BaseException):
@@ -245,7 +256,7 @@ def _describe_end(error: BaseException, interrupted: int | None) -> tuple[int, s
         with contextlib.suppress(OSError, ValueError):
             error.show()
         return error.exit_code, None
-    if isinstance(error.__cause__ or error, BrokenPipeError):
+    if isinstance(error, OutputClosed):
         return 1, None
     if isinstance(error, SeparationError):
         return 1, f"error: {error}"

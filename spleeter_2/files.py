@@ -71,6 +71,8 @@ def reason_of(error: OSError) -> str:
     """The reason of an OSError, for the user."""
     if error.errno == errno.ENOSPC:
         return "the disk is full, free some space"
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return "too many open files, raise the limit (ulimit -n)"
     return error.strerror or str(error)
 
 

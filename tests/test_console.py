@@ -29,6 +29,7 @@ def a_program(folder: Path, body: str, **options) -> subprocess.CompletedProcess
         "import os, signal, sys, time, typer\n"
         "from pathlib import Path\n"
         "from spleeter_2.console import run\n"
+        "from spleeter_2.errors import SeparationError\n"
         "from spleeter_2.files import Draft, atomic_file\n"
         "application = typer.Typer(add_completion=False)\n"
         "path = Path(sys.argv.pop()) / 'a' / 'x'\n"
@@ -112,6 +113,8 @@ def test_a_signal_that_nohup_ignores_stays_ignored(tmp_path):
         ("OSError(2, 'No such file or directory', 'x')", "x: No such file or directory"),
         ("OSError(28, 'No space left on device')", "the disk is full, free some space"),
         ("OSError(24, 'Too many open files')", "too many open files: raise the limit (ulimit -n)"),
+        ("SeparationError('x') from BrokenPipeError()", "x\n"),
+        ("SystemError('f returned NULL without setting an exception')", "not enough memory"),
         ("MemoryError()", "not enough memory"),
         ("ImportError('x.so: failed to map segment from shared object')", "not enough memory"),
         ('RuntimeError("can\'t start new thread")', "not enough memory, or too many processes"),
@@ -154,6 +157,14 @@ def test_a_reader_of_the_output_that_ends_first(program):
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE)
     os.close(writer)
     assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_a_reader_of_a_stem_that_ends_first(tiny, song):
+    arguments = ["separate", "-p", tiny, "--stems", "vocals", "-o", "-", song]
+    line = '{ "$0" -m spleeter_2 "$@"; echo $? >&2; } | head -c 10'
+    command = ["sh", "-c", line, sys.executable, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, timeout=120)
+    assert len(done.stdout) == 10 and done.stderr == b"1\n"
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

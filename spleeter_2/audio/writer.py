@@ -8,7 +8,7 @@ import subprocess
 import ffmpeg
 import numpy as np
 
-from spleeter_2.errors import SeparationError
+from spleeter_2.errors import OutputClosed, SeparationError
 from spleeter_2.files import Draft, writing
 
 from .codecs import Encoding
@@ -115,6 +115,8 @@ class AudioWriter:
         reason = self._ffmpeg.last_message
         if messages:  # "Error closing file ...: No space left on device"
             reason = messages[-1].strip().rpartition(": ")[2]
+            if self._draft is None and reason == "Broken pipe":
+                return OutputClosed(f"cannot write {self.name}: {reason}")
         elif "while opening encoder" in reason:
             reason = f"{self._options} is not supported by this format: choose another"
         return SeparationError(f"cannot write {self.name}: {reason}")
