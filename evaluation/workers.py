@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import connection, get_context, resource_tracker
 from typing import Any
 
+from spleeter_2.console import SIGNALS, reason, signal_handlers
 from spleeter_2.errors import SeparationError
 
 # variables that limit the threads of linear algebra and of TensorFlow
@@ -114,7 +116,8 @@ def run_tasks(
 
 
 def _serve(pipe: connection.Connection, function: Callable[[Any], Any], verbose: bool) -> None:
-    """Run tasks until the other end of the pipe is closed."""
+    """Run tasks until the other end of the pipe is closed; SIGTERM raises SystemExit."""
+    signal.signal(signal.SIGTERM, _exit)
     with contextlib.suppress(EOFError, OSError):
         while True:
             task = pipe.recv()
@@ -128,10 +131,17 @@ def _serve(pipe: connection.Connection, function: Callable[[Any], Any], verbose:
                 if verbose:
                     traceback.print_exc()
                 result = Failure(
-                    f"this should not happen ({type(error).__name__}: {error}); --verbose shows "
-                    "where, please report it"
+                    reason(error)
+                    or f"this should not happen ({type(error).__name__}: {error}); --verbose "
+                    "shows where, please report it"
                 )
             pipe.send(result)
+
+
+def _exit(number: int, _frame: object) -> None:
+    """Exit with clean-up: half-written files are removed, a training saves its state."""
+    signal.signal(number, signal.SIG_IGN)
+    sys.exit(128 + number)
 
 
 def _describe_end(status: int | None) -> str:
@@ -144,26 +154,30 @@ def _describe_end(status: int | None) -> str:
 
 @contextlib.contextmanager
 def interrupts_deferred() -> Iterator[None]:
-    """Defer Ctrl-C until a process is started, which itself never receives it.
+    """Defer Ctrl-C, and other signals to the program, until a process is started.
 
-    The process inherits the blocked SIGINT. The mask is not enough for the parent: another of
-    its threads may receive the signal, and Python would run the handler in the middle of
-    ``Process.start``, whose child would fail with a traceback.
+    The process inherits the blocked signals of a terminal, so it never receives them itself. The
+    mask is not enough for the parent: another of its threads may receive the signal, and Python
+    would run the handler in the middle of ``Process.start``, whose child would fail with a
+    traceback.
     """
     resource_tracker.ensure_running()  # started later, it would unblock the signal
     received: list[int] = []
     in_main_thread = threading.current_thread() is threading.main_thread()
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    handlers = signal_handlers()
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, set(SIGNALS) - {signal.SIGTERM})
     if in_main_thread:
-        handler = signal.signal(signal.SIGINT, lambda number, _: received.append(number))
+        for number in handlers:
+            signal.signal(number, lambda number, _: received.append(number))
     try:
         yield
     finally:
         if in_main_thread:
-            signal.signal(signal.SIGINT, handler)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if received:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(received[0])
 
 
 @contextlib.contextmanager

@@ -14,6 +14,10 @@ class ModelError(SeparationError):
     """The model cannot be loaded, so no song can be separated."""
 
 
+class OutputClosed(SeparationError):
+    """The reader of standard output has ended, as ``head`` does: no reason for a message."""
+
+
 @contextmanager
 def model_errors() -> Iterator[None]:
     """Turn a SeparationError of the block into a ModelError."""

@@ -1,7 +1,8 @@
 """Write a file or a folder so that it is whole or absent; JSON; a lock.
 
-Until it is complete, a file or folder has a temporary name beside its target,
-``.spleeter-2-PID-HOST-NAME``, so that a later run removes what a killed one left behind.
+Until it is complete, a file or folder has a temporary name beside its target, ``.spleeter-2-...``,
+and is locked (``flock``). The lock ends with the process, so a later run finds and removes what a
+killed one left behind, in whatever container or on whatever machine it ran.
 """
 
 from __future__ import annotations
@@ -10,12 +11,11 @@ import contextlib
 import errno
 import json
 import os
-import platform
 import re
 import secrets
 import shutil
+import tempfile
 import time
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,15 +24,34 @@ import filelock
 
 from .errors import SeparationError
 
-# machines may share a folder: a process id is valid on its own machine only
-_HOST = f"{zlib.crc32(platform.node().encode()) & 0xFFFF:04x}"
-_TEMPORARY = re.compile(r"^\.spleeter-2-(\d{1,9})-([0-9a-f]{4})[0-9a-f]{4}-")
-_ABANDONED = 86400.0  # seconds without a write after which another machine's process is dead
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+_TEMPORARY = re.compile(r"^\.spleeter-2-[0-9a-f]{12}-")
+_UNLOCKED = re.compile(r"^\.spleeter-2-\d{1,9}-[0-9a-f]{8}-")  # of older versions: PID and host
+_ABANDONED = 86400.0  # seconds without a write after which the process of an unlocked file is dead
+_ATTEMPTS = 10
 _NAME_END = 48  # characters; at 4 bytes each, and with a prefix, fewer than the usual 255 bytes
 
 
 class WriteError(SeparationError):
     """A file or folder cannot be written; ``__cause__`` is the OSError."""
+
+
+def temporary_folder(advice: str = "name one in TMPDIR") -> str:
+    """The system's folder for temporary files.
+
+    Raises:
+        SeparationError: there is none that can be written; the message ends with the advice.
+    """
+    try:
+        return tempfile.gettempdir()
+    except FileNotFoundError as error:
+        raise SeparationError(
+            f"there is no folder for temporary files that can be written: {advice}"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -45,9 +64,16 @@ def writing(place: str | os.PathLike) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno == errno.ENOSPC
-        reason = "the disk is full, free some space" if full else error.strerror or error
-        raise WriteError(f"cannot write {place}: {reason}") from error
+        raise WriteError(f"cannot write {place}: {reason_of(error)}") from error
+
+
+def reason_of(error: OSError) -> str:
+    """The reason of an OSError, for the user."""
+    if error.errno == errno.ENOSPC:
+        return "the disk is full, free some space"
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return "too many open files, raise the limit (ulimit -n)"
+    return error.strerror or str(error)
 
 
 class Draft:
@@ -73,9 +99,9 @@ class Draft:
         self._target = Path(os.path.realpath(target) if is_folder else os.path.abspath(target))
         self._is_folder = is_folder
         self._made: list[Path] = []
-        unique = f"{os.getpid()}-{_HOST}{secrets.token_hex(2)}"
-        name = f".spleeter-2-{unique}-{self._target.name[-_NAME_END:]}"  # with the suffix
-        self.path = self._target.with_name(name)
+        self._lock: int | None = None
+        self.path = self._new_name()
+        _drafts[self] = None
         try:
             self._begin()
         except BaseException:
@@ -93,6 +119,7 @@ class Draft:
         else:
             os.replace(self.path, self._target)
         self._made.clear()
+        self._end()
 
     def discard(self) -> None:
         """Remove the file or folder, unless it is published, and the folders made for it."""
@@ -101,20 +128,37 @@ class Draft:
             with contextlib.suppress(OSError):  # another process has put a file there
                 folder.rmdir()
         self._made.clear()
+        self._end()
+
+    def _end(self) -> None:
+        """Release the lock."""
+        held, self._lock = self._lock, None
+        if held is not None:
+            os.close(held)
+        _drafts.pop(self, None)
+
+    def _new_name(self) -> Path:
+        name = self._target.name[-_NAME_END:]  # with the suffix
+        return self._target.with_name(f".spleeter-2-{secrets.token_hex(6)}-{name}")
 
     def _begin(self) -> None:
-        """Make the parent folders and an empty file or folder of the temporary name."""
-        for attempts_left in (2, 1, 0):
+        """Make the parent folders and an empty, locked file or folder of the temporary name."""
+        for attempts_left in reversed(range(_ATTEMPTS)):
             try:
                 for folder in reversed(self._target.parents):
                     self._make(folder)
                 self._check_target()
                 remove_stale(self.path.parent)
                 self.path.mkdir() if self._is_folder else self.path.touch(exist_ok=False)
+                self._lock = _lock(self.path)
                 return
-            except FileNotFoundError:  # another writer failed and removed a parent that it had made
+            # another writer failed and removed a parent that it had made, or another run's
+            # ``remove_stale`` came between the file and its lock
+            except (FileNotFoundError, BlockingIOError):
                 if not attempts_left:
                     raise
+                _remove(self.path)
+                self.path = self._new_name()
 
     def _make(self, folder: Path) -> None:
         """Make a missing folder; another process may do so at the same time."""
@@ -136,6 +180,15 @@ class Draft:
 
     def __exit__(self, *_) -> None:
         self.discard()
+
+
+_drafts: dict[Draft, None] = {}  # neither published nor discarded, in order
+
+
+def discard_drafts() -> None:
+    """Discard all drafts of this process, as its end does if an interrupt has come in between."""
+    for draft in reversed(list(_drafts)):  # an earlier one may have made the folders of a later one
+        draft.discard()
 
 
 @contextlib.contextmanager
@@ -233,23 +286,73 @@ def _replace_folder(target: Path, new: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def is_draft(path: Path) -> bool:
+    """True if a path has the temporary name of a draft."""
+    return bool(_TEMPORARY.match(path.name) or _UNLOCKED.match(path.name))
+
+
 def remove_stale(folder: Path) -> None:
-    """Remove what killed processes left in a folder, those of other machines after a day."""
+    """Remove what killed processes left in a folder; unlocked files after a day without a write."""
     for path in folder.glob(".spleeter-2-*"):
-        if (found := _TEMPORARY.match(path.name)) and not _is_in_use(path, *found.groups()):
+        if _TEMPORARY.match(path.name):
+            _remove_if_abandoned(path)
+        elif _UNLOCKED.match(path.name) and _is_old(path):
             _remove(path)
 
 
-def _is_in_use(path: Path, pid: str, host: str) -> bool:
+def _remove_if_abandoned(path: Path) -> None:
+    """Remove a file or folder whose lock nobody holds, or that is old where there are no locks."""
     try:
-        if host != _HOST:
-            return time.time() - path.stat().st_mtime < _ABANDONED
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
+        held = _lock(path)
+    except FileNotFoundError:  # it is published or removed by now
+        return
+    except BlockingIOError:
+        return
+    except OSError:  # it belongs to another user, or too many files are open
+        held = None
+    if held is not None or _is_old(path):
+        _remove(path)
+    if held is not None:
+        os.close(held)
+
+
+def _lock(path: Path) -> int | None:
+    """Lock a file or folder until the returned descriptor is closed or the process ends.
+
+    Children do not inherit the descriptor, and programs that write the file do not notice.
+
+    Returns:
+        None if the file system has no locks.
+
+    Raises:
+        FileNotFoundError: the path is gone.
+        BlockingIOError: it is locked already.
+        OSError: it cannot be opened.
+    """
+    if fcntl is None:
+        return None
+    # NFS locks only what is open for writing; a folder cannot be
+    mode = os.O_RDONLY if path.is_dir() else os.O_RDWR
+    descriptor = os.open(path, mode | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.stat(path)  # raises if it was removed before it was locked: names do not come back
+    except (BlockingIOError, FileNotFoundError):
+        os.close(descriptor)
+        raise
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _is_old(path: Path) -> bool:
+    """True if nothing was written to a file, or in a folder, for a day."""
+    try:
+        newest = max(item.lstat().st_mtime for item in (path, *path.rglob("*")))
+    except OSError:  # it is in use
         return False
-    except OSError:  # the process belongs to another user
-        return True
-    return True
+    return time.time() - newest > _ABANDONED
 
 
 def _remove(path: Path) -> None:

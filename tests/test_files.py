@@ -1,5 +1,8 @@
+import errno
+import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -153,31 +156,125 @@ def test_json(tmp_path):
     assert json.loads((tmp_path / "x.json").read_text()) == {"ä": [1, None]}
 
 
-def test_the_next_run_removes_what_a_killed_one_left(tmp_path):
-    script = (
-        "import os, sys\n"
-        "from spleeter_2.files import Draft\n"
-        "Draft(sys.argv[1] + '/vocals.wav'), Draft(sys.argv[1] + '/model', is_folder=True)\n"
-        "os._exit(9)\n"
-    )
-    subprocess.run([sys.executable, "-c", script, tmp_path], check=False)
-    assert len(list(tmp_path.iterdir())) == 2
-    (tmp_path / ".spleeter-2-notes").touch()
-    with Draft(tmp_path / "in work") as other:
-        write_text(tmp_path / "x", "")
-        left = {path.name for path in tmp_path.iterdir()}
+DRAFTS = """
+import os, subprocess, sys
+os.getpid = lambda: int(sys.argv[2])
+from spleeter_2.files import Draft
+Draft(sys.argv[1] + "/vocals.wav"), Draft(sys.argv[1] + "/model", is_folder=True)
+print("made", flush=True)
+"""
+PIDS = [1, 4999999]  # as in another container: here, one always lives and the other never does
+
+
+@pytest.mark.parametrize("pid", PIDS)
+def test_the_next_run_removes_what_a_killed_one_left(tmp_path, pid):
+    """A program that the killed one started, as ffmpeg, may still be alive."""
+    script = DRAFTS + "print(subprocess.Popen(['sleep', '60']).pid, flush=True)\nos._exit(9)\n"
+    command = [sys.executable, "-c", script, tmp_path, str(pid)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as killed:
+        assert killed.stdout.readline() == "made\n"
+        child = int(killed.stdout.readline())
+        killed.wait()
+        assert len(list(tmp_path.iterdir())) == 2
+        (tmp_path / ".spleeter-2-notes").touch()
+        with Draft(tmp_path / "in work") as other:
+            write_text(tmp_path / "x", "")
+            left = {path.name for path in tmp_path.iterdir()}
+        os.kill(child, signal.SIGKILL)
     assert left == {other.path.name, ".spleeter-2-notes", "x"}
 
 
-def test_what_another_machine_left_is_removed_after_a_day(tmp_path):
-    """Its processes are unknown here: one that has written within a day may be alive."""
-    host = int(files._HOST, 16) ^ 1
-    names = [f".spleeter-2-1-{host:04x}0000-{name}" for name in ("old", "new")]
-    for name, age in zip(names, (90000, 80000), strict=True):
+@pytest.mark.parametrize("pid", PIDS)
+def test_what_another_run_writes_stays(tmp_path, pid):
+    command = [sys.executable, "-c", DRAFTS + "sys.stdin.read()\n", tmp_path, str(pid)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as other:
+        assert other.stdout.readline() == "made\n"
+        drafts = {path.name for path in tmp_path.iterdir()}
+        for path in tmp_path.iterdir():
+            os.utime(path, (0, 0))
+        write_text(tmp_path / "x", "")
+        assert len(drafts) == 2 and {path.name for path in tmp_path.iterdir()} == drafts | {"x"}
+        other.kill()
+    write_text(tmp_path / "x", "")
+    assert files_below(tmp_path) == ["x"] == [path.name for path in tmp_path.iterdir()]
+
+
+def make_old(*paths: Path) -> None:
+    for path in paths:
+        os.utime(path, (time.time() - 90000,) * 2)
+
+
+def test_where_there_are_no_locks_a_draft_is_removed_after_a_day(tmp_path, monkeypatch):
+    def unsupported(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    with atomic_file(tmp_path / "x") as path:
+        path.write_text("whole")
+    assert files_below(tmp_path) == ["x"]
+    old, new = Draft(tmp_path / "old"), Draft(tmp_path / "new")
+    written = Draft(tmp_path / "model", is_folder=True)  # its folder is old, a file in it is new
+    (written.path / "weights").touch()
+    make_old(old.path, written.path)
+    files.remove_stale(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"x", new.path.name, written.path.name}
+    make_old(written.path / "weights", written.path)
+    files.remove_stale(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"x", new.path.name}
+    for draft in (old, new, written):
+        draft.discard()
+
+
+def test_what_an_older_version_left_is_removed_after_a_day(tmp_path):
+    """It holds no lock, so it may be alive."""
+    names = [f".spleeter-2-1-0123abcd-{name}" for name in ("old", "new")]
+    for name in names:
         (tmp_path / name).touch()
-        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    make_old(tmp_path / names[0])
     files.remove_stale(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == names[1:]
+
+
+@pytest.mark.parametrize("is_folder", [False, True])
+def test_another_run_tidies_up_before_a_new_draft_is_locked(tmp_path, monkeypatch, is_folder):
+    lock_path, removed = files._lock, []
+
+    def late(path):
+        if not removed:
+            removed.append(path)
+            monkeypatch.setattr(files, "_lock", lock_path)
+            files.remove_stale(tmp_path)
+        return lock_path(path)
+
+    monkeypatch.setattr(files, "_lock", late)
+    with Draft(tmp_path / "x", is_folder) as draft:
+        assert draft.path.exists() and not removed[0].exists()
+        files.remove_stale(tmp_path)
+        draft.publish()
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_many_runs_write_to_one_folder(tmp_path):
+    """None removes another's draft before it is locked."""
+    script = (
+        "import sys\n"
+        "from spleeter_2.files import write_text\n"
+        "for index in range(200): write_text(f'{sys.argv[1]}/{sys.argv[2]}-{index}', 'x')\n"
+    )
+    running = [
+        subprocess.Popen([sys.executable, "-c", script, tmp_path, str(number)]) for number in "123"
+    ]
+    assert [process.wait() for process in running] == [0, 0, 0]
+    assert len(list(tmp_path.iterdir())) == 600
+
+
+def test_the_end_of_a_process_discards_what_an_interrupt_left(tmp_path):
+    Draft(tmp_path / "a" / "x"), Draft(tmp_path / "b", is_folder=True)
+    published = Draft(tmp_path / "c")
+    published.publish()
+    files.discard_drafts()
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]
 
 
 @pytest.mark.parametrize("is_folder", [False, True])

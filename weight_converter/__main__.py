@@ -1,7 +1,7 @@
 """``python -m weight_converter``: convert weights of other projects to a folder for ``-p``.
 
 Exit status: 0 success; 1 error, or a difference to the expected outputs, nothing is written; 2
-wrong usage; 130 or 143 interrupted.
+wrong usage; 129 or more interrupted.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import typer
 
 from spleeter_2.console import run
 from spleeter_2.errors import SeparationError
-from spleeter_2.files import atomic_folder, write_json, writing
+from spleeter_2.files import atomic_folder, temporary_folder, write_json, writing
 from spleeter_2.runtime.tensorflow_import import import_tensorflow
 
 from .lasaft import read_lasaft
@@ -140,7 +140,7 @@ def _kept(output: Path, dry_run: bool) -> Iterator[Path]:
         with atomic_folder(output) as folder:
             yield folder
         return
-    with writing(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory() as folder:
+    with writing(temporary_folder()), tempfile.TemporaryDirectory() as folder:
         yield Path(folder)
 
 

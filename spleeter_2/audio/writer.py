@@ -9,7 +9,7 @@ import subprocess
 import ffmpeg
 import numpy as np
 
-from spleeter_2.errors import SeparationError
+from spleeter_2.errors import OutputClosed, SeparationError
 from spleeter_2.files import Draft, writing
 
 from .codecs import Encoding
@@ -125,6 +125,8 @@ class AudioWriter:
         reason = self._ffmpeg.last_message
         if messages:  # "Error closing file ...: No space left on device"
             reason = messages[-1].strip().rpartition(": ")[2]
+            if self._draft is None and reason == "Broken pipe":
+                return OutputClosed(f"cannot write {self.name}: {reason}")
         elif -self._ffmpeg.process.returncode == getattr(signal, "SIGXFSZ", None):
             reason = "it exceeds the largest size of a file that this user may write (ulimit -f)"
         elif any("while opening encoder" in line for line in self._ffmpeg.messages):

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from enum import Enum
 from typing import List, Optional
 
 import typer
 
-from spleeter_2.console import AdapterOption, ModelOption, MwfOption, VerboseOption
+from spleeter_2.console import (
+    AdapterOption,
+    ModelOption,
+    MwfOption,
+    VerboseOption,
+    is_closed,
+)
+from spleeter_2.errors import SeparationError
+from spleeter_2.files import temporary_folder
 
 
 class Codec(str, Enum):
@@ -32,10 +39,11 @@ class Bits(str, Enum):
 
 
 OutputOption = typer.Option(
-    os.path.join(tempfile.gettempdir(), "separated_audio"),
+    None,
     "--output_path",
     "-o",
-    help="Folder for the stems; - writes one stem to standard output.",
+    help="Folder for the stems; - writes one stem to standard output. [default: separated_audio in "
+    "the system's folder for temporary files]",
 )
 
 
@@ -44,7 +52,7 @@ def separate(
         ..., help="Songs: files, folders, glob patterns, or - for standard input."
     ),
     model: str = ModelOption,
-    output_path: str = OutputOption,
+    output_path: Optional[str] = OutputOption,
     filename_format: str = typer.Option(
         "{filename}/{instrument}.{codec}",
         "--filename_format",
@@ -98,11 +106,14 @@ def separate(
 ) -> None:
     """Separate songs into stems."""
     from spleeter_2.audio.codecs import Encoding
+    from spleeter_2.audio.ffmpeg import STDIO
     from spleeter_2.separation.batch import Settings, separate_songs
 
+    if output_path == STDIO and is_closed(1):
+        raise SeparationError("standard output is closed: redirect it, or name a folder with -o")
     settings = Settings(
         model=model,
-        output_path=output_path,
+        output_path=_default_output() if output_path is None else output_path,
         filename_format=filename_format,
         encoding=Encoding(codec.value, bits.value, bitrate),
         duration=duration,
@@ -119,3 +130,7 @@ def separate(
     )
     if not separate_songs(list(files), settings):
         raise typer.Exit(1)
+
+
+def _default_output() -> str:
+    return os.path.join(temporary_folder("name an output folder with -o"), "separated_audio")

@@ -130,6 +130,9 @@ class StemCache:
         folder: created if missing; None: ``default_folder()``.
         sample_rate: of the model, in Hz.
         nb_channels: of the model, 1 or 2.
+
+    Raises:
+        SeparationError: there is no default folder.
     """
 
     def __init__(
@@ -233,7 +236,7 @@ class StemCache:
     def _fault(self, error: OSError) -> _CacheFault:
         return _CacheFault(
             f"cannot write to the cache {self.folder}: {error.strerror or error}; free some space "
-            "or choose another cache folder (XDG_CACHE_HOME)"
+            "or choose another cache folder (--cache, or XDG_CACHE_HOME)"
         )
 
     def _write(self, path: Path, file: StemFile, stop: threading.Event) -> None:
@@ -284,10 +287,20 @@ class StemCache:
 
 
 def default_folder() -> Path:
-    """``$XDG_CACHE_HOME/spleeter-2/stems``, or below ``~/.cache``."""
+    """``$XDG_CACHE_HOME/spleeter-2/stems``, or below ``~/.cache``.
+
+    Raises:
+        SeparationError: the user has no home.
+    """
     base = os.environ.get("XDG_CACHE_HOME", "")
     # the XDG specification says to ignore relative paths
-    folder = Path(base) if os.path.isabs(base) else Path.home() / ".cache"
+    try:
+        folder = Path(base) if os.path.isabs(base) else Path.home() / ".cache"
+    except RuntimeError as error:
+        raise SeparationError(
+            "there is no home folder for the cache of decoded stems: name a folder with --cache, "
+            "or in XDG_CACHE_HOME"
+        ) from error
     return folder / "spleeter-2" / "stems"
 
 

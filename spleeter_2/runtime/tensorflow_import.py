@@ -26,6 +26,11 @@ def import_tensorflow(sole_user: bool = False) -> ModuleType:
         _keep_memory()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     hidden = [name for name in ("jax", "pandas") if sole_user and name not in sys.modules]
+    if os.path.expanduser("~") == "~":  # no home: Keras would make a folder of this name
+        os.environ.setdefault("KERAS_HOME", os.devnull)
+    # TensorFlow imports absl's tests, which look for a folder for temporary files: none need exist
+    own_folder = "TEST_TMPDIR" not in os.environ
+    os.environ.setdefault("TEST_TMPDIR", os.devnull)
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -33,6 +38,8 @@ def import_tensorflow(sole_user: bool = False) -> ModuleType:
             sys.modules[name] = None  # type: ignore[assignment]
         import tensorflow
     finally:
+        if own_folder:
+            os.environ.pop("TEST_TMPDIR", None)
         for name in hidden:
             del sys.modules[name]
         if collecting:

@@ -14,7 +14,7 @@ from spleeter_2.audio.codecs import Encoding
 from spleeter_2.audio.ffmpeg import STDIO
 from spleeter_2.audio.reader import AudioReader
 from spleeter_2.config.loading import is_ours
-from spleeter_2.errors import ModelError, SeparationError
+from spleeter_2.errors import ModelError, OutputClosed, SeparationError
 
 from .existing import fault_of_stems
 from .paths import Job, plan_outputs
@@ -102,7 +102,7 @@ def separate_songs(files: list[str], settings: Settings) -> bool:
                 nb_skipped += 1
             else:
                 _report(_separate(separator, song, settings), song)
-        except ModelError:
+        except (ModelError, OutputClosed):
             raise
         except SeparationError as error:
             if settings.verbose:

@@ -7,17 +7,18 @@ from pathlib import Path
 
 import numpy as np
 
+from spleeter_2.runtime.matplotlib_import import import_matplotlib
+
 
 def draw_curves(history: Sequence[Mapping[str, float]], path: Path) -> None:
     """Draw losses and SDR over the epochs as a PNG file."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    import_matplotlib(path.parent)
+    from matplotlib.figure import Figure
 
     epochs = np.arange(1, len(history) + 1)
     scores = sorted({name for epoch in history for name in epoch if name.startswith("val_sdr_")})
-    figure, axes = pyplot.subplots(1, 2 if scores else 1, figsize=(10, 4), squeeze=False)
+    figure = Figure(figsize=(10, 4))
+    axes = figure.subplots(1, 2 if scores else 1, squeeze=False)
     curves = [(axes[0][0], "loss", ["loss", "val_loss"])]
     if scores:
         curves.append((axes[0][1], "SDR of the validation songs in dB", scores))
@@ -31,4 +32,3 @@ def draw_curves(history: Sequence[Mapping[str, float]], path: Path) -> None:
         axis.legend()
     figure.tight_layout()
     figure.savefig(path, dpi=120)
-    pyplot.close(figure)

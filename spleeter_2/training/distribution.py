@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from spleeter_2.console import signal_handlers
 from spleeter_2.data.examples import Examples
 from spleeter_2.errors import SeparationError
 
@@ -226,10 +227,11 @@ def _connect() -> tf.distribute.Strategy:
 @contextlib.contextmanager
 def _default_signal_handlers() -> Iterator[None]:
     """Let Ctrl-C end the process: TensorFlow waits in C, where Python's handlers do not run."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    handlers = [signal.signal(number, signal.SIG_DFL) for number in numbers]
+    handlers = signal_handlers()
+    for number in handlers:
+        signal.signal(number, signal.SIG_DFL)
     try:
         yield
     finally:
-        for number, handler in zip(numbers, handlers, strict=True):
+        for number, handler in handlers.items():
             signal.signal(number, handler)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -20,10 +21,20 @@ from spleeter_2.config.loading import (
 )
 from spleeter_2.config.schema import Configuration
 from spleeter_2.errors import SeparationError
-from spleeter_2.files import atomic_file, atomic_folder, lock, read_json, remove_stale, write_json
+from spleeter_2.files import (
+    atomic_file,
+    atomic_folder,
+    is_draft,
+    lock,
+    read_json,
+    remove_stale,
+    write_json,
+)
 from spleeter_2.models import checkpoint as weights
 
 from .curves import draw_curves
+
+log = logging.getLogger(__name__)
 
 STATES_KEPT = 2
 NAME = "progress.json"
@@ -70,7 +81,7 @@ class RunFolder:
             if config.is_file():
                 if not self._never_began():
                     self._check(_read(config))
-            elif path.exists() and any(path.iterdir()):
+            elif path.exists() and any(path.iterdir()) and not self._never_began():
                 raise SeparationError(f"{path} holds other files: name a folder for the run")
             self.states.mkdir(parents=True, exist_ok=True)
             self._lock = lock(path, f"another training is at work in {path}")
@@ -86,7 +97,7 @@ class RunFolder:
     def _never_began(self) -> bool:
         """True if a run stopped here before it saved its first state."""
         left = {"config.json", "states", "tensorboard", ".lock"}
-        others = {path.name for path in self.path.iterdir()} - left
+        others = {path.name for path in self.path.iterdir() if not is_draft(path)} - left
         return not others and self.states.is_dir() and not any(self.states.glob("[0-9]*"))
 
     def _check(self, found: Mapping[str, Any]) -> None:
@@ -132,10 +143,16 @@ class RunFolder:
     def write_summary(
         self, summary: Mapping[str, Any], history: Sequence[Mapping[str, float]]
     ) -> None:
-        """Write ``run.json`` and draw ``history.png``."""
+        """Write ``run.json`` and draw ``history.png``; no picture is a warning."""
         write_json(self.path / "run.json", summary)
-        with atomic_file(self.path / "history.png") as path:
-            draw_curves(history, path)
+        target = self.path / "history.png"
+        try:
+            with atomic_file(target) as path:
+                draw_curves(history, path)
+        except SeparationError:
+            raise
+        except Exception as error:  # of matplotlib, which is no reason to end a training
+            log.warning(f"note: {target} is not drawn ({type(error).__name__}: {error})")
 
 
 def _read(config: Path) -> dict[str, Any]:

@@ -464,14 +464,14 @@ def gone(pids: list[int]) -> bool:
 
 
 @pytest.mark.parametrize(
-    "number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"]
+    "name, status", [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129), ("SIGQUIT", 131)]
 )
-def test_an_interrupt_leaves_nothing(tiny, long_song, tmp_path, number, status):
+def test_an_interrupt_leaves_nothing(tiny, long_song, tmp_path, name, status):
     running = process("separate", "-p", tiny, "-o", tmp_path / "out", long_song)
     wait_for_a_temporary_file(tmp_path / "out", running)
     helpers = children(running.pid)
     assert len(helpers) >= 3  # a reader and two writers
-    running.send_signal(number)
+    running.send_signal(signal.Signals[name])
     _, messages = running.communicate(timeout=60)
     assert running.returncode == status
     assert b"Traceback" not in messages and messages.count(b"\n") == 1

@@ -171,6 +171,22 @@ def test_the_default_folder(monkeypatch, tmp_path):
         assert StemCache().folder == tmp_path / "home" / ".cache" / "spleeter-2" / "stems"
 
 
+def test_without_a_home(monkeypatch, tmp_path):
+    monkeypatch.setattr(os, "getuid", lambda: 4711)
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(SeparationError, match="no home .*: name a folder with --cache, or in XDG"):
+        StemCache()
+    assert StemCache(tmp_path).folder == tmp_path
+
+
+def test_a_home_that_cannot_be_written(folder, monkeypatch):
+    monkeypatch.setenv("HOME", "/proc/nowhere")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    with pytest.raises(SeparationError, match="cannot write to the cache /proc/.*--cache"):
+        StemCache().decode(training_songs(folder, TWO))
+
+
 CHILD = """
 import os, resource, sys, time
 from pathlib import Path

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.browser import CHROMIUM, Browser
+from support.common import files_below
 from support.evaluation import NAMES, RATE
+from support.poor import NO_HOME, NO_TEMPORARY_FOLDER
 
 from evaluation import plots as pictures
 from evaluation.excerpts import worth_showing
@@ -187,3 +189,12 @@ def test_where_no_report_can_be(runs, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(SeparationError, match="cannot write"):
         write_report(found, tmp_path / "file" / "report.html")
+
+
+def test_a_report_needs_no_home_and_no_folder_for_temporary_files(runs, tmp_path):
+    script = "import evaluation.__main__ as program\nprogram.entrypoint()\n"
+    command = [sys.executable, "-c", NO_HOME + NO_TEMPORARY_FOLDER + script, "report"]
+    command += [runs / "irm", "--excerpts", "0", "-o", tmp_path / "new" / "report.html"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert files_below(tmp_path) == ["new/report.html", "new/report.md"]

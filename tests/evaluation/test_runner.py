@@ -16,7 +16,16 @@ import numpy as np
 import pytest
 import soundfile
 from support.common import AS_A_USER, files_below
-from support.evaluation import NAMES, RATE, excerpt, misbehave, stubborn, two, write_folder
+from support.evaluation import (
+    NAMES,
+    RATE,
+    excerpt,
+    half_written,
+    misbehave,
+    stubborn,
+    two,
+    write_folder,
+)
 from support.golden import golden
 
 from evaluation import tables, workers
@@ -522,16 +531,25 @@ def test_a_worker_that_ignores_its_end_is_killed(tmp_path, monkeypatch):
     assert time.monotonic() - started < 30
 
 
+def test_a_worker_that_is_ended_leaves_no_half_written_file(tmp_path):
+    results = run_tasks([tmp_path / "short", tmp_path / "long"], half_written, jobs=2)
+    next(results)
+    results.close()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_worker_that_is_killed_costs_its_task_alone():
-    tasks = ["one", "die", "complain", "two", "fail", "die", "three"]
+    tasks = ["one", "die", "complain", "two", "fail", "crowd", "die", "three"]
     results = list(run_tasks(tasks, misbehave, jobs=2))
     assert sorted(task for task, _ in results) == sorted(tasks)
     for task, result in results:
-        assert isinstance(result, Failure) == (task in ("die", "complain", "fail"))
+        assert isinstance(result, Failure) == (task in ("die", "complain", "fail", "crowd"))
         if task == "die":
             assert "SIGKILL" in result and "fewer --jobs" in result
         elif task == "complain":
             assert result == "this cannot be done"
+        elif task == "crowd":
+            assert result.startswith("not enough memory, or too many processes")
         elif task == "fail":
             assert "ZeroDivisionError: oops" in result
         else:

@@ -11,6 +11,7 @@ import pytest
 import soundfile
 
 from spleeter_2.errors import SeparationError
+from spleeter_2.files import atomic_file
 
 RATE = 44100
 STREAMS = ("mixture", "drums", "bass", "other", "vocals")
@@ -62,6 +63,8 @@ def misbehave(task: str) -> str:
         raise SeparationError("this cannot be done")
     if task == "fail":
         raise ZeroDivisionError("oops")
+    if task == "crowd":
+        raise RuntimeError("can't start new thread")
     if task == "die":
         os.kill(os.getpid(), signal.SIGKILL)
     return f"{task} by {os.getpid()} with {os.environ['OMP_NUM_THREADS']} thread(s)"
@@ -79,6 +82,15 @@ def stubborn(path: Path) -> None:
     if path.name == "long":
         time.sleep(60)
     while not path.with_name("long").exists():
+        time.sleep(0.05)
+
+
+def half_written(path: Path) -> None:
+    """For a worker: "long" writes a file and takes long, another waits until it has begun."""
+    if path.name == "long":
+        with atomic_file(path):
+            time.sleep(60)
+    while not list(path.parent.glob(".spleeter-2-*-long")):
         time.sleep(0.05)
 
 

@@ -19,9 +19,11 @@ from support.training import Tones, ValidationSet, states, trainer
 
 from spleeter_2 import Separator
 from spleeter_2.config.training import Training
+from spleeter_2.console import configure_logging
 from spleeter_2.errors import SeparationError
 from spleeter_2.models import checkpoint as weights
 from spleeter_2.training import model as training_model
+from spleeter_2.training import run_folder
 from spleeter_2.training.optimizer import Adam, Schedule
 from spleeter_2.training.train import train
 from spleeter_2.training.trainer import start_from
@@ -251,6 +253,14 @@ def test_a_run_that_never_began_may_change(tmp_path):
     assert trainer(tmp_path, learning_rate=0.5, epochs=1).fit(verbose=0).epoch == 1
 
 
+def test_a_run_that_was_killed_before_its_configuration_was_written(tmp_path):
+    (tmp_path / "states").mkdir()
+    (tmp_path / ".lock").touch()
+    (tmp_path / ".spleeter-2-0123456789ab-config.json").touch()
+    trainer(tmp_path)
+    assert not list(tmp_path.glob(".spleeter-2-*")) and (tmp_path / "config.json").is_file()
+
+
 def test_a_model_of_another_kind_is_left_alone(tmp_path):
     (tmp_path / "config.json").write_text('{"spleeter_2": 1, "weights": "."}')
     with pytest.raises(SeparationError, match="holds a run of another configuration"):
@@ -395,6 +405,19 @@ def test_a_write_that_fails_names_the_folder(whole, tmp_path, file_size_limit, w
     assert not [path.name for path in tmp_path.iterdir() if path.name not in KEPT]
     assert matplotlib.image.imread(tmp_path / "history.png").std() > 0
     assert trainer(tmp_path, epochs=2).step == (8 if what == "summary" else 4)
+
+
+def test_a_picture_that_cannot_be_drawn_does_not_end_a_training(tmp_path, monkeypatch, capfd):
+    def failing(history, path):
+        path.touch()
+        raise RuntimeError("no fonts")
+
+    monkeypatch.setattr(run_folder, "draw_curves", failing)
+    configure_logging()
+    assert trainer(tmp_path, epochs=1).fit(verbose=0).epoch == 1
+    target = tmp_path / "history.png"
+    assert f"note: {target} is not drawn (RuntimeError: no fonts)" in capfd.readouterr().err
+    assert not target.exists() and not list(tmp_path.glob(".spleeter-2-*"))
 
 
 def test_a_damaged_state_falls_back_on_the_one_before(tmp_path):
