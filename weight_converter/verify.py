@@ -15,7 +15,7 @@ from spleeter_2.config.loading import WINDOW, load_configuration
 from spleeter_2.errors import SeparationError
 from spleeter_2.models import build_model
 from spleeter_2.models import checkpoint as weights
-from spleeter_2.models.inference import inference_function
+from spleeter_2.models.inference import inference_function, on_spectrograms
 from spleeter_2.separation.separator import Separator
 
 TOLERANCE = 1e-4  # of the output's maximum
@@ -93,7 +93,7 @@ def differences(folder: Path, expected: Mapping[str, np.ndarray]) -> list[Differ
     model = build_model(configuration)
     arrays = weights.read_checkpoint(folder)
     weights.assign(model, arrays, folder)
-    network = inference_function(model)  # as the separator uses it
+    network = on_spectrograms(inference_function(model))  # as the separator uses it
     transform = Transform(
         configuration.stft.frame_length, configuration.stft.frame_step, arrays.get(WINDOW)
     )

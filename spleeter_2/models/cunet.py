@@ -18,34 +18,44 @@ from spleeter_2.config.schema import Configuration
 
 from .conditioning import Conditions, Modulate, modulations
 from .frequency import BlockOptions, frequency_transformation
-from .layers import ConvNorm, DenseConvNorm, UpsampleNorm, no_autograph, scale_complex, shape_of
+from .layers import (
+    PLANES,
+    ConvNorm,
+    DenseConvNorm,
+    FromPlanes,
+    ToPlanes,
+    UpsampleNorm,
+    magnitude_of,
+    no_autograph,
+    shape_of,
+)
 
 layers = tf.keras.layers
 
 
 class Planes(layers.Layer):
-    """Input of the network: complex ``[B, T, F, C]`` -> ``[1, B, T, F, P]``.
+    """Input of the network: planes ``[B, T, F, 2C]`` -> ``[1, B, T, F, P]``.
 
-    P = C magnitudes, or 2C planes, the real ones first (complex-as-channels).
+    P = C magnitudes, or all 2C planes.
     """
 
     def __init__(self, spectrogram: str, **kwargs) -> None:
-        super().__init__(**kwargs)
+        super().__init__(**{"dtype": "float32", **kwargs})
         self.spectrogram = spectrogram
 
     @no_autograph
     def call(self, mixture):
-        if self.spectrogram == "magnitude":
-            return tf.abs(mixture)[tf.newaxis]
-        return tf.concat([tf.math.real(mixture), tf.math.imag(mixture)], axis=-1)[tf.newaxis]
+        planes = magnitude_of(mixture) if self.spectrogram == "magnitude" else mixture
+        return planes[tf.newaxis]
 
 
 class Estimate(layers.Layer):
-    """One instrument's complex STFT ``[B, T, F, C]`` from the network's planes.
+    """One instrument's planes ``[B, T, F, 2C]`` from the network's result.
 
-    The planes ``[I, B, T, F, P]`` are the estimate itself (mapping) or are multiplied with the
-    mixture's, plane by plane (masking: real and imaginary parts of a complex spectrogram are
-    multiplied separately). Magnitudes get the mixture's phase. Always computed in float32.
+    The result, ``[I, B, T, F, P]`` of all instruments or ``[1, ...]`` of this one, is the estimate
+    itself (mapping) or is multiplied with the mixture's planes, one by one (masking: real and
+    imaginary parts of a complex spectrogram are multiplied separately). Magnitudes get the
+    mixture's phase. Always computed in float32.
     """
 
     def __init__(self, index: int, spectrogram: str, estimate: str, **kwargs) -> None:
@@ -56,20 +66,24 @@ class Estimate(layers.Layer):
 
     @no_autograph
     def call(self, inputs):
-        mixture, planes = inputs
-        planes = planes[self.index]
+        mixture, result = inputs
+        result = result[self.index if result.shape[0] > 1 else 0]
         if self.spectrogram == "magnitude":
-            magnitude = tf.abs(mixture)
-            if self.estimate == "masking":
-                return scale_complex(mixture, planes)
-            phase = tf.math.divide_no_nan(mixture, tf.cast(magnitude, mixture.dtype))
-            phase = tf.where(magnitude > 0, phase, tf.ones_like(phase))
-            return scale_complex(phase, planes)
-        real, imaginary = tf.split(planes, 2, axis=-1)
+            result = tf.concat([result, result], axis=-1)
         if self.estimate == "masking":
-            real *= tf.math.real(mixture)
-            imaginary *= tf.math.imag(mixture)
-        return tf.complex(real, imaginary)
+            return result * mixture
+        if self.spectrogram == "magnitude":
+            return result * self.phase(mixture)
+        return result
+
+    def phase(self, mixture):
+        """Planes of unit magnitude; the phase of zero is zero."""
+        magnitude = magnitude_of(mixture)
+        sounding = magnitude > 0
+        divisor = tf.where(sounding, magnitude, tf.ones_like(magnitude))
+        real, imaginary = tf.split(mixture, 2, axis=-1)
+        real = tf.where(sounding, real / divisor, tf.ones_like(real))
+        return tf.concat([real, imaginary / divisor], axis=-1)
 
 
 class InstrumentSplit(layers.Layer):
@@ -109,18 +123,19 @@ def build_cunet(
         (None, nb_bins, configuration.nb_channels), dtype=tf.complex64, name="mixture"
     )
     numbers = [configuration.targets.index(target) for target in targets]
-    planes = Planes(options.spectrogram, name="planes")(mixture)
+    mixture_planes = ToPlanes(name=PLANES)(mixture)
+    planes = Planes(options.spectrogram, name="planes")(mixture_planes)
     conditions = Conditions(numbers, name="conditions")(planes)
     embedding = layers.Embedding(
         len(configuration.targets), options.conditioning.embedding, name="embedding"
     )(conditions)
     planes = _network(options, planes, embedding)
-    estimates = {
-        target: Estimate(index, options.spectrogram, options.estimate, name=f"{target}_estimate")(
-            [mixture, planes]
-        )
-        for index, target in enumerate(targets)
-    }
+    estimates = {}
+    for index, target in enumerate(targets):
+        estimate = Estimate(
+            index, options.spectrogram, options.estimate, name=f"{target}_estimate"
+        )([mixture_planes, planes])
+        estimates[target] = FromPlanes(name=f"{target}_spectrogram")(estimate)
     return tf.keras.Model(mixture, estimates, name=configuration.name)
 
 

@@ -1,4 +1,4 @@
-"""Heads: from the U-Net's last features to the complex STFT of an instrument.
+"""Heads: from the U-Net's last features to the STFT of an instrument, as planes.
 
 Both heads share the mask, so that a regression starts as the masked mixture and weights of a
 masking network carry over.
@@ -16,7 +16,6 @@ from .layers import (
     from_polyphase,
     no_autograph,
     pad_bins,
-    scale_complex,
     to_polyphase,
 )
 from .polyphase import DilatedConv2D
@@ -37,14 +36,15 @@ class _BandLayer(tf.keras.layers.Layer):
 class ApplyMask(_BandLayer):
     """Mixture times mask: magnitude from the network, phase from the mixture.
 
-    Shapes: polyphase mask ``[B, T/4, F'/4, 16C]`` and mixture complex ``[B, T, F, C]`` -> complex
-    ``[B, T, F, C]``, zero above ``nb_bins``.
+    Shapes: polyphase mask ``[B, T/4, F'/4, 16C]`` and planes of the mixture ``[B, T, F, 2C]`` ->
+    planes ``[B, T, F, 2C]``, zero above ``nb_bins``.
     """
 
     @no_autograph
     def call(self, inputs):
         mask, mixture = inputs
-        estimate = scale_complex(crop_bins(mixture, self.nb_bins), self.to_bins(mask, 4))
+        mask = self.to_bins(mask, 4)
+        estimate = crop_bins(mixture, self.nb_bins) * tf.concat([mask, mask], axis=-1)
         return pad_bins(estimate, mixture.shape[2])
 
 
@@ -54,7 +54,7 @@ class RelativeMixture(_BandLayer):
     Spectrograms span five orders of magnitude; divided by the RMS of the neighbourhood, 2 x 2
     bins and all channels, they are near one at any level and in any band.
 
-    Shapes: mixture complex ``[B, T, F, C]`` -> polyphase real and imaginary part, each
+    Shapes: planes of the mixture ``[B, T, F, 2C]`` -> polyphase real and imaginary part, each
     ``[B, T/2, F'/2, 4C]``, the scale ``[B, T/2, F'/2, 1]``, and both parts divided by it.
     """
 
@@ -67,7 +67,7 @@ class RelativeMixture(_BandLayer):
         mixture = crop_bins(mixture, self.nb_bins)
         real, imaginary = (
             to_polyphase(pad_bins(part, self.padded_bins), 2)
-            for part in (tf.math.real(mixture), tf.math.imag(mixture))
+            for part in tf.split(mixture, 2, axis=-1)
         )
         power = tf.reduce_mean(real**2 + imaginary**2, axis=-1, keepdims=True)
         # the scale of digital silence is zero, so its estimate is silent too; the floor of the
@@ -86,8 +86,8 @@ class ApplyRegression(_BandLayer):
 
     Shapes: polyphase mask, real and imaginary part of the mixture, each ``[B, T/2, F'/2, 4C]``,
     scale ``[B, T/2, F'/2, 1]``, polyphase corrections ``[B, T/2, F'/2, 16C]`` (g real, g
-    imaginary, r real, r imaginary) and the mixture -> complex ``[B, T, F, C]``, zero above
-    ``nb_bins``.
+    imaginary, r real, r imaginary) and planes of the mixture -> planes ``[B, T, F, 2C]``, zero
+    above ``nb_bins``.
     """
 
     @no_autograph
@@ -95,11 +95,11 @@ class ApplyRegression(_BandLayer):
         mask, real, imaginary, scale, corrections, mixture = inputs
         g_real, g_imaginary, r_real, r_imaginary = tf.split(corrections, 4, axis=-1)
         g_real += mask
-        estimate = tf.complex(
+        estimate = [
             self.to_bins(g_real * real - g_imaginary * imaginary + scale * r_real, 2),
             self.to_bins(g_real * imaginary + g_imaginary * real + scale * r_imaginary, 2),
-        )
-        return pad_bins(estimate, mixture.shape[2])
+        ]
+        return pad_bins(tf.concat(estimate, axis=-1), mixture.shape[2])
 
 
 def build_head(
@@ -110,21 +110,21 @@ def build_head(
     nb_bins: int,
     prefix: str,
 ) -> tf.Tensor:
-    """Estimate an instrument's complex STFT.
+    """Estimate an instrument's STFT.
 
     Args:
         options: type and sizes.
-        mixture: complex ``[B, T, F, C]``.
+        mixture: planes ``[B, T, F, 2C]``.
         decoded: the U-Net's last decoder stage, ``[B, T/4, 4F', 1]``.
         features: the stage before it, normalised, ``[B, T/2, F'/2, c]``.
         nb_bins: bins of the mixture that are the network's input, at most F'.
         prefix: prefix of the layers' names.
 
     Returns:
-        complex ``[B, T, F, C]``.
+        planes ``[B, T, F, 2C]``.
     """
     layers = tf.keras.layers
-    channels = mixture.shape[-1]
+    channels = mixture.shape[-1] // 2
     masked = options.type == "mask"
     convolution = DilatedConv2D(channels, 4 if masked else 2, name=f"{prefix}mask_conv")
     logits = convolution(decoded)

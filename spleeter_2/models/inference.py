@@ -18,8 +18,9 @@ from . import build_model, checkpoint, targets_needed
 from .conditioning import SplitPerBlock
 from .cunet import InstrumentSplit
 from .frequency import Attention
-from .layers import no_autograph
+from .layers import PLANES, FromPlanes, ToPlanes, no_autograph
 
+# from planes of the mixture [B, T, F, 2C] to {target: planes [B, T, F, 2C]}
 EstimateFunction = Callable[[tf.Tensor], dict[str, tf.Tensor]]
 
 
@@ -28,9 +29,9 @@ class InferenceModel:
     """A trained model, ready for inference.
 
     Attributes:
-        function: complex64 ``[B, T, F, C]`` -> ``{target: complex64 [B, T, F, C]}``.
+        function: planes ``[B, T, F, 2C]`` -> ``{target: planes [B, T, F, 2C]}``.
         targets: the estimated targets.
-        input_shape: ``(F, C)``.
+        input_shape: ``(F, 2C)``.
         window: STFT window ``[frame_length]``, or None for the Hann window.
     """
 
@@ -58,9 +59,17 @@ def load_for_inference(
     return InferenceModel(
         inference_function(model),
         targets_needed(configuration, instruments),
-        tuple(model.input_shape[2:]),
+        tuple(model.get_layer(PLANES).output_shape[2:]),
         arrays.get(WINDOW),
     )
+
+
+def on_spectrograms(function: EstimateFunction) -> EstimateFunction:
+    """The same function from complex64 ``[B, T, F, C]`` to ``{target: complex64 [B, T, F, C]}``."""
+    to_planes, from_planes = ToPlanes(), FromPlanes()
+    return lambda mixture: {
+        name: from_planes(estimate) for name, estimate in function(to_planes(mixture)).items()
+    }
 
 
 def without_neutral_parts(
@@ -114,7 +123,8 @@ def inference_function(model: tf.keras.Model) -> EstimateFunction:
         model: a model of ``build_model`` with its weights.
 
     Returns:
-        Function from complex64 ``[B, T, F, C]`` to ``{target: complex64 [B, T, F, C]}``.
+        Function from planes ``[B, T, F, 2C]`` to ``{target: planes [B, T, F, 2C]}``: real-valued,
+        so that every runtime can compute it.
     """
     for layer in model.layers:
         if hasattr(layer, "freeze"):
@@ -125,21 +135,29 @@ def inference_function(model: tf.keras.Model) -> EstimateFunction:
         if isinstance(layer, (SplitPerBlock, Attention))
         for tensor in tf.nest.flatten(layer.output)
     ]
+    planes = model.get_layer(PLANES).output
+    estimates = {name: model.get_layer(f"{name}_spectrogram").input for name in model.output}
+    network = tf.keras.Model(planes, estimates)
     if not fixed:
-        return functools.partial(model, training=False)
-    silence = tf.zeros((1, 1, *model.input_shape[2:]), model.input.dtype)
-    values = tf.keras.Model(model.input, fixed)(silence, training=False)
+        return functools.partial(network, training=False)
+    silence = tf.zeros((1, 1, *planes.shape[2:]))
+    values = tf.keras.Model(planes, fixed)(silence, training=False)
     values = dict(zip(map(id, fixed), values, strict=True))
     for layer in model.layers:
         if isinstance(layer, InstrumentSplit):
-            return _per_instrument(model, tf.nest.flatten(layer.output), fixed, values)
-    body = tf.keras.Model([model.input, *fixed], model.output)
+            split = tf.nest.flatten(layer.output)
+            heads = {name: model.get_layer(f"{name}_estimate") for name in estimates}
+            last = model.get_layer("last_conv").output
+            return _per_instrument(planes, split, last, heads, fixed, values)
+    body = tf.keras.Model([planes, *fixed], estimates)
     return lambda mixture: body([mixture, *values.values()], training=False)
 
 
 def _per_instrument(
-    model: tf.keras.Model,
+    planes: tf.Tensor,
     split: list[tf.Tensor],
+    last: tf.Tensor,
+    heads: dict[str, tf.keras.layers.Layer],
     fixed: list[tf.Tensor],
     values: dict[int, tf.Tensor],
 ) -> EstimateFunction:
@@ -148,35 +166,30 @@ def _per_instrument(
     All instruments at once would take several times the memory and exceed the CPU's caches.
 
     Args:
-        model: with an ``InstrumentSplit``.
-        split: its tensors, ``[I or 1, ...]``.
+        planes: of the mixture, the network's input.
+        split: tensors of the ``InstrumentSplit``, ``[I or 1, ...]``.
+        last: ``[I, ...]``, all that the heads depend on apart from the mixture.
+        heads: layer of each target, in the order of the instruments.
         fixed: tensors ``[I, ...]`` that do not depend on the mixture.
         values: values of ``fixed``, by the id of the tensor.
     """
-    planes = model.get_layer("last_conv").output
     early = _direct_inputs(split, fixed)
-    late = _direct_inputs([planes], [*split, *fixed])
-    shared = tf.keras.Model([model.input, *early], split)
-    own = tf.keras.Model(late, planes)
-    estimates = tf.keras.Model([model.input, planes], model.output)
+    late = _direct_inputs([last], [*split, *fixed])
+    shared = tf.keras.Model([planes, *early], split)
+    own = tf.keras.Model(late, last)
 
     @no_autograph
-    def network(mixture: tf.Tensor) -> dict[str, tf.Tensor]:
+    def function(mixture: tf.Tensor) -> dict[str, tf.Tensor]:
         common = shared([mixture, *(values[id(tensor)] for tensor in early)], training=False)
         known = {**values, **dict(zip(map(id, split), tf.nest.flatten(common), strict=True))}
         inputs = [known[id(tensor)] for tensor in late]
+        estimates = {}
+        for index, (name, head) in enumerate(heads.items()):
+            mine = [x if x.shape[0] == 1 else x[index, tf.newaxis] for x in inputs]
+            estimates[name] = head([mixture, own(mine, training=False)])
+        return estimates
 
-        def planes_of(instrument: tf.Tensor) -> tf.Tensor:
-            own_inputs = [x if x.shape[0] == 1 else x[instrument, tf.newaxis] for x in inputs]
-            return own(own_inputs, training=False)[0]
-
-        instruments = tf.range(planes.shape[0])
-        each = tf.map_fn(
-            planes_of, instruments, parallel_iterations=1, fn_output_signature=planes.dtype
-        )
-        return estimates([mixture, each], training=False)
-
-    return network
+    return function
 
 
 def _direct_inputs(outputs: list[tf.Tensor], given: list[tf.Tensor]) -> list[tf.Tensor]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+PLANES = "mixture_planes"  # name of the layer behind the mixture
 LEAKY_SLOPE = 0.2  # slope of the leaky ReLU below zero, as in Spleeter's encoder
 
 ACTIVATIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
@@ -40,6 +41,31 @@ def pad_bins(x: tf.Tensor, nb_bins: int) -> tf.Tensor:
 def crop_bins(x: tf.Tensor, nb_bins: int) -> tf.Tensor:
     """``[B, T, F, C]`` -> ``[B, T, nb_bins, C]``, the lowest ones; no-op if equal."""
     return x[:, :, :nb_bins] if x.shape[2] > nb_bins else x
+
+
+class ToPlanes(tf.keras.layers.Layer):
+    """Complex-as-channels: complex64 ``[B, T, F, C]`` -> planes ``[B, T, F, 2C]``."""
+
+    @no_autograph
+    def call(self, spectrogram):
+        return tf.concat([tf.math.real(spectrogram), tf.math.imag(spectrogram)], axis=-1)
+
+
+class FromPlanes(tf.keras.layers.Layer):
+    """Planes ``[B, T, F, 2C]`` -> complex64 ``[B, T, F, C]``, always computed in float32."""
+
+    def __init__(self, **kwargs) -> None:
+        super().__init__(**{"dtype": "float32", **kwargs})
+
+    @no_autograph
+    def call(self, planes):
+        return tf.complex(*tf.split(planes, 2, axis=-1))
+
+
+def magnitude_of(planes: tf.Tensor) -> tf.Tensor:
+    """Planes ``[B, T, F, 2C]`` -> magnitude ``[B, T, F, C]``; without a gradient at zero."""
+    real, imaginary = tf.split(planes, 2, axis=-1)
+    return tf.sqrt(real**2 + imaginary**2)
 
 
 def scale_complex(spectrogram: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:

@@ -15,7 +15,17 @@ from spleeter_2.config.schema import Configuration
 
 from .frequency import frequency_transformation
 from .heads import build_head
-from .layers import LEAKY_SLOPE, BatchNormalization, crop_bins, no_autograph, pad_bins
+from .layers import (
+    LEAKY_SLOPE,
+    PLANES,
+    BatchNormalization,
+    FromPlanes,
+    ToPlanes,
+    crop_bins,
+    magnitude_of,
+    no_autograph,
+    pad_bins,
+)
 from .polyphase import UpConv2DToPolyphase
 
 layers = tf.keras.layers
@@ -37,7 +47,7 @@ class LevelledMagnitude(layers.Layer):
     limits the gain of near silence. Masks and corrections are relative to the mixture, so the
     gain is not undone afterwards.
 
-    Shapes: complex ``[B, T, F, C]`` -> ``[B, T, padded_bins, C]``.
+    Shapes: planes ``[B, T, F, 2C]`` -> ``[B, T, padded_bins, C]``, always computed in float32.
 
     Args:
         frame_length: of the STFT, in samples.
@@ -54,7 +64,7 @@ class LevelledMagnitude(layers.Layer):
         max_gain: float,
         **kwargs,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(**{"dtype": "float32", **kwargs})
         self.nb_bins = nb_bins
         self.padded_bins = padded_bins
         self.frame_length = frame_length
@@ -63,7 +73,7 @@ class LevelledMagnitude(layers.Layer):
 
     @no_autograph
     def call(self, mixture):
-        magnitude = tf.abs(crop_bins(mixture, self.nb_bins))
+        magnitude = magnitude_of(crop_bins(mixture, self.nb_bins))
         if self.level is not None:
             magnitude *= self.gain(magnitude)
         return pad_bins(magnitude, self.padded_bins)
@@ -121,6 +131,7 @@ def build_unet(
     mixture = tf.keras.Input(
         (None, nb_bins, configuration.nb_channels), dtype=tf.complex64, name="mixture"
     )
+    planes = ToPlanes(name=PLANES)(mixture)
     magnitude = LevelledMagnitude(
         options.nb_bins,
         padded_bins,
@@ -128,15 +139,18 @@ def build_unet(
         options.level,
         options.max_gain,
         name="magnitude",
-    )(mixture)
+    )(planes)
     estimates = {
-        target: _unet(options, mixture, magnitude, prefix=f"{target}_") for target in targets
+        target: FromPlanes(name=f"{target}_spectrogram")(
+            _unet(options, planes, magnitude, prefix=f"{target}_")
+        )
+        for target in targets
     }
     return tf.keras.Model(mixture, estimates, name=configuration.name)
 
 
 def _unet(options: UNet, mixture: tf.Tensor, magnitude: tf.Tensor, prefix: str) -> tf.Tensor:
-    """One target's network: magnitude ``[B, T, F', C]`` -> complex estimate ``[B, T, F, C]``."""
+    """One target's network: magnitude ``[B, T, F', C]`` -> planes ``[B, T, F, 2C]``."""
     skips = _encoder(options, magnitude, prefix)
     x = skips.pop()
     for index, filters in enumerate(options.filters[-2::-1], start=1):

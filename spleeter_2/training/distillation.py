@@ -13,7 +13,7 @@ from spleeter_2.audio.mixing import residual
 from spleeter_2.config.loading import has_weights, load_configuration
 from spleeter_2.config.schema import Configuration
 from spleeter_2.errors import SeparationError
-from spleeter_2.models.inference import load_for_inference
+from spleeter_2.models.inference import load_for_inference, on_spectrograms
 
 from .losses import Batch
 
@@ -60,7 +60,7 @@ class Teachers:
                     )
         self.targets = student.targets
         self.networks = [
-            load_for_inference(configuration, student.targets).function
+            on_spectrograms(load_for_inference(configuration, student.targets).function)
             for configuration in configurations
         ]
         self.residuals = [configuration.residual for configuration in configurations]

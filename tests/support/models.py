@@ -11,7 +11,7 @@ from spleeter_2.config.loading import parse_configuration
 from spleeter_2.config.schema import Configuration
 from spleeter_2.models import build_model
 from spleeter_2.models import checkpoint as weights
-from spleeter_2.models.inference import inference_function
+from spleeter_2.models.inference import inference_function, on_spectrograms
 from support.common import values_of
 
 SMALL = {
@@ -81,7 +81,7 @@ def run_model_test(configuration: Configuration, folder: Path) -> tf.keras.Model
         one(both, training=False)[target], expected, rtol=0, atol=1e-5 * scale
     )
     estimates = again(both, training=False)
-    fixed = inference_function(again)  # after which it does not learn any more
+    fixed = on_spectrograms(inference_function(again))  # after which it does not learn any more
     same(fixed(both[:1]), estimates)
     same(tf.function(fixed)(both[:1]), estimates)
     return model
