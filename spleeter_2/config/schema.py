@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
 from msgspec import Meta
+
+from spleeter_2.errors import SeparationError
 
 from .networks import CUNet, UNet
 from .training import Training
@@ -145,6 +148,23 @@ class Configuration(Options):
     def instruments(self) -> tuple[str, ...]:
         """Targets, then the residual where there is one."""
         return self.targets + ((self.residual,) if self.residual else ())
+
+    def targets_needed(self, instruments: Iterable[str] | None = None) -> tuple[str, ...]:
+        """Targets to estimate for some instruments (default: all); the residual requires all.
+
+        Raises:
+            SeparationError: an unknown instrument.
+        """
+        requested = self.instruments if instruments is None else tuple(instruments)
+        for instrument in requested:
+            if instrument not in self.instruments:
+                raise SeparationError(
+                    f"{self.name} does not separate {instrument!r}; its instruments are "
+                    f"{', '.join(self.instruments)}"
+                )
+        if self.residual in requested:
+            return self.targets
+        return tuple(target for target in self.targets if target in requested)
 
     @property
     def crop_frames(self) -> int:

@@ -11,14 +11,13 @@ import tensorflow as tf
 
 from spleeter_2.config.networks import CUNet, UNet
 from spleeter_2.config.schema import Configuration
-from spleeter_2.errors import SeparationError
 
 from .cunet import build_cunet
 from .unet import build_unet
 
 BUILDERS = {UNet: build_unet, CUNet: build_cunet}
 
-__all__ = ["build_model", "targets_needed"]
+__all__ = ["build_model"]
 
 
 def build_model(
@@ -40,26 +39,6 @@ def build_model(
     Raises:
         SeparationError: an unknown instrument.
     """
-    targets = targets_needed(configuration, instruments)
+    targets = configuration.targets_needed(instruments)
     nb_bins = configuration.model.nb_bins if band_only else configuration.stft.nb_bins
     return BUILDERS[type(configuration.model)](configuration, targets, nb_bins)
-
-
-def targets_needed(
-    configuration: Configuration, instruments: Iterable[str] | None = None
-) -> tuple[str, ...]:
-    """Targets to estimate for some instruments (default: all); the residual requires all targets.
-
-    Raises:
-        SeparationError: an unknown instrument.
-    """
-    requested = tuple(instruments) if instruments is not None else configuration.instruments
-    for instrument in requested:
-        if instrument not in configuration.instruments:
-            raise SeparationError(
-                f"{configuration.name} does not separate {instrument!r}; "
-                f"its instruments are {', '.join(configuration.instruments)}"
-            )
-    if configuration.residual in requested:
-        return configuration.targets
-    return tuple(target for target in configuration.targets if target in requested)

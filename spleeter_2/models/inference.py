@@ -14,7 +14,7 @@ from spleeter_2.config.loading import WINDOW
 from spleeter_2.config.networks import UNet
 from spleeter_2.config.schema import Configuration
 
-from . import build_model, checkpoint, targets_needed
+from . import build_model, checkpoint
 from .conditioning import SplitPerBlock
 from .cunet import InstrumentSplit
 from .frequency import Attention
@@ -58,7 +58,7 @@ def load_for_inference(
     checkpoint.assign(model, arrays, folder)
     return InferenceModel(
         inference_function(model),
-        targets_needed(configuration, instruments),
+        configuration.targets_needed(instruments),
         tuple(model.get_layer(PLANES).output_shape[2:]),
         arrays.get(WINDOW),
     )

@@ -1,18 +1,35 @@
-"""Interface of a trained network, independent of the runtime (at present TensorFlow)."""
+"""A trained network in ONNX Runtime."""
 
 from __future__ import annotations
 
+import base64
+import importlib.util
+import logging
 import re
+import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from spleeter_2.checks import check_text
 from spleeter_2.config.schema import Configuration
 from spleeter_2.errors import SeparationError
+from spleeter_2.files import WriteError, atomic_file
 
-from .tensorflow_import import import_tensorflow
+from . import model_file
+
+log = logging.getLogger(__name__)
+
+# execution providers of ONNX Runtime for GPUs, and the packages that bring them
+PROVIDERS = {
+    "CUDAExecutionProvider": "onnxruntime-gpu",
+    "MIGraphXExecutionProvider": "onnxruntime-migraphx",
+    "ROCMExecutionProvider": "onnxruntime-rocm",
+    "DmlExecutionProvider": "onnxruntime-directml",
+    "CoreMLExecutionProvider": "onnxruntime, on a Mac",
+}
 
 
 @dataclass(frozen=True)
@@ -35,36 +52,88 @@ def load_network(
     configuration: Configuration,
     instruments: Iterable[str] | None = None,
     device: str | None = None,
-    sole_user: bool = False,
 ) -> Network:
-    """Import TensorFlow, build the network and read its weights.
+    """Read the exported network of a model; export it first if that has not been done.
 
     Args:
         instruments: instruments to separate (default: all).
-        device: "cpu", "gpu" or "gpu:N" (default: TensorFlow's choice).
-        sole_user: see ``import_tensorflow``.
+        device: "cpu", "gpu" or "gpu:N" (default: CPU).
 
     Raises:
-        SeparationError: weights that are damaged or do not fit, or an unknown device.
+        SeparationError: a network that is damaged, foreign or not exported; an unknown device.
     """
-    tf = import_tensorflow(sole_user)
-    from spleeter_2.models.inference import load_for_inference
-
-    device = _device(tf, device)
-    with tf.device(device):
-        model = load_for_inference(configuration, instruments)
-    shape = (1, configuration.segment.nb_frames, *model.input_shape)
-
-    @tf.function(input_signature=[tf.TensorSpec(shape, tf.complex64)], autograph=False)
-    def function(mixture):
-        with tf.device(device):
-            return model.function(mixture)
+    targets = configuration.targets_needed(instruments)
+    session = _session_of(configuration, device)
+    missing = set(targets) - set(session.outputs)
+    if missing:
+        raise SeparationError(f"{session.path} has no output {', '.join(sorted(missing))}")
 
     def estimate(mixture: np.ndarray) -> dict[str, np.ndarray]:
-        estimates = function(np.ascontiguousarray(mixture)[np.newaxis])
-        return {name: estimates[name].numpy()[0] for name in model.targets}
+        planes = np.concatenate([mixture.real, mixture.imag], axis=-1)[np.newaxis]
+        estimates = session.estimate(planes, targets)
+        return {name: _from_planes(estimates[name][0]) for name in targets}
 
-    return Network(estimate, model.targets, model.window)
+    return Network(estimate, targets, session.window)
+
+
+def _from_planes(planes: np.ndarray) -> np.ndarray:
+    """Planes float32 ``[T, F, 2C]`` -> complex64 ``[T, F, C]``."""
+    real, imaginary = np.split(planes, 2, axis=-1)
+    spectrogram = np.empty(real.shape, np.complex64)
+    spectrogram.real, spectrogram.imag = real, imaginary
+    return spectrogram
+
+
+class Session:
+    """An ONNX file, loaded.
+
+    Attributes:
+        digest: see ``model_file.digest``; empty in a file of another origin.
+        window: STFT window ``[frame_length]``, or None for the Hann window.
+        outputs: the targets.
+    """
+
+    def __init__(self, path: Path, session) -> None:
+        self.path = path
+        self._session = session
+        facts = session.get_modelmeta().custom_metadata_map
+        self.digest = facts.get(model_file.DIGEST, "")
+        window = np.frombuffer(base64.b64decode(facts.get(model_file.WINDOW, "")), "<f4")
+        self.window = window if len(window) else None
+        self.outputs = tuple(output.name for output in session.get_outputs())
+
+    def estimate(
+        self, planes: np.ndarray, targets: Iterable[str] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Planes float32 ``[1, T, F, 2C]`` -> ``{target: planes [1, T, F, 2C]}``."""
+        import onnxruntime
+
+        names = list(self.outputs if targets is None else targets)
+        options = onnxruntime.RunOptions()
+        options.only_execute_path_to_fetches = True
+        found = self._session.run(names, {model_file.INPUT: planes}, options)
+        return dict(zip(names, found, strict=True))
+
+
+def open_session(path: Path, device: str | None = None) -> Session:
+    """Load an ONNX file.
+
+    Raises:
+        SeparationError: it is missing, damaged, or no network of spleeter-2; an unknown device.
+    """
+    import onnxruntime
+
+    providers = _providers(onnxruntime, device)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # errors are exceptions
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers)
+    except Exception as error:  # classes of their own, all derived from Exception
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise SeparationError(f"cannot load the network {path}: {reason}") from error
+    if [item.name for item in session.get_inputs()] != [model_file.INPUT]:
+        raise SeparationError(f"{path} is no network that spleeter-2 has exported")
+    return Session(path, session)
 
 
 def parse_device(name: str) -> tuple[str, int]:
@@ -79,18 +148,56 @@ def parse_device(name: str) -> tuple[str, int]:
     return found[1].upper(), int(found[2] or 0)
 
 
-def _device(tf, name: str | None) -> str | None:
-    """TensorFlow's name of a device, or None for TensorFlow's choice.
+def _providers(onnxruntime, device: str | None) -> list:
+    """Execution providers of a device.
 
     Raises:
-        SeparationError: an invalid or missing device.
+        SeparationError: there is no such device.
     """
-    if name is None:
-        return None
-    kind, index = parse_device(name)
-    present = tf.config.list_logical_devices(kind)
-    if index >= len(present):
+    cpu = "CPUExecutionProvider"
+    kind, number = parse_device(device or "cpu")
+    if kind == "CPU":
+        if number:
+            raise SeparationError(f"there is no {device}: all cores are cpu")
+        return [cpu]
+    available = onnxruntime.get_available_providers()
+    for name in PROVIDERS:
+        if name in available:
+            return [(name, {} if name.startswith("CoreML") else {"device_id": number}), cpu]
+    raise SeparationError(
+        f"there is no {device}: this ONNX Runtime computes on the CPU only; "
+        "pip install 'spleeter-2[gpu]' brings the one for NVIDIA's GPUs"
+    )
+
+
+def _session_of(configuration: Configuration, device: str | None) -> Session:
+    """The exported network of a model, exported anew if it is older than its weights."""
+    path = model_file.model_folder(configuration) / model_file.NAME
+    wanted = model_file.digest(configuration)
+    if path.is_file():
+        session = open_session(path, device)
+        if session.digest == wanted:
+            return session
+    fault = "is older than its checkpoint" if path.is_file() else "is missing"
+    if importlib.util.find_spec("tensorflow") is None:
         raise SeparationError(
-            f"there is no {name}: TensorFlow finds {len(present)} {kind} device(s)"
+            f"{path} {fault}: export it where TensorFlow is installed "
+            f"(pip install 'spleeter-2[train]'), by separating a song there"
         )
-    return present[index].name
+    return _exported(configuration, path, fault, device)
+
+
+def _exported(configuration: Configuration, path: Path, fault: str, device: str | None) -> Session:
+    from .export import export_onnx
+
+    log.info(f"note: {path} {fault}: the network is exported now, which takes a few seconds")
+    try:
+        with atomic_file(path) as draft:
+            export_onnx(configuration, draft)
+    except WriteError as error:
+        log.warning(f"note: {error}: it will be exported again the next time")
+        with tempfile.TemporaryDirectory() as folder:
+            draft = Path(folder) / path.name
+            export_onnx(configuration, draft)
+            return open_session(draft, device)
+    return open_session(path, device)

@@ -121,12 +121,7 @@ def _open(settings: Settings) -> Separator | UpstreamSeparator:
         if settings.adapter not in (None, DEFAULT_ADAPTER):
             raise SeparationError(f"--adapter is for upstream's models, not {settings.model}")
         return Separator(
-            settings.model,
-            settings.stems,
-            settings.overlap,
-            settings.mwf,
-            settings.device,
-            sole_user=True,
+            settings.model, settings.stems, settings.overlap, settings.mwf, settings.device
         )
     not_upstream = {
         "--bits": settings.encoding.bits != "16",

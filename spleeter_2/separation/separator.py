@@ -65,8 +65,7 @@ class Separator:
         stems: list of instruments to separate (default: all of the model's).
         overlap: overlap of the windows, 0 to 0.5 (default: the model's).
         mwf: refine the estimates by multichannel Wiener filtering.
-        device: "cpu", "gpu" or "gpu:N" (default: TensorFlow's choice).
-        sole_user: see ``import_tensorflow``.
+        device: "cpu", "gpu" or "gpu:N" (default: the CPU).
 
     Raises:
         SeparationError: an invalid configuration or argument, an unknown instrument, or no weights.
@@ -79,10 +78,8 @@ class Separator:
         overlap: float | None = None,
         mwf: bool = False,
         device: str | None = None,
-        sole_user: bool = False,
     ) -> None:
         self._mwf = check_flag("mwf", mwf)
-        self._sole_user = check_flag("sole_user", sole_user)
         if overlap is not None:
             overlap = check_number("the overlap", overlap, 0, 0.5)
         if device is not None:
@@ -106,7 +103,7 @@ class Separator:
             return
         # the Wiener filter needs the estimates of all instruments
         instruments = None if self._mwf else self.stems
-        network = load_network(self.configuration, instruments, self._device, self._sole_user)
+        network = load_network(self.configuration, instruments, self._device)
         stft = self.configuration.stft
         self._transform = Transform(stft.frame_length, stft.frame_step, network.window)
         self._network = network

@@ -9,7 +9,7 @@ from spleeter_2.audio.mixing import residual
 from spleeter_2.config.networks import FrequencyTransformation, Head
 from spleeter_2.config.schema import Configuration
 from spleeter_2.errors import SeparationError
-from spleeter_2.models import build_model, targets_needed
+from spleeter_2.models import build_model
 from spleeter_2.models import checkpoint as weights
 from spleeter_2.models.frequency import BandConv1D
 from spleeter_2.models.inference import inference_function, on_spectrograms, without_neutral_parts
@@ -44,8 +44,8 @@ def test_models(options, tmp_path):
 def test_several_targets_share_nothing_but_the_input(tmp_path):
     configuration = small(UNET)
     run_model_test(configuration, tmp_path)
-    assert targets_needed(configuration, ["drums"]) == ("drums",)
-    assert targets_needed(configuration, ["other"]) == ("vocals", "drums")
+    assert configuration.targets_needed(["drums"]) == ("drums",)
+    assert configuration.targets_needed(["other"]) == ("vocals", "drums")
     only = build_model(configuration, ["drums"])
     assert all("drums" in name for name in weights.named_variables(only))
     with pytest.raises(SeparationError, match="does not separate 'bass'"):
