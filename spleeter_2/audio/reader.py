@@ -21,6 +21,7 @@ import ffmpeg
 import numpy as np
 
 from spleeter_2.errors import SeparationError
+from spleeter_2.files import reason_of
 
 from .description import Stream, describe, first_frame, parse_metadata, song_tags
 from .ffmpeg import STDIO, Ffmpeg, file_url
@@ -120,7 +121,7 @@ class AudioReader:
         try:
             return os.open(path, os.O_RDONLY)
         except OSError as error:
-            raise SeparationError(f"cannot read {self.name}: {error.strerror}") from error
+            raise SeparationError(f"cannot read {self.name}: {reason_of(error)}") from error
 
     def _file_url(self, path: str | os.PathLike, descriptor: int) -> str | None:
         """URL of a file that ffmpeg can open by name, or None for a pipe."""
