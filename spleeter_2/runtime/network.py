@@ -193,7 +193,7 @@ def _exported(configuration: Configuration, path: Path, fault: str, device: str 
     log.info(f"note: {path} {fault}: the network is exported now, which takes a few seconds")
     try:
         with atomic_file(path) as draft:
-            export_onnx(configuration, draft)
+            export_onnx(configuration, draft, refer=True)
     except WriteError as error:
         log.warning(f"note: {error}: it will be exported again the next time")
         with tempfile.TemporaryDirectory() as folder:
