@@ -16,6 +16,7 @@ import numpy as np
 from spleeter_2.audio.stft import Transform
 from spleeter_2.config.schema import Configuration
 from spleeter_2.errors import SeparationError
+from spleeter_2.files import atomic_file
 
 from . import model_file
 from .external_data import refer_to_checkpoint
@@ -78,6 +79,19 @@ def export_onnx(configuration: Configuration, path: Path, refer: bool = False) -
     )
     _write(graph, {model_file.DIFFERENCE: f"{difference:.1e}"}, path)
     return difference
+
+
+def write_model_file(configuration: Configuration) -> float:
+    """Write ``model.onnx`` beside a model's checkpoint, atomically.
+
+    Returns:
+        see ``export_onnx``.
+
+    Raises:
+        SeparationError: see ``export_onnx``; the folder cannot be written (``WriteError``).
+    """
+    with atomic_file(model_file.path_of(configuration)) as draft:
+        return export_onnx(configuration, draft, refer=True)
 
 
 def _import_exporter():
