@@ -27,8 +27,7 @@ from spleeter_2.checks import (
     check_type,
     check_whole,
 )
-from spleeter_2.config.loading import PREFIX, has_weights, load_configuration
-from spleeter_2.config.schema import Configuration
+from spleeter_2.config.loading import load_configuration, require_weights
 from spleeter_2.errors import SeparationError, model_errors
 from spleeter_2.runtime.network import Network, load_network, parse_device
 
@@ -89,8 +88,7 @@ class Separator:
             parse_device(device)
         self.configuration = load_configuration(descriptor)
         self.stems = choose_stems(self.configuration.name, self.configuration.instruments, stems)
-        if not has_weights(self.configuration.weights):
-            raise SeparationError(_without_weights(os.fspath(descriptor), self.configuration))
+        require_weights(os.fspath(descriptor), self.configuration)
         shifts = check_whole("shifts", shifts, 1, MOST_SHIFTS)
         self._starts = first_frames(shifts, self.configuration.model.stride)
         self._windows = Windows.of(
@@ -416,16 +414,6 @@ def choose_stems(
             f"not {', '.join(unknown) or 'an empty list'}"
         )
     return tuple(name for name in instruments if name in stems)
-
-
-def _without_weights(descriptor: str, configuration: Configuration) -> str:
-    if configuration.weights is None:
-        return f"{descriptor} has no weights: train it, or convert a checkpoint into it"
-    where = "" if descriptor.startswith(PREFIX) else f" in {configuration.weights}"
-    return (
-        f"the weights of {descriptor} are missing{where}: "
-        "reinstall spleeter-2, or train or convert the model again"
-    )
 
 
 def _check_progress(progress: Progress | None) -> None:
