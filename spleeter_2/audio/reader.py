@@ -7,6 +7,7 @@ ffmpeg's messages. ffprobe is not needed.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
 import re
@@ -30,6 +31,7 @@ from .riff import declared_seconds
 BLOCK = 1 << 17  # samples per block, about three seconds
 MAX_SAMPLE = 1e9  # largest accepted sample; above it, |STFT|**2 overflows float32
 MAX_SECONDS = 1e9  # limit of offset and duration; infinity cannot be converted to samples
+DESCRIPTOR = re.compile(r"/dev/(?:stdin|fd/(\d+))")
 NO_DECODER = re.compile(r"(Decoder|Decoding requested).* (not found|no decoder found)")
 SHORT = 0.5  # seconds that may lack at the end: padding and frames of codecs
 LATE = 0.05  # seconds after the picture from which a later begin of the sound is noted
@@ -124,6 +126,9 @@ class AudioReader:
         try:
             return os.open(path, os.O_RDONLY)
         except OSError as error:
+            descriptor = DESCRIPTOR.fullmatch(self.name)
+            if error.errno == errno.ENXIO and descriptor:  # a socket
+                return os.dup(int(descriptor[1] or 0))
             raise SeparationError(f"cannot read {self.name}: {error.strerror}") from error
 
     def _file_url(self, path: str | os.PathLike, descriptor: int) -> str | None:

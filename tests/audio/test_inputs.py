@@ -1,6 +1,7 @@
 """Inputs as users have them: channel positions, several streams, tags, durations, pipes."""
 
 import os
+import socket
 import struct
 import subprocess
 import sys
@@ -260,6 +261,15 @@ def through_a_pipe(path):
     finally:
         os.close(source)
         thread.join()
+
+
+def test_a_socket(tmp_path):
+    soundfile.write(tmp_path / "x.wav", np.full((1000, 1), 0.5), RATE)
+    source, sink = socket.socketpair()
+    sink.sendall((tmp_path / "x.wav").read_bytes())
+    sink.close()
+    with source:
+        assert len(read(f"/dev/fd/{source.fileno()}")[1]) == 1000
 
 
 @pytest.mark.parametrize("suffix", "wav flac mp3 ogg opus wma aiff mka wv au".split())
