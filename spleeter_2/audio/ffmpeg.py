@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 import ffmpeg
 
 from spleeter_2.errors import SeparationError
+from spleeter_2.files import reason_of
 
 log = logging.getLogger(__name__)
 
@@ -151,7 +152,7 @@ class Ffmpeg:
         except OSError as error:
             if error.errno in NO_PROGRAM:
                 return error.strerror
-            raise SeparationError(f"cannot start ffmpeg: {error.strerror or error}") from error
+            raise SeparationError(f"cannot start ffmpeg: {reason_of(error)}") from error
         self._collector = threading.Thread(target=self._collect, daemon=True)
         self._collector.start()
         self._has_begun.wait()
