@@ -201,7 +201,7 @@ def test_offset_and_duration_beyond_any_song(tmp_path, endless):
     with pytest.raises(SeparationError, match="x.wav ends before"):
         read(tmp_path / "x.wav", offset=endless)
     for options in ({"offset": -1.0}, {"offset": np.nan}, {"duration": 0.0}):
-        with pytest.raises(SeparationError, match="must be positive"):
+        with pytest.raises(SeparationError, match="must be (positive|a number of at least 0)"):
             read(tmp_path / "x.wav", **options)
 
 
@@ -303,4 +303,39 @@ def test_a_full_disk(tmp_path, codec):
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000)),
     )
     assert "SeparationError: cannot write" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "argument, value",
+    [
+        ("path", 3),
+        ("path", "a\0b"),
+        ("sample_rate", "44100"),
+        ("sample_rate", -1),
+        ("offset", "1"),
+        ("offset", float("nan")),
+        ("duration", np.array([1, 2])),
+        ("stream", -1),
+        ("stream", "first"),
+    ],
+)
+def test_arguments_of_a_reader(song, argument, value):
+    with pytest.raises(SeparationError, match=f"{argument} must be "):
+        AudioReader(**{"path": song, argument: value})
+
+
+@pytest.mark.parametrize(
+    "argument, value",
+    [
+        ("path", 3),
+        ("sample_rate", float("nan")),
+        ("nb_channels", 3),
+        ("encoding", "wav"),
+    ],
+)
+def test_arguments_of_a_writer(tmp_path, argument, value):
+    given = {"path": tmp_path / "x.wav", "sample_rate": 44100, "nb_channels": 2}
+    with pytest.raises(SeparationError, match=f"{argument} must be "):
+        AudioWriter(**{**given, argument: value})
     assert list(tmp_path.iterdir()) == []
