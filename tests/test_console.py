@@ -200,6 +200,7 @@ def test_limits_of_the_system(tiny, song, tmp_path, limit):
     assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
     words = "too many open files" if "n" in limit else "not enough memory"
     assert done.stderr.startswith("spleeter: error: ") and words in done.stderr
+    assert "ulimit" in done.stderr
     assert not (tmp_path / "out").exists()
 
 
