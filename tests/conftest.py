@@ -16,6 +16,10 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+from spleeter_2.extras import use_keras_2
+
+use_keras_2()  # before a test imports TensorFlow
+
 import numpy as np
 import pytest
 import soundfile

@@ -16,6 +16,7 @@ import numpy as np
 from spleeter_2.audio.stft import Transform
 from spleeter_2.config.schema import Configuration
 from spleeter_2.errors import SeparationError
+from spleeter_2.extras import require_extra
 
 from . import model_file
 from .network import open_session
@@ -82,12 +83,9 @@ def _import_exporter():
     Raises:
         SeparationError: it is not installed.
     """
-    try:
-        import tf2onnx
-    except ImportError as error:
-        raise SeparationError(
-            "exporting a network needs tf2onnx: pip install 'spleeter-2[train]'"
-        ) from error
+    require_extra("train", "exporting a network")
+    import tf2onnx
+
     logging.getLogger("tf2onnx").setLevel(logging.WARNING)
     return tf2onnx
 

@@ -9,6 +9,8 @@ import os
 import sys
 from types import ModuleType
 
+from spleeter_2.extras import use_keras_2
+
 
 def import_tensorflow(sole_user: bool = False) -> ModuleType:
     """Import TensorFlow without its start-up messages and with garbage collection paused.
@@ -24,6 +26,7 @@ def import_tensorflow(sole_user: bool = False) -> ModuleType:
     """
     if sole_user:
         _keep_memory()
+    use_keras_2()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     hidden = [name for name in ("jax", "pandas") if sole_user and name not in sys.modules]
     if os.path.expanduser("~") == "~":  # no home: Keras would make a folder of this name

@@ -16,6 +16,7 @@ from spleeter_2.audio.codecs import Encoding
 from spleeter_2.audio.ffmpeg import STDIO, WRITE_ERRORS, require_system_programs
 from spleeter_2.audio.reader import AudioReader
 from spleeter_2.errors import SeparationError, model_errors
+from spleeter_2.extras import require_spleeter
 from spleeter_2.files import Draft, writing
 from spleeter_2.runtime.tensorflow_import import import_tensorflow
 
@@ -174,8 +175,10 @@ def upstream_configuration(descriptor: str) -> dict:
     """Upstream's own configuration of a descriptor.
 
     Raises:
-        SeparationError: an unknown name, or a file that is not a configuration of Spleeter.
+        SeparationError: no package spleeter, an unknown name, or a file that is not a
+            configuration of Spleeter.
     """
+    require_spleeter(descriptor)
     from importlib import resources
 
     from spleeter import SpleeterError
