@@ -184,7 +184,7 @@ def _ours(method: Method) -> Estimator:
 
 def _upstream(method: Method) -> Estimator:
     """Estimator that calls upstream's code on the whole waveform."""
-    from spleeter_2.separation.upstream import require_ffprobe, upstream_configuration
+    from spleeter_2.separation.upstream import require_programs, upstream_configuration
 
     parameters = upstream_configuration(method.descriptor)
     for option, given in (("--overlap", method.overlap), ("--device", method.device)):
@@ -192,7 +192,7 @@ def _upstream(method: Method) -> Estimator:
             raise SeparationError(
                 f"{option} is for the models of spleeter-2, not {method.descriptor}"
             )
-    require_ffprobe(method.descriptor)
+    require_programs(method.descriptor)
     separator = None
 
     def estimate(song: TrackAudio) -> dict[str, np.ndarray]:

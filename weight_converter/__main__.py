@@ -17,6 +17,7 @@ from typing import Optional
 
 import typer
 
+from spleeter_2.config.loading import load_configuration
 from spleeter_2.console import run
 from spleeter_2.errors import SeparationError
 from spleeter_2.extras import require_extra
@@ -85,7 +86,7 @@ def convert(
     if report is not None:
         check_report(report, None if dry_run else output, source)
     conversion = _planned(project, source, hyper_parameters, expected, model, seed)
-    import_tensorflow(sole_user=True)
+    import_tensorflow()
     if half:
         from spleeter_2.models.checkpoint import half_precision
 
@@ -124,7 +125,7 @@ def _planned(
 
         return read_lasaft(source, hyper_parameters)
     _refuse(project, {"--hyper-parameters": hyper_parameters, "--expected": expected})
-    import_tensorflow(sole_user=True)
+    import_tensorflow()
     from .spleeter import read_spleeter
 
     return read_spleeter(source, model or "spleeter_2:mask", seed or 0)
@@ -169,9 +170,13 @@ def _described(conversion: Conversion) -> str:
 
 def _checks(folder: Path, conversion: Conversion, expected: Path | None) -> dict[str, object]:
     """Check a written folder; return the results for the report."""
+    from spleeter_2.runtime.export import write_model_file
+
     from . import verify
 
     arrays = verify.read_expected(expected) if expected is not None else None
+    exported = write_model_file(load_configuration(str(folder)))
+    typer.echo(f"model.onnx: largest difference to Keras {exported:.1e} of the maximum")
     peak = verify.check_folder(folder, conversion.values)
     typer.echo(
         f"checked: {len(conversion.values)} arrays equal; estimates of noise are finite, "
@@ -183,7 +188,12 @@ def _checks(folder: Path, conversion: Conversion, expected: Path | None) -> dict
             f"{difference.output}: largest difference to PyTorch {difference.absolute:.2e}, "
             f"{difference.relative:.2e} of the maximum"
         )
-    return {"arrays_equal": True, "noise_peak": peak, "differences": [*map(asdict, found)]}
+    return {
+        "arrays_equal": True,
+        "export_difference": exported,
+        "noise_peak": peak,
+        "differences": [*map(asdict, found)],
+    }
 
 
 def _judge(checks: dict[str, object], expected: Path | None) -> None:

@@ -11,7 +11,9 @@ from spleeter_2.files import write_json
 
 from .mapping import Conversion
 
-OURS = re.compile(r"checkpoint(\.index|\.data-\d+-of-\d+)?|(config|report)\.json|model_card\.md")
+OURS = re.compile(
+    r"checkpoint(\.index|\.data-\d+-of-\d+)?|(config|report)\.json|model_card\.md|model\.onnx"
+)
 
 
 def check_output(output: Path, force: bool, source: Path) -> None:

@@ -17,8 +17,10 @@ from spleeter_2.audio.stft import Transform
 from spleeter_2.config.schema import Configuration
 from spleeter_2.errors import SeparationError
 from spleeter_2.extras import require_extra
+from spleeter_2.files import atomic_file
 
 from . import model_file
+from .external_data import refer_to_checkpoint
 from .network import open_session
 from .tensorflow_import import import_tensorflow
 
@@ -29,7 +31,7 @@ MIN_HALVED = 1024  # elements from which a tensor is stored in 16 bits where it 
 Estimate = Callable[[np.ndarray], Mapping[str, np.ndarray]]
 
 
-def export_onnx(configuration: Configuration, path: Path) -> float:
+def export_onnx(configuration: Configuration, path: Path, refer: bool = False) -> float:
     """Write the network of a configuration with its weights as an ONNX file.
 
     The file takes planes ``[1, T, F, 2C]`` of the mixture, T the frames of the configuration's
@@ -38,6 +40,7 @@ def export_onnx(configuration: Configuration, path: Path) -> float:
 
     Args:
         path: of the file, which is not written atomically.
+        refer: let the file refer to the tensors in the checkpoint, which must be beside it.
 
     Returns:
         The largest difference to Keras on noise and on music, relative to the largest estimate.
@@ -62,6 +65,8 @@ def export_onnx(configuration: Configuration, path: Path) -> float:
 
         graph, _ = tf2onnx.convert.from_function(function, signature, opset=OPSET)
     _store_in_half(graph)
+    if refer:
+        refer_to_checkpoint(graph, path.parent)
     window = b"" if model.window is None else model.window.astype("<f4").tobytes()
     facts = {
         model_file.DIGEST: model_file.digest(configuration),
@@ -75,6 +80,19 @@ def export_onnx(configuration: Configuration, path: Path) -> float:
     )
     _write(graph, {model_file.DIFFERENCE: f"{difference:.1e}"}, path)
     return difference
+
+
+def write_model_file(configuration: Configuration) -> float:
+    """Write ``model.onnx`` beside a model's checkpoint, atomically.
+
+    Returns:
+        see ``export_onnx``.
+
+    Raises:
+        SeparationError: see ``export_onnx``; the folder cannot be written (``WriteError``).
+    """
+    with atomic_file(model_file.path_of(configuration)) as draft:
+        return export_onnx(configuration, draft, refer=True)
 
 
 def _import_exporter():

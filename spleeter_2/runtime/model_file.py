@@ -30,11 +30,11 @@ def digest(configuration: Configuration) -> str:
     )
     hashed = hashlib.sha256(msgspec.json.encode(facts))
     # the index holds the CRC of every tensor
-    index = model_folder(configuration) / f"{CHECKPOINT}.index"
+    index = path_of(configuration).with_name(f"{CHECKPOINT}.index")
     hashed.update(index.read_bytes() if index.is_file() else b"")
     return hashed.hexdigest()
 
 
-def model_folder(configuration: Configuration) -> Path:
-    """Folder of the checkpoint and the exported network."""
-    return Path(configuration.weights)
+def path_of(configuration: Configuration) -> Path:
+    """Path of a model's exported network."""
+    return Path(configuration.weights) / NAME

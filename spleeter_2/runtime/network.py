@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import logging
+import os
 import re
 import tempfile
 from collections.abc import Callable, Iterable
@@ -16,7 +17,7 @@ from spleeter_2.checks import check_text
 from spleeter_2.config.schema import Configuration
 from spleeter_2.errors import SeparationError
 from spleeter_2.extras import install_command, is_installed
-from spleeter_2.files import WriteError, atomic_file
+from spleeter_2.files import WriteError
 
 from . import model_file
 
@@ -126,6 +127,7 @@ def open_session(path: Path, device: str | None = None) -> Session:
     providers = _providers(onnxruntime, device)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # errors are exceptions
+    options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", 0))  # 0: all cores
     try:
         session = onnxruntime.InferenceSession(path, options, providers)
     except Exception as error:  # classes of their own, all derived from Exception
@@ -172,7 +174,7 @@ def _providers(onnxruntime, device: str | None) -> list:
 
 def _session_of(configuration: Configuration, device: str | None) -> Session:
     """The exported network of a model, exported anew if it is older than its weights."""
-    path = model_file.model_folder(configuration) / model_file.NAME
+    path = model_file.path_of(configuration)
     wanted = model_file.digest(configuration)
     if path.is_file():
         session = open_session(path, device)
@@ -188,16 +190,15 @@ def _session_of(configuration: Configuration, device: str | None) -> Session:
 
 
 def _exported(configuration: Configuration, path: Path, fault: str, device: str | None) -> Session:
-    from .export import export_onnx
+    from .export import export_onnx, write_model_file
 
     log.info(f"note: {path} {fault}: the network is exported now, which takes a few seconds")
     try:
-        with atomic_file(path) as draft:
-            export_onnx(configuration, draft)
+        write_model_file(configuration)
+        return open_session(path, device)
     except WriteError as error:
         log.warning(f"note: {error}: it will be exported again the next time")
-        with tempfile.TemporaryDirectory() as folder:
-            draft = Path(folder) / path.name
-            export_onnx(configuration, draft)
-            return open_session(draft, device)
-    return open_session(path, device)
+    with tempfile.TemporaryDirectory() as folder:
+        draft = Path(folder) / path.name
+        export_onnx(configuration, draft)
+        return open_session(draft, device)

@@ -66,7 +66,7 @@ class UpstreamSeparator:
         """
         if self._separator is not None:
             return
-        require_system_programs(_needs(self._descriptor))
+        require_programs(self._descriptor)
         import_tensorflow()
         from spleeter import SpleeterError
         from spleeter.audio.adapter import AudioAdapter
@@ -210,8 +210,13 @@ def upstream_configuration(descriptor: str) -> dict:
     return parameters
 
 
-def _needs(descriptor: str) -> str:
-    return f"{descriptor}, which is computed by Spleeter's own code,"
+def require_programs(descriptor: str) -> None:
+    """Check that the system's ffmpeg and ffprobe run, which upstream calls.
+
+    Raises:
+        SeparationError: one of them is missing or broken.
+    """
+    require_system_programs(f"{descriptor}, which is computed by Spleeter's own code,")
 
 
 def check_weights(descriptor: str, model_directory: str) -> None:
@@ -254,7 +259,7 @@ def run_upstream(command: str, adapter: str | None, **options) -> None:
         SeparationError: upstream's error.
     """
     upstream_configuration(options["params_filename"])
-    require_system_programs(_needs(options["params_filename"]))
+    require_programs(options["params_filename"])
     import_tensorflow()
     import spleeter.__main__ as program
     import typer

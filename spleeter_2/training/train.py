@@ -14,6 +14,7 @@ from spleeter_2.data.cache import StemCache
 from spleeter_2.data.examples import Examples, validation_set
 from spleeter_2.data.songs import split, training_songs
 from spleeter_2.errors import SeparationError
+from spleeter_2.runtime.export import write_model_file
 
 from .distribution import Distribution
 from .mixed_precision import check_mixed_precision
@@ -78,6 +79,7 @@ def train(
     trainer.progress.data = examples.identity
     log.info("the run is in %s; the same command resumes it", folder)
     progress = trainer.fit(verbose)
+    write_model_file(load_configuration(str(folder)))
     log.info(
         "done after %d epochs; the best validation loss is %.4g", progress.epoch, progress.best
     )

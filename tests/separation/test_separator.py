@@ -213,7 +213,6 @@ def test_whole_sample_rates(grouped, rate):
         ({"overlap": [0.5]}, "between 0 and 0.5, not a value of type list"),
         ({"mwf": 1}, "mwf must be True or False"),
         ({"mwf": "no"}, "mwf must be True or False"),
-        ({"sole_user": None}, "sole_user must be True or False"),
         ({"device": 0}, "the device must be a string"),
         ({"device": "tpu"}, "must be cpu"),
         ({"device": ""}, "must be cpu"),
