@@ -73,8 +73,10 @@ setup(
         "spleeter_2.config": ["presets/*", "presets/weights/*", "presets/weights/*/*"],
         "evaluation": ["report.html.jinja"],
     },
-    install_requires=BASE,
+    # pip installs what is part of a cycle last: our program spleeter replaces that of Spleeter
+    install_requires=[*BASE, "spleeter-2[base]"],
     extras_require={
+        "base": [],
         "train": TRAIN,
         "evaluation": EVALUATION,
         "gpu": GPU,  # apart from "all": it replaces the ONNX Runtime of the base

@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import os
 import sys
+from importlib.metadata import PackageNotFoundError, version
 
 from .errors import SeparationError
 
@@ -41,6 +42,15 @@ def require_extra(extra: str, purpose: str) -> None:
 def install_command(extra: str) -> str:
     """The line to type that installs an extra."""
     return f'pip install "spleeter-2[{extra}]"'
+
+
+def gpu_command() -> str:
+    """The line to type that installs ONNX Runtime for NVIDIA's GPUs."""
+    with contextlib.suppress(PackageNotFoundError):
+        # installed at one go, the base's files may replace those of the same names
+        version("onnxruntime-gpu")
+        return "pip install --force-reinstall --no-deps onnxruntime-gpu"
+    return install_command("gpu")
 
 
 def require_spleeter(descriptor: str) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from spleeter_2.checks import check_text
 from spleeter_2.config.schema import Configuration
 from spleeter_2.errors import SeparationError
-from spleeter_2.extras import install_command, is_installed
+from spleeter_2.extras import gpu_command, install_command, is_installed
 from spleeter_2.files import WriteError
 
 from . import model_file
@@ -168,7 +168,7 @@ def _providers(onnxruntime, device: str | None) -> list:
             return [(name, {} if name.startswith("CoreML") else {"device_id": number}), cpu]
     raise SeparationError(
         f"there is no {device}: this ONNX Runtime computes on the CPU only; "
-        f"{install_command('gpu')} brings the one for NVIDIA's GPUs"
+        f"{gpu_command()} brings the one for NVIDIA's GPUs"
     )
 
 
