@@ -177,7 +177,7 @@ def remarks(comparison: Comparison) -> list[str]:
         if lacking:
             sentences.append(
                 f"{label}: {lacking} of {count} track(s) have no track SDR and SI-SDR of a source "
-                "that is silent, or estimated without error"
+                "that is silent, or estimated without audible error"
             )
     if len(comparison.runs) > 1:
         sentences.append(

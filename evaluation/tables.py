@@ -93,7 +93,7 @@ def remarks(run: Run, scores: Sequence[TrackScores]) -> list[str]:
         if lacking := sum(np.isnan(track.metric(source, "track SDR")) for track in scores):
             sentences.append(
                 f"{source}: {lacking} of {len(scores)} tracks have no track SDR and SI-SDR "
-                "(it is silent, or estimated without error)"
+                "(it is silent, or estimated without audible error)"
             )
         total = total_over_mixture(scores, source)
         if not total.bins.sum():

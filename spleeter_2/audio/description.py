@@ -67,6 +67,7 @@ class Description:
         chosen: the decoded audio stream.
         seconds: duration of the container, that is of its longest stream, or None.
         is_estimated: ``seconds`` is computed from the bit rate.
+        format: short name, such as "wav".
         start: presentation time in seconds at which the container begins.
     """
 
@@ -75,6 +76,7 @@ class Description:
     chosen: Stream | None = None
     seconds: float | None = None
     is_estimated: bool = False
+    format: str = ""
     start: float = 0.0
 
     @property
@@ -92,8 +94,12 @@ class Description:
     @property
     def is_single(self) -> bool:
         """True if the container holds nothing but one audio stream and perhaps cover pictures."""
-        timed = [stream for stream in self.streams if stream.kind in ("Audio", "Video")]
-        return sum(not stream.is_picture for stream in timed) == 1
+        return len(self.audio) == 1 and not self.has_film
+
+    @property
+    def has_film(self) -> bool:
+        """True if the container holds a video stream other than cover pictures."""
+        return any(s.kind == "Video" and not s.is_picture for s in self.streams)
 
 
 def describe(messages: Sequence[str]) -> Description:
@@ -102,10 +108,12 @@ def describe(messages: Sequence[str]) -> Description:
     begin = next((i for i, line in enumerate(messages) if line.startswith("Input #0")), None)
     if begin is None:
         return result
+    result.format = messages[begin].split(", ")[1]
     text = takewhile(lambda line: not line.startswith(OTHERS), messages[begin + 1 :])
     _read_input(result, [line for line in text if line.startswith(" ")])
     estimates = ("Estimating duration from bitrate", "using bitrate for duration")
-    result.is_estimated = any(words in line for line in messages for words in estimates)
+    own = [line for line in messages if line.startswith("[")]  # tags are indented
+    result.is_estimated = any(words in line for line in own for words in estimates)
     mapping = next(filter(None, map(_MAPPING.match, messages)), None)
     if mapping:
         chosen = (stream for stream in result.streams if stream.index == int(mapping[1]))

@@ -26,7 +26,8 @@ from spleeter_2.files import reason_of
 log = logging.getLogger(__name__)
 
 STDIO = "-"  # standard input or output, in place of a path
-MOST_MESSAGES = 20_000  # kept lines; a damaged file may cause any number
+# kept lines after the input's description; a damaged file may cause any number
+MOST_MESSAGES = 20_000
 # ffmpeg exits with 0 after some failed writes, so its messages are searched as well
 WRITE_ERRORS = re.compile(
     r"No space left|File too large|Broken pipe|Disk quota|Input/output error|I/O"
@@ -36,20 +37,31 @@ WRITE_ERRORS = re.compile(
 UNINFORMATIVE = ("Conversion failed!", "video:", "size=", "[out#", "0, ", "#")
 NO_PROGRAM = (errno.ENOENT, errno.EACCES, errno.ENOEXEC, errno.EISDIR, errno.ENOTDIR, errno.ELOOP)
 
-_broken: dict[str, str] = {}  # programs that are not usable, and why
+# a little work that shows that a program is not broken: arguments, and what its output begins with
+SAMPLES = bytes(range(256))
+WORK = {
+    "ffmpeg": ("-v error -f s16le -i pipe:0 -f s16le pipe:1", SAMPLES),
+    "ffprobe": ("-v error -f s16le -i pipe:0 -show_format", b"[FORMAT]"),
+}
+PATIENCE = 60  # seconds that this work may take
 
 
 def ffmpeg_command() -> str:
-    """Path of ffmpeg; the first that has not turned out to be broken.
+    """Path of ffmpeg; the first that is not broken.
 
     Raises:
         SeparationError: neither the system nor imageio-ffmpeg has a working one.
     """
+    broken: dict[str, str] = {}
     for program in _candidates():
-        if program not in _broken:
+        words = _fault(program, "ffmpeg")
+        if not words:
+            if broken:
+                _note_replacement(*broken.popitem(), program)
             return program
-    if _broken:
-        path, words = next(iter(_broken.items()))
+        broken[program] = words
+    if broken:
+        path, words = next(iter(broken.items()))
         raise SeparationError(
             f"{path} is broken ({words}): install it again (apt-get install --reinstall ffmpeg) or "
             "install the Python package imageio-ffmpeg"
@@ -58,6 +70,11 @@ def ffmpeg_command() -> str:
         "there is no ffmpeg: install it (apt-get install ffmpeg) or the Python package "
         "imageio-ffmpeg"
     )
+
+
+@functools.lru_cache  # once
+def _note_replacement(broken: str, words: str, program: str) -> None:
+    log.warning(f"note: {broken} is broken ({words}): {program} is used")
 
 
 def _candidates() -> Iterator[str]:
@@ -84,7 +101,7 @@ def require_system_programs(user: str) -> None:
         path = shutil.which(name)
         if path is None:
             raise SeparationError(f"{user} needs {name}: install it (apt-get install ffmpeg)")
-        if words := _fault(path):
+        if words := _fault(path, name):
             raise SeparationError(
                 f"{user} needs {name}, but {path} is broken ({words}): install it again "
                 "(apt-get install --reinstall ffmpeg)"
@@ -92,15 +109,33 @@ def require_system_programs(user: str) -> None:
 
 
 @functools.lru_cache
-def _fault(path: str) -> str:
-    """Why a program does not print its version; empty if it does."""
+def _fault(path: str, name: str) -> str:
+    """Why a program fails at a little work; empty if it succeeds.
+
+    Args:
+        name: key of ``WORK``.
+
+    Raises:
+        SeparationError: no process can be started.
+    """
+    arguments, output = WORK[name]
     try:
-        done = subprocess.run([path, "-version"], capture_output=True, text=True, errors="replace")
+        done = subprocess.run(
+            [path, *arguments.split()],
+            input=SAMPLES,
+            capture_output=True,
+            timeout=PATIENCE,
+            start_new_session=True,  # Ctrl-C would look like a broken program
+        )
+    except subprocess.TimeoutExpired:
+        return f"it does nothing for {PATIENCE} s"
     except OSError as error:
-        return error.strerror or str(error)
-    if done.returncode == 0 and " version " in done.stdout:
+        if error.errno in NO_PROGRAM:
+            return error.strerror
+        raise SeparationError(f"cannot start {name}: {reason_of(error)}") from error
+    if done.returncode == 0 and done.stdout.startswith(output):
         return ""
-    return _end(done.returncode, done.stderr.splitlines())
+    return _end(done.returncode, done.stderr.decode("utf-8", "replace").splitlines())
 
 
 def _end(status: int | None, lines: Sequence[str]) -> str:
@@ -124,23 +159,12 @@ class Ffmpeg:
     """
 
     def __init__(self, stream, **pipes) -> None:
-        stream = stream.global_args("-nostats", "-loglevel", "info")
-        while True:
-            program = ffmpeg_command()
-            words = self._start(ffmpeg.compile(stream, program, overwrite_output=True), pipes)
-            if not words:
-                return
-            _broken[program] = words
-            log.warning(f"note: {program} is broken ({words}): {ffmpeg_command()} is used")
-
-    def _start(self, command: list[str], pipes: dict) -> str:
-        """Start a program; return why it is not a working ffmpeg, or an empty string."""
-        self.messages: list[str] = []
-        self._has_begun = threading.Event()
-        self._input_described = threading.Event()
-        self._is_ffmpeg = False
+        stream = stream.global_args("-hide_banner", "-nostats", "-loglevel", "info")
+        command = ffmpeg.compile(stream, ffmpeg_command(), overwrite_output=True)
         if os.name == "posix":  # in an ASCII locale Python could not encode titles
             command = [text.encode("utf-8", "surrogateescape") for text in command]
+        self.messages: list[str] = []
+        self._input_described = threading.Event()
         try:
             self.process = subprocess.Popen(
                 command,
@@ -150,33 +174,21 @@ class Ffmpeg:
                 **pipes,
             )
         except OSError as error:
-            if error.errno in NO_PROGRAM:
-                return error.strerror
             raise SeparationError(f"cannot start ffmpeg: {reason_of(error)}") from error
         self._collector = threading.Thread(target=self._collect, daemon=True)
         self._collector.start()
-        self._has_begun.wait()
-        if self._is_ffmpeg:
-            return ""
-        self.kill()
-        return self.last_message
 
     def _collect(self) -> None:
+        nb_later = 0
         for data in self.process.stderr:
             line = data.decode("utf-8", "replace").rstrip("\r\n")
-            if line.startswith("ffmpeg version"):
-                self.messages.clear()  # the dynamic linker's warnings
-                self._is_ffmpeg = True
-                self._has_begun.set()
-            elif line.startswith("  ") and not self.messages:
-                continue  # rest of the banner: versions of libraries
-            elif len(self.messages) < MOST_MESSAGES:
+            if nb_later < MOST_MESSAGES:
                 self.messages.append(line)
+                nb_later += self._input_described.is_set()
             else:
                 self.messages[-1] = line
             if re.match(r"\s*Stream #\d+:\d+ -> #", line):
                 self._input_described.set()
-        self._has_begun.set()
         self._input_described.set()
 
     def input_messages(self) -> list[str]:

@@ -7,8 +7,10 @@ ffmpeg's messages. ffprobe is not needed.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
+import re
 import stat
 import struct
 import subprocess
@@ -25,10 +27,14 @@ from spleeter_2.files import reason_of
 
 from .description import Stream, describe, first_frame, parse_metadata, song_tags
 from .ffmpeg import STDIO, Ffmpeg, file_url
+from .riff import declared_seconds
 
 BLOCK = 1 << 17  # samples per block, about three seconds
 MAX_SAMPLE = 1e9  # largest accepted sample; above it, |STFT|**2 overflows float32
 MAX_SECONDS = 1e9  # limit of offset and duration; infinity cannot be converted to samples
+DESCRIPTOR = re.compile(r"/dev/(?:stdin|fd/(\d+))")
+NO_DECODER = re.compile(r"(Decoder|Decoding requested).* (not found|no decoder found)")
+SHORT = 0.5  # seconds that may lack at the end: padding and frames of codecs
 LATE = 0.05  # seconds after the picture from which a later begin of the sound is noted
 
 SUFFIXES = frozenset(
@@ -92,7 +98,7 @@ class AudioReader:
         except BaseException:
             self._ffmpeg.kill()
             raise
-        self.declared = None if self._input.is_estimated else self._input.chosen_seconds
+        self.declared = self._declared_seconds()
         self.seconds = self._expected_seconds()
         self._note_choice()
 
@@ -121,6 +127,9 @@ class AudioReader:
         try:
             return os.open(path, os.O_RDONLY)
         except OSError as error:
+            descriptor = DESCRIPTOR.fullmatch(self.name)
+            if error.errno == errno.ENXIO and descriptor:  # a socket
+                return os.dup(int(descriptor[1] or 0))
             raise SeparationError(f"cannot read {self.name}: {reason_of(error)}") from error
 
     def _file_url(self, path: str | os.PathLike, descriptor: int) -> str | None:
@@ -163,10 +172,19 @@ class AudioReader:
                     f"{self.name} has no audio stream {self._stream + 1}, but {streams}"
                 )
             raise SeparationError(f"{self.name} has no audio stream")
+        if any(map(NO_DECODER.search, self._ffmpeg.messages)):
+            raise SeparationError(
+                f"{self.name}: ffmpeg has no decoder for its audio stream{self._stream_hint()}"
+            )
         raise SeparationError(
             f"{self.name} is not audio that ffmpeg can read: {self._ffmpeg.last_message}"
             f"{self._pipe_hint()}"
         )
+
+    def _stream_hint(self) -> str:
+        """Advice for a file with several audio streams, else empty."""
+        nb_streams = len(describe(self._ffmpeg.messages).audio)
+        return f"; --stream N takes another of its {nb_streams}" if nb_streams > 1 else ""
 
     def _pipe_hint(self) -> str:
         """Advice for a container that ffmpeg cannot read without seeking, else empty."""
@@ -198,6 +216,14 @@ class AudioReader:
         self.notes.append(text)
         self.faults.append(text)
 
+    def _declared_seconds(self) -> float | None:
+        seconds = None
+        if self._input.format == "wav" and self._url:
+            seconds = declared_seconds(self._url.removeprefix("file:"))
+        if seconds is None and not self._input.is_estimated:
+            seconds = self._input.chosen_seconds
+        return seconds
+
     def _expected_seconds(self) -> float | None:
         """Seconds that will be read, or None if the duration is unknown."""
         if self.declared is None:
@@ -218,18 +244,19 @@ class AudioReader:
         )
 
     def _note_late_begin(self) -> None:
-        """Note that the sound begins after the picture, or after another stream."""
-        if self._input.is_single:
-            return
+        """Note that the sound begins after the picture."""
         first = None
         for _ in range(100):  # a thread of ffmpeg may print it a moment later
             if (first := first_frame(self._ffmpeg.messages)) is not None:
                 break
             time.sleep(0.01)
-        late = 0.0 if first is None else first / self.sample_rate - self._input.start
-        if late > LATE:
-            if self.declared is not None:  # the time at which the stream ends
-                self.declared = max(self.declared - late, 0.0)
+        if first is None:
+            return
+        begin = first / self.sample_rate
+        if self.declared is not None:  # in many containers the time at which the stream ends
+            self.declared = max(self.declared - max(begin, 0.0), 0.0)
+        late = begin - self._input.start
+        if self._input.has_film and late > LATE:
             self.notes.append(
                 f"{self.name}: the sound begins {late:.3f} s after the picture, and the stems "
                 "begin with the sound: delay them by as much under the film"
@@ -318,11 +345,27 @@ class AudioReader:
                 f"{self.name} is damaged, only {seconds:.1f} s could be decoded: "
                 f"{self._ffmpeg.last_message}"
             )
-        elif self.declared and seconds < 0.98 * self.declared - 1:
+        elif self.declared and seconds < 0.98 * self.declared - SHORT:
             self._fault(
                 f"{self.name} should last {self.declared:.1f} s, but only {seconds:.1f} s "
                 "could be decoded: it is cut short or damaged"
             )
+        elif self._is_cut():
+            self._fault(
+                f"{self.name} ends within a packet, only {seconds:.1f} s could be decoded: it is "
+                "cut short or damaged"
+            )
+
+    def _is_cut(self) -> bool:
+        """True if the container has ended within a packet, for containers of any duration."""
+        # files of unknown size end so too: see riff.py
+        if self._input.format in ("wav", "caf") or self._input.chosen is None:
+            return False
+        index = self._input.chosen.index
+        words = re.compile(
+            rf"\[.*(Packet corrupt \(stream = {index},|stream {index}, .*: partial file)"
+        )
+        return any(map(words.match, self._ffmpeg.messages))
 
     def close(self) -> None:
         """Stop ffmpeg if it is running."""
@@ -348,7 +391,8 @@ def first_invalid_sample(waveform: np.ndarray) -> tuple[int, str] | None:
 
 def _label(number: int, stream: Stream) -> str:
     """Number, language and title of an audio stream."""
-    facts = [fact for fact in (stream.language, stream.tags.get("title")) if fact]
+    title = " ".join(stream.tags.get("title", "").split())  # it may have several lines
+    facts = [fact for fact in (stream.language, title) if fact]
     return f"{number} ({', '.join(facts)})" if facts else str(number)
 
 
@@ -359,7 +403,7 @@ def _decoding(url: str, stream: int | None, sample_rate: int | None) -> ffmpeg.n
     """
     # a guessed layout of more channels would be mixed down by rules that may not be theirs
     source = ffmpeg.input(url, guess_layout_max=2)
-    options = {"c:a": "pcm_f32le"}
+    options = {"c:a": "pcm_f32le", "map_metadata": "-1"}
     # without a map, ffmpeg chooses the stream
     options |= dict.fromkeys(("vn", "sn", "dn")) if stream is None else {"map": f"0:a:{stream}"}
     if sample_rate is not None:

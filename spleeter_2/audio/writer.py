@@ -15,6 +15,8 @@ from spleeter_2.files import Draft, writing
 from .codecs import Encoding
 from .ffmpeg import STDIO, WRITE_ERRORS, Ffmpeg, file_url
 
+LONGEST_TAG = 100_000  # bytes; Linux accepts arguments of up to 128 KiB
+
 
 class AudioWriter:
     """Encode a file under a temporary name and rename it when it is complete.
@@ -57,7 +59,7 @@ class AudioWriter:
         source = ffmpeg.input("pipe:0", f="f32le", ar=str(sample_rate), ac=str(nb_channels))
         options = encoding.ffmpeg_options(sample_rate)
         for index, (key, value) in enumerate((tags or {}).items()):
-            options[f"metadata:g:{index}"] = f"{key}={value}"
+            options[f"metadata:g:{index}"] = f"{key}={_shortened(value)}"
         try:
             self._ffmpeg = Ffmpeg(
                 source.output(file_url(self._draft.path) if self._draft else "pipe:1", **options),
@@ -101,7 +103,7 @@ class AudioWriter:
         except OSError as error:
             self._ffmpeg.wait()
             raise self._failure() from error
-        if self._ffmpeg.wait() or any(WRITE_ERRORS.search(line) for line in self._ffmpeg.messages):
+        if self._ffmpeg.wait() or self._write_errors():
             raise self._failure()
 
     def publish(self) -> None:
@@ -120,8 +122,13 @@ class AudioWriter:
         if self._draft is not None:
             self._draft.discard()
 
+    def _write_errors(self) -> list[str]:
+        """Messages about failed writes; tags are indented, and a path may hold the same words."""
+        lines = (line for line in self._ffmpeg.messages if not line.startswith((" ", "Output #")))
+        return [line for line in lines if WRITE_ERRORS.search(line)]
+
     def _failure(self) -> SeparationError:
-        messages = [line for line in self._ffmpeg.messages if WRITE_ERRORS.search(line)]
+        messages = self._write_errors()
         reason = self._ffmpeg.last_message
         if messages:  # "Error closing file ...: No space left on device"
             reason = messages[-1].strip().rpartition(": ")[2]
@@ -138,3 +145,8 @@ class AudioWriter:
 
     def __exit__(self, *_) -> None:
         self.close()
+
+
+def _shortened(value: str) -> str:
+    data = value.encode("utf-8", "replace")
+    return value if len(data) <= LONGEST_TAG else data[:LONGEST_TAG].decode("utf-8", "ignore")

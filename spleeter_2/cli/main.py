@@ -14,6 +14,7 @@ from spleeter_2 import __version__
 from spleeter_2.console import run
 
 from .evaluate import evaluate
+from .export import export
 from .models import models
 from .separate import separate
 from .train import train
@@ -26,6 +27,7 @@ application = typer.Typer(
 application.command(no_args_is_help=True)(separate)
 application.command(no_args_is_help=True)(train)
 application.command(no_args_is_help=True)(evaluate)
+application.command(no_args_is_help=True)(export)
 application.command()(models)
 
 

@@ -41,6 +41,21 @@ def has_weights(folder: Path | None) -> bool:
     return folder is not None and os.path.isfile(folder / f"{CHECKPOINT}.index")
 
 
+def require_weights(descriptor: str | os.PathLike, configuration: Configuration) -> None:
+    """Raise SeparationError if the model of a descriptor has no checkpoint."""
+    if has_weights(configuration.weights):
+        return
+    if configuration.weights is None:
+        raise SeparationError(
+            f"{descriptor} has no weights: train it, or convert a checkpoint into it"
+        )
+    where = "" if str(descriptor).startswith(PREFIX) else f" in {configuration.weights}"
+    raise SeparationError(
+        f"the weights of {descriptor} are missing{where}: "
+        "reinstall spleeter-2, or train or convert the model again"
+    )
+
+
 def is_ours(descriptor: str | os.PathLike) -> bool:
     """Return True for a configuration of spleeter-2, False for one of upstream Spleeter.
 

@@ -185,7 +185,7 @@ def _per_instrument(
         inputs = [known[id(tensor)] for tensor in late]
         estimates = {}
         for index, (name, head) in enumerate(heads.items()):
-            mine = [x if x.shape[0] == 1 else x[index, tf.newaxis] for x in inputs]
+            mine = [x if x.shape[0] == 1 else tf.gather(x, [index]) for x in inputs]
             estimates[name] = head([mixture, own(mine, training=False)])
         return estimates
 

@@ -1,4 +1,4 @@
-"""Export a network from Keras, and compare the result with it.
+"""Export a network from Keras for other runtimes, and compare the result with it.
 
 The only module of this package that imports TensorFlow.
 """
@@ -6,10 +6,13 @@ The only module of this package that imports TensorFlow.
 from __future__ import annotations
 
 import base64
+import functools
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,94 +30,211 @@ from .tensorflow_import import import_tensorflow
 OPSET = 17
 TOLERANCE = 1e-4  # largest difference to Keras, relative to the largest estimate
 MIN_HALVED = 1024  # elements from which a tensor is stored in 16 bits where it loses nothing
+# formats, and the name of the file or folder of each
+FILES = {"onnx": model_file.NAME, "saved_model": "saved_model", "litert": "model.tflite"}
 
 Estimate = Callable[[np.ndarray], Mapping[str, np.ndarray]]
 
 
-def export_onnx(configuration: Configuration, path: Path, refer: bool = False) -> float:
-    """Write the network of a configuration with its weights as an ONNX file.
+@dataclass(frozen=True)
+class Exported:
+    """Facts about an exported network.
 
-    The file takes planes ``[1, T, F, 2C]`` of the mixture, T the frames of the configuration's
-    segment, and returns planes of the same shape for every target. Kernels whose values are 16-bit
-    floats are stored as such.
+    Attributes:
+        targets: names of its outputs.
+        shape: of its input and of each output, planes ``(1, T, F, 2C)``.
+        window: STFT window ``[frame_length]``, or None for the periodic Hann window.
+        difference: largest difference to Keras on noise and on music, relative to the largest
+            estimate.
+    """
+
+    targets: tuple[str, ...]
+    shape: tuple[int, int, int, int]
+    window: np.ndarray | None
+    difference: float
+
+
+def export_network(
+    configuration: Configuration,
+    path: Path,
+    form: str,
+    instruments: Iterable[str] | None = None,
+    refer: bool = False,
+) -> Exported:
+    """Write the network of a configuration with its weights, and load it again to compare it.
+
+    The input is named ``mixture``: planes ``[1, T, F, 2C]``, T the frames of the configuration's
+    segment. Every output has the name of its target and the same shape.
 
     Args:
-        path: of the file, which is not written atomically.
-        refer: let the file refer to the tensors in the checkpoint, which must be beside it.
-
-    Returns:
-        The largest difference to Keras on noise and on music, relative to the largest estimate.
+        path: of the file, or of the folder of a SavedModel; not written atomically.
+        form: a key of ``FILES``.
+        instruments: instruments to separate (default: all).
+        refer: let an ONNX file refer to the tensors of the checkpoint, which must be beside it.
 
     Raises:
-        SeparationError: no weights, or weights that do not fit; no exporter; estimates that differ
-            by more than ``TOLERANCE``.
+        SeparationError: no weights, or weights that do not fit; a package that is not installed;
+            an unknown instrument; estimates that differ by more than ``TOLERANCE``.
+        OSError: the path cannot be written.
     """
-    tf = import_tensorflow()
-    tf2onnx = _import_exporter()
-    from spleeter_2.models.inference import load_for_inference
+    require_extra("train", "exporting a network")
+    import_tensorflow().get_logger().setLevel(logging.ERROR)
+    network = _build(configuration, instruments)
+    write_onnx = functools.partial(_write_onnx, refer=refer)
+    write = {"onnx": write_onnx, "saved_model": _write_saved_model, "litert": _write_litert}
+    estimate = write[form](network, path)
+    difference = _compare(network.estimate, estimate, _inputs(configuration, network.shape))
+    if form == "onnx":
+        _add_metadata(path, configuration, network.window, difference)
+    return Exported(network.targets, network.shape, network.window, difference)
 
-    with tf.device("CPU"):  # also where the weights are read
-        model = load_for_inference(configuration)
-        shape = (1, configuration.segment.nb_frames, *model.input_shape)
-        signature = [tf.TensorSpec(shape, tf.float32, name=model_file.INPUT)]
 
-        @tf.function(input_signature=signature, autograph=False)
-        def function(mixture):
-            estimates = model.function(mixture)
-            return {name: tf.identity(estimates[name], name) for name in model.targets}
+def export_onnx(
+    configuration: Configuration, path: Path, instruments: Iterable[str] | None = None
+) -> float:
+    """Write the network of a configuration as a self-contained ONNX file.
 
-        graph, _ = tf2onnx.convert.from_function(function, signature, opset=OPSET)
-    _store_in_half(graph)
-    if refer:
-        refer_to_checkpoint(graph, path.parent)
-    window = b"" if model.window is None else model.window.astype("<f4").tobytes()
-    facts = {
-        model_file.DIGEST: model_file.digest(configuration),
-        model_file.WINDOW: base64.b64encode(window).decode(),
-    }
-    _write(graph, facts, path)
-    difference = _compare(
-        lambda planes: {name: value.numpy() for name, value in function(planes).items()},
-        open_session(path).estimate,
-        _inputs(configuration, shape),
-    )
-    _write(graph, {model_file.DIFFERENCE: f"{difference:.1e}"}, path)
-    return difference
+    Kernels whose values are 16-bit floats are stored as such. The metadata has the digest of the
+    checkpoint, the STFT's window and the difference to Keras.
+
+    Returns:
+        The difference to Keras; see ``Exported``. For all else see ``export_network``.
+    """
+    return export_network(configuration, path, "onnx", instruments).difference
 
 
 def write_model_file(configuration: Configuration) -> float:
     """Write ``model.onnx`` beside a model's checkpoint, atomically.
 
     Returns:
-        see ``export_onnx``.
+        The difference to Keras; see ``Exported``.
 
     Raises:
-        SeparationError: see ``export_onnx``; the folder cannot be written (``WriteError``).
+        SeparationError: see ``export_network``; the folder cannot be written (``WriteError``).
     """
     with atomic_file(model_file.path_of(configuration)) as draft:
-        return export_onnx(configuration, draft, refer=True)
+        return export_network(configuration, draft, "onnx", refer=True).difference
 
 
-def _import_exporter():
-    """Import tf2onnx quietly.
+@dataclass(frozen=True)
+class _Network:
+    """A network as a function from planes ``[1, T, F, 2C]`` to ``{target: planes}``.
 
-    Raises:
-        SeparationError: it is not installed.
+    Attributes:
+        keras: tf.function of the Keras model.
+        constant: tf.function of the same graph with all weights and captured tensors as constants.
+        signature: their argument.
     """
-    require_extra("train", "exporting a network")
+
+    keras: Callable
+    constant: Callable
+    signature: list
+    targets: tuple[str, ...]
+    shape: tuple[int, int, int, int]
+    window: np.ndarray | None
+
+    def estimate(self, planes: np.ndarray) -> dict[str, np.ndarray]:
+        return {name: value.numpy() for name, value in self.keras(planes).items()}
+
+
+def _build(configuration: Configuration, instruments: Iterable[str] | None) -> _Network:
+    import tensorflow as tf
+
+    from spleeter_2.models.inference import load_for_inference
+
+    with tf.device("CPU"):  # also where the weights are read
+        model = load_for_inference(configuration, instruments)
+        shape = (1, configuration.segment.nb_frames, *model.input_shape)
+        signature = [tf.TensorSpec(shape, tf.float32, name=model_file.INPUT)]
+        keras = tf.function(model.function, signature, autograph=False)
+        graph, outputs = _constant_graph(keras)
+        names = sorted(model.targets)  # the order of a dictionary's values in a graph
+
+        @tf.function(input_signature=signature, autograph=False)
+        def constant(mixture):
+            inputs = {model_file.INPUT: mixture}
+            estimates = tf.graph_util.import_graph_def(graph, inputs, outputs, name="")
+            return dict(zip(names, estimates, strict=True))
+
+    return _Network(keras, constant, signature, model.targets, shape, model.window)
+
+
+def _constant_graph(function: Callable) -> tuple[Any, list[str]]:
+    """GraphDef of a tf.function without variables and captured tensors, and its outputs."""
+    from tensorflow.python.framework.convert_to_constants import (
+        convert_variables_to_constants_v2_as_graph,
+    )
+
+    constant, graph = convert_variables_to_constants_v2_as_graph(function.get_concrete_function())
+    for node in graph.node:  # gradients defined in Python, which a SavedModel would refer to
+        node.attr.pop("_gradient_op_type", None)
+        node.device = ""  # a SavedModel's user chooses
+    return graph, [output.name for output in constant.outputs]
+
+
+def _write_onnx(network: _Network, path: Path, refer: bool) -> Estimate:
+    import onnx
     import tf2onnx
 
     logging.getLogger("tf2onnx").setLevel(logging.WARNING)
-    return tf2onnx
-
-
-def _write(graph, facts: Mapping[str, str], path: Path) -> None:
-    import onnx
-
-    for key, value in facts.items():
-        graph.metadata_props.add(key=key, value=value)
+    graph, _ = tf2onnx.convert.from_function(network.constant, network.signature, opset=OPSET)
+    _store_in_half(graph)
+    if refer:
+        refer_to_checkpoint(graph, path.parent)
     path.write_bytes(graph.SerializeToString())
     onnx.checker.check_model(os.fspath(path))
+    return open_session(path).estimate
+
+
+def _add_metadata(
+    path: Path, configuration: Configuration, window: np.ndarray | None, difference: float
+) -> None:
+    import onnx
+
+    values = b"" if window is None else window.astype("<f4").tobytes()
+    graph = onnx.load(os.fspath(path), load_external_data=False)
+    for key, value in {
+        model_file.DIGEST: model_file.digest(configuration),
+        model_file.WINDOW: base64.b64encode(values).decode(),
+        model_file.DIFFERENCE: f"{difference:.1e}",
+    }.items():
+        graph.metadata_props.add(key=key, value=value)
+    path.write_bytes(graph.SerializeToString())
+
+
+def _write_saved_model(network: _Network, path: Path) -> Estimate:
+    """Write a SavedModel whose weights are constants of its graph."""
+    import tensorflow as tf
+
+    from spleeter_2.models.checkpoint import file_errors
+
+    module = tf.Module()
+    module.estimate = network.constant
+    with file_errors():
+        tf.saved_model.save(module, os.fspath(path), network.constant)
+    loaded = tf.saved_model.load(os.fspath(path)).signatures["serving_default"]
+
+    def estimate(planes: np.ndarray) -> dict[str, np.ndarray]:
+        with tf.device("CPU"):
+            estimates = loaded(mixture=tf.constant(planes))
+        return {name: value.numpy() for name, value in estimates.items()}
+
+    return estimate
+
+
+def _write_litert(network: _Network, path: Path) -> Estimate:
+    """Write a file of LiteRT (TensorFlow Lite) with its built-in operations only."""
+    import tensorflow as tf
+
+    from spleeter_2.files import Draft
+
+    with Draft(path.with_name("saved_model"), is_folder=True) as draft:
+        _write_saved_model(network, draft.path)
+        converter = tf.lite.TFLiteConverter.from_saved_model(os.fspath(draft.path))
+        path.write_bytes(converter.convert())
+    interpreter = tf.lite.Interpreter(os.fspath(path), num_threads=os.cpu_count())
+    estimate = interpreter.get_signature_runner()
+    return lambda planes: estimate(mixture=planes)
 
 
 def _store_in_half(graph) -> None:

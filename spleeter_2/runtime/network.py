@@ -31,6 +31,7 @@ PROVIDERS = {
     "DmlExecutionProvider": "onnxruntime-directml",
     "CoreMLExecutionProvider": "onnxruntime, on a Mac",
 }
+ADVICE = "delete it, and it is exported again where TensorFlow is installed"
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ def load_network(
     session = _session_of(configuration, device)
     missing = set(targets) - set(session.outputs)
     if missing:
-        raise SeparationError(f"{session.path} has no output {', '.join(sorted(missing))}")
+        names = ", ".join(sorted(missing))
+        raise SeparationError(f"{session.path} does not estimate {names}: {ADVICE}")
 
     def estimate(mixture: np.ndarray) -> dict[str, np.ndarray]:
         planes = np.concatenate([mixture.real, mixture.imag], axis=-1)[np.newaxis]
@@ -99,7 +101,10 @@ class Session:
         self._session = session
         facts = session.get_modelmeta().custom_metadata_map
         self.digest = facts.get(model_file.DIGEST, "")
-        window = np.frombuffer(base64.b64decode(facts.get(model_file.WINDOW, "")), "<f4")
+        try:
+            window = np.frombuffer(base64.b64decode(facts.get(model_file.WINDOW, "")), "<f4")
+        except ValueError as error:
+            raise SeparationError(f"the metadata of {path} are damaged: {ADVICE}") from error
         self.window = window if len(window) else None
         self.outputs = tuple(output.name for output in session.get_outputs())
 
@@ -120,7 +125,7 @@ def open_session(path: Path, device: str | None = None) -> Session:
     """Load an ONNX file.
 
     Raises:
-        SeparationError: it is missing, damaged, or no network of spleeter-2; an unknown device.
+        SeparationError: it is missing, damaged, or has other inputs; an unknown device.
     """
     import onnxruntime
 
@@ -132,10 +137,14 @@ def open_session(path: Path, device: str | None = None) -> Session:
         session = onnxruntime.InferenceSession(path, options, providers)
     except Exception as error:  # classes of their own, all derived from Exception
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise SeparationError(f"cannot load the network {path}: {reason}") from error
+        raise SeparationError(f"cannot load the network {path} ({reason}): {ADVICE}") from error
     if [item.name for item in session.get_inputs()] != [model_file.INPUT]:
-        raise SeparationError(f"{path} is no network that spleeter-2 has exported")
+        raise _foreign(path)
     return Session(path, session)
+
+
+def _foreign(path: Path) -> SeparationError:
+    return SeparationError(f"{path} is no network that spleeter-2 has exported: {ADVICE}")
 
 
 def parse_device(name: str) -> tuple[str, int]:
@@ -180,7 +189,9 @@ def _session_of(configuration: Configuration, device: str | None) -> Session:
         session = open_session(path, device)
         if session.digest == wanted:
             return session
-    fault = "is older than its checkpoint" if path.is_file() else "is missing"
+        if not session.digest:
+            raise _foreign(path)
+    fault = "was exported from another checkpoint" if path.is_file() else "is missing"
     if not is_installed("tensorflow"):
         raise SeparationError(
             f"{path} {fault}: export it where TensorFlow is installed "

@@ -27,8 +27,7 @@ from spleeter_2.checks import (
     check_type,
     check_whole,
 )
-from spleeter_2.config.loading import PREFIX, has_weights, load_configuration
-from spleeter_2.config.schema import Configuration
+from spleeter_2.config.loading import load_configuration, require_weights
 from spleeter_2.errors import SeparationError, model_errors
 from spleeter_2.runtime.network import Network, load_network, parse_device
 
@@ -37,6 +36,7 @@ from .paths import plan_outputs
 from .waveforms import check_blocks, check_waveform
 from .windows import OverlapAdd, Windows
 
+MOST_SHIFTS = 16
 Progress = Callable[[float], None]  # called with the seconds of audio done so far
 
 
@@ -64,6 +64,7 @@ class Separator:
         descriptor: ``spleeter_2:NAME``, a JSON file, or a folder with ``config.json``.
         stems: list of instruments to separate (default: all of the model's).
         overlap: overlap of the windows, 0 to 0.5 (default: the model's).
+        shifts: passes of the network that start at different frames; the estimate is their mean.
         mwf: refine the estimates by multichannel Wiener filtering.
         device: "cpu", "gpu" or "gpu:N" (default: the CPU).
 
@@ -78,6 +79,7 @@ class Separator:
         overlap: float | None = None,
         mwf: bool = False,
         device: str | None = None,
+        shifts: int = 1,
     ) -> None:
         self._mwf = check_flag("mwf", mwf)
         if overlap is not None:
@@ -86,9 +88,12 @@ class Separator:
             parse_device(device)
         self.configuration = load_configuration(descriptor)
         self.stems = choose_stems(self.configuration.name, self.configuration.instruments, stems)
-        if not has_weights(self.configuration.weights):
-            raise SeparationError(_without_weights(os.fspath(descriptor), self.configuration))
-        self._windows = Windows.of(self.configuration.stft, self.configuration.segment, overlap)
+        require_weights(os.fspath(descriptor), self.configuration)
+        shifts = check_whole("shifts", shifts, 1, MOST_SHIFTS)
+        self._starts = first_frames(shifts, self.configuration.model.stride)
+        self._windows = Windows.of(
+            self.configuration.stft, self.configuration.segment, overlap, max(self._starts)
+        )
         self._device = device
         self._network: Network | None = None
 
@@ -309,9 +314,27 @@ class Separator:
         return {name: stems[name] for name in self.stems}
 
     def _estimate(self, mixture: np.ndarray) -> dict[str, np.ndarray]:
-        """Mixture complex64 ``[T, F, C]`` -> ``{target: complex64 [T, F, C]}``."""
-        estimates = self._network.estimate(mixture)
-        return self._wiener(mixture, estimates) if self._mwf else estimates
+        """Mean of the passes that start at different frames.
+
+        A pass sees T frames, the segment's. The frames that all passes estimate are those from the
+        latest start, K, to T.
+
+        Args:
+            mixture: complex64 ``[T + K, F, C]``.
+
+        Returns:
+            ``{target: complex64 [T - K, F, C]}``.
+        """
+        latest = max(self._starts)
+        nb_frames = len(mixture) - latest
+        total: dict[str, np.ndarray] = {}
+        for start in self._starts:
+            passed = self._network.estimate(mixture[start : start + nb_frames])
+            for name, estimate in passed.items():
+                part = estimate[latest - start : nb_frames - start]
+                total[name] = total[name] + part if name in total else part
+        estimates = {name: estimate / len(self._starts) for name, estimate in total.items()}
+        return self._wiener(mixture[latest:nb_frames], estimates) if self._mwf else estimates
 
     def _wiener(
         self, mixture: np.ndarray, estimates: dict[str, np.ndarray]
@@ -337,6 +360,11 @@ class Separator:
 
     def __exit__(self, *_) -> None:
         self.close()
+
+
+def first_frames(nb_shifts: int, stride: int) -> tuple[int, ...]:
+    """First frames of the passes: spread over the stride of the network's deepest level."""
+    return tuple(round(index * stride / nb_shifts) for index in range(nb_shifts))
 
 
 class _SampleQueue:
@@ -386,16 +414,6 @@ def choose_stems(
             f"not {', '.join(unknown) or 'an empty list'}"
         )
     return tuple(name for name in instruments if name in stems)
-
-
-def _without_weights(descriptor: str, configuration: Configuration) -> str:
-    if configuration.weights is None:
-        return f"{descriptor} has no weights: train it, or convert a checkpoint into it"
-    where = "" if descriptor.startswith(PREFIX) else f" in {configuration.weights}"
-    return (
-        f"the weights of {descriptor} are missing{where}: "
-        "reinstall spleeter-2, or train or convert the model again"
-    )
 
 
 def _check_progress(progress: Progress | None) -> None:

@@ -19,8 +19,9 @@ class Windows:
     of context on either side: the song's where it has any, silence elsewhere.
 
     Attributes:
-        length: samples of a window, including the context.
-        trim: samples of context on either side.
+        length: samples of a window's estimate, including the context.
+        trim: samples of context on either side, whose estimates are dropped.
+        margin: further samples on either side that the network sees, without an estimate.
         step: samples between the starts of two windows.
         linear: cross-fade neighbouring windows linearly instead of averaging them.
     """
@@ -29,22 +30,27 @@ class Windows:
     trim: int
     step: int
     linear: bool
+    margin: int = 0
 
     @classmethod
-    def of(cls, stft: Stft, segment: Segment, overlap: float | None = None) -> Windows:
+    def of(
+        cls, stft: Stft, segment: Segment, overlap: float | None = None, nb_late: int = 0
+    ) -> Windows:
         """Windows of a configuration.
 
         Args:
             overlap: overlap relative to ``useful``, 0 to 0.5 (default: the segment's). With linear
                 cross-fades it is at least one STFT frame, since a hard cut causes a click.
+            nb_late: frames by which the latest pass of the network starts later than the first;
+                the estimate has as many frames less than the network's segment.
         """
-        length = stft.frame_step * (segment.nb_frames - 1)
+        length = stft.frame_step * (segment.nb_frames - nb_late - 1)
         useful = length - 2 * segment.trim
         step = int(useful * (1 - (segment.overlap if overlap is None else overlap)))
         linear = segment.join == "linear"
         if linear:
             step = min(step, useful - min(stft.frame_length, useful // 2))
-        return cls(length, segment.trim, step, linear)
+        return cls(length, segment.trim, step, linear, nb_late * stft.frame_step)
 
     @property
     def useful(self) -> int:
@@ -69,26 +75,28 @@ class Windows:
             blocks: float32 ``[n, C]`` each, any n.
 
         Yields:
-            A window float32 ``[length, C]``, and the number of remaining samples, counted from the
-            start of its kept part: exact for the last window, some number above ``useful`` before.
+            A window float32 ``[length + 2 * margin, C]``, and the number of remaining samples,
+            counted from the start of its kept part: exact for the last window, some number above
+            ``useful`` before.
         """
         source = iter(blocks)
-        buffer: np.ndarray | None = None  # begins ``trim`` samples before the window's kept part
+        before, length = self.trim + self.margin, self.length + 2 * self.margin
+        buffer: np.ndarray | None = None  # begins ``before`` samples before the window's kept part
         ended = False
         while True:
-            while not ended and (buffer is None or len(buffer) <= self.length):
+            while not ended and (buffer is None or len(buffer) <= length):
                 block = next(source, None)
                 if block is None:
                     ended = True
                 elif buffer is None:
-                    buffer = np.concatenate([np.zeros((self.trim, block.shape[1]), "f4"), block])
+                    buffer = np.concatenate([np.zeros((before, block.shape[1]), "f4"), block])
                 else:
                     buffer = np.concatenate([buffer, block])
-            if buffer is None or len(buffer) <= self.trim:
+            if buffer is None or len(buffer) <= before:
                 return
-            window = buffer[: self.length]
-            missing = self.length - len(window)
-            nb_left = len(buffer) - self.trim
+            window = buffer[:length]
+            missing = length - len(window)
+            nb_left = len(buffer) - before
             yield np.pad(window, ((0, missing), (0, 0))), nb_left
             if ended and nb_left <= self.useful:
                 return

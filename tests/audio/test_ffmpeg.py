@@ -24,6 +24,15 @@ BROKEN = {
     "crashing": ("#!/bin/sh\nkill -11 $$\n", "signal 11"),
     "silent": ("#!/bin/sh\nexit 3\n", "exited with status 3"),
     "another program": ("#!/bin/sh\necho hello\n", "exited with status 0"),
+    "failing after its version": (
+        "#!/bin/sh\necho 'ffmpeg version 5.1' >&2\necho 'undefined symbol: x' >&2\nexit 127\n",
+        "undefined symbol: x",
+    ),
+    "crashing after its version": (
+        "#!/bin/sh\necho 'ffmpeg version 5.1' >&2\nkill -11 $$\n",
+        "signal 11",
+    ),
+    "hanging": ("#!/bin/sh\necho 'ffmpeg version 5.1' >&2\nexec sleep 600\n", "does nothing for 1"),
     "no program": ("not a program", "Exec format error"),
     "no interpreter": ("#!/nowhere/sh\n", "No such file"),
 }
@@ -38,13 +47,14 @@ def song(tmp_path):
 @pytest.fixture(params=BROKEN)
 def broken(request, tmp_path, monkeypatch):
     """The only ffmpeg on the path is broken: its path, and words of the message."""
-    monkeypatch.setattr(ffmpeg, "_broken", {})
     program = tmp_path / "bin" / "ffmpeg"
     program.parent.mkdir()
     content, words = BROKEN[request.param]
     program.write_text(content)
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:/bin")
+    if request.param == "hanging":
+        monkeypatch.setattr(ffmpeg, "PATIENCE", 1)
     monkeypatch.setattr(logging.getLogger("spleeter_2"), "propagate", True)
     return program, words
 
@@ -93,6 +103,20 @@ def test_a_warning_of_the_dynamic_linker_is_no_fault(song, tmp_path, monkeypatch
     monkeypatch.setenv("PATH", f"{program.parent}:/bin")
     with AudioReader(song) as reader:
         assert sum(map(len, reader.blocks())) == 1000
+    assert not caplog.records
+
+
+def test_a_wrapper_without_a_banner_works(song, tmp_path, monkeypatch, caplog):
+    program = tmp_path / "bin" / "ffmpeg"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec {ffmpeg.ffmpeg_command()} -hide_banner "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:/bin")
+    with AudioReader(song) as reader:
+        assert sum(map(len, reader.blocks())) == 1000
+    with AudioWriter(tmp_path / "y.wav", 44100, 2) as writer:
+        writer.write(np.zeros((1000, 2), "f4"))
+        writer.finish()
     assert not caplog.records
 
 

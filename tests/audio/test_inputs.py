@@ -1,6 +1,7 @@
 """Inputs as users have them: channel positions, several streams, tags, durations, pipes."""
 
 import os
+import socket
 import struct
 import subprocess
 import sys
@@ -162,6 +163,33 @@ def test_sound_that_begins_after_the_picture_is_noted(tmp_path, either_ffmpeg):
         assert read(path)[0].notes == []  # the sound ends before the picture: nothing is missing
 
 
+def test_a_late_begin_without_a_picture_is_no_fault(tmp_path, either_ffmpeg):
+    late = f"-itsoffset 5 {sine()}"
+    for suffix in ("mka", "webm", "m4a", "ogg"):
+        ffmpeg(late, [tmp_path / f"late.{suffix}"])
+        assert read(tmp_path / f"late.{suffix}")[0].notes == []
+    ffmpeg(f"{late} {sine(300, 8)} -map 0 -map 1 -c:a flac", [tmp_path / "two.mka"])
+    (note,) = read(tmp_path / "two.mka")[0].notes
+    assert "2 audio streams" in note
+
+
+def test_a_title_of_several_lines_is_one_line_of_a_note(tmp_path):
+    ffmpeg(
+        f"{sine(300)} {sine(440)} -map 0 -map 1 -c:a flac",
+        ["-metadata:s:a:1", "title=a\nb", tmp_path / "x.mka"],
+    )
+    assert read(tmp_path / "x.mka")[0].notes[0].endswith("another: 2 (a b)")
+
+
+def test_a_stream_without_a_decoder_is_named(tmp_path, either_ffmpeg):
+    ffmpeg(f"{sine(300)} {sine(440)} -map 0 -map 1 -c:a flac", [tmp_path / "x.mka"])
+    content = (tmp_path / "x.mka").read_bytes()
+    (tmp_path / "x.mka").write_bytes(content.replace(b"A_FLAC", b"A_NONE", 1))
+    with pytest.raises(SeparationError, match="no decoder .* --stream N takes another of its 2"):
+        read(tmp_path / "x.mka")
+    assert frequency(read(tmp_path / "x.mka", stream=1)[1]) == 440
+
+
 def test_tags_of_pictures_chapters_and_video_are_not_the_songs(tmp_path, either_ffmpeg):
     chapters = "[CHAPTER]\nTIMEBASE=1/1000\nSTART=0\nEND=1000\ntitle=Chapter\ncomment=no\n"
     (tmp_path / "chapters.txt").write_text(";FFMETADATA1\n" + chapters)
@@ -193,6 +221,23 @@ def test_a_tag_is_read_whole(tmp_path, either_ffmpeg, suffix):
     assert read(path)[0].tags == {"title": "T", "comment": COMMENT}
 
 
+@pytest.mark.parametrize("comment", [30_000 * "line\n" + "end", 300_000 * "x"])
+def test_a_very_long_tag(tmp_path, either_ffmpeg, comment):
+    metadata = comment.replace("\n", "\\\n")
+    (tmp_path / "tags.txt").write_text(f";FFMETADATA1\ntitle=T\ncomment={metadata}\n")
+    ffmpeg(sine(), ["-i", tmp_path / "tags.txt", "-map_metadata", 1, tmp_path / "x.flac"])
+    reader, samples = read(tmp_path / "x.flac")
+    assert len(samples) == 2 * RATE and reader.declared == 2
+    assert reader.tags == {"title": "T", "comment": comment}
+
+
+def test_a_tag_with_words_of_ffmpegs_messages(tmp_path, either_ffmpeg):
+    title = "Estimating duration from bitrate\nOutput #0\nStream #0:7 -> #0:0"
+    ffmpeg(sine(), ["-metadata", f"title={title}", tmp_path / "x.flac"])
+    reader, _ = read(tmp_path / "x.flac")
+    assert (reader.tags, reader.declared) == ({"title": title}, 2)
+
+
 def test_a_tag_in_a_pipe_has_all_its_lines(tmp_path, either_ffmpeg):
     ffmpeg(sine(), ["-metadata", "comment=one\n\ntwo : 2\nthree", tmp_path / "x.flac"])
     assert through_a_pipe(tmp_path / "x.flac")[0].tags["comment"] == "one\n\ntwo : 2\nthree"
@@ -216,6 +261,15 @@ def through_a_pipe(path):
     finally:
         os.close(source)
         thread.join()
+
+
+def test_a_socket(tmp_path):
+    soundfile.write(tmp_path / "x.wav", np.full((1000, 1), 0.5), RATE)
+    source, sink = socket.socketpair()
+    sink.sendall((tmp_path / "x.wav").read_bytes())
+    sink.close()
+    with source:
+        assert len(read(f"/dev/fd/{source.fileno()}")[1]) == 1000
 
 
 @pytest.mark.parametrize("suffix", "wav flac mp3 ogg opus wma aiff mka wv au".split())
@@ -279,6 +333,39 @@ def test_an_estimated_duration_is_none(tmp_path, either_ffmpeg):
     reader, samples = read(tmp_path / "x.mp3")
     assert len(samples) / RATE == pytest.approx(30, abs=0.1)
     assert (reader.declared, reader.seconds, reader.notes) == (None, None, [])
+
+
+FILM = "-f lavfi -i testsrc=d=8:s=64x64"
+
+
+@pytest.mark.parametrize(
+    "name, options",
+    [(f"x.{suffix}", "") for suffix in "wav w64 aiff au flac mp3 aac wv tta mka".split()]
+    + [("x.m4a", "-movflags +faststart"), ("x.rf64", "-f wav -rf64 always")]
+    + [(f"film.{suffix}", "") for suffix in ("mkv", "ts")]
+    + [(f"film.{suffix}", "-movflags +faststart") for suffix in ("mp4", "mov")],
+)
+def test_a_file_that_is_cut_short_is_a_fault(tmp_path, either_ffmpeg, name, options):
+    path = tmp_path / name
+    film = f"{FILM} -c:v mpeg4" if "film" in name else ""
+    ffmpeg(f"-f lavfi -i anoisesrc=d=8:r=44100:seed=1 {film} {options}", [path])
+    reader, samples = read(path)
+    assert reader.faults == [] and len(samples) / RATE == pytest.approx(8, abs=0.1)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    reader, samples = read(path)
+    assert len(samples) / RATE == pytest.approx(4, abs=1)
+    (fault,) = reader.faults
+    assert "cut short or damaged" in fault and f"{len(samples) / RATE:.1f} s" in fault
+
+
+@pytest.mark.parametrize("size", [0, 0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFF000, 0x80000000, 0xFFFFFFDB])
+def test_a_wav_file_of_unknown_size_is_whole(tmp_path, either_ffmpeg, size):
+    extensible(tmp_path / "x.wav", steps(2), 3)
+    content = bytearray((tmp_path / "x.wav").read_bytes())
+    content[64:68] = struct.pack("<I", size)
+    (tmp_path / "x.wav").write_bytes(content)
+    for reader, samples in (read(tmp_path / "x.wav"), through_a_pipe(tmp_path / "x.wav")):
+        assert len(samples) == RATE and reader.faults == []
 
 
 @pytest.mark.parametrize("skipped", [100, 1000, 1500, 20000])

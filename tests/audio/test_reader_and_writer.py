@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from spleeter_2.audio.codecs import Encoding
+from spleeter_2.audio.codecs import CODECS, Encoding
 from spleeter_2.audio.ffmpeg import ffmpeg_command
 from spleeter_2.audio.reader import BLOCK, AudioReader
 from spleeter_2.audio.writer import AudioWriter
@@ -304,3 +304,21 @@ def test_a_full_disk(tmp_path, codec):
     )
     assert "SeparationError: cannot write" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["No space left on device", "I/O", "Broken pipe"])
+def test_words_of_write_errors_in_a_title_and_in_a_path(tmp_path, name):
+    path = tmp_path / name / "x.wav"
+    with AudioWriter(path, RATE, 1, tags={"title": f"x: {name}"}) as writer:
+        writer.write(tone(RATE)[:, :1])
+        writer.finish()
+        writer.publish()
+    reader, waveform = read(path)
+    assert len(waveform) == RATE and reader.tags["title"] == f"x: {name}"
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_tag_longer_than_an_argument_is_shortened(tmp_path, codec):
+    write(tmp_path / "x", tone(RATE), codec=codec, tags={"comment": 200_000 * "é", "title": "T"})
+    tags = read(tmp_path / "x")[0].tags
+    assert tags["title"] == "T" and set(tags.get("comment", "é")) == {"é"}

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from spleeter_2.config.loading import parse_configuration
+from spleeter_2.config.loading import WINDOW, load_configuration, parse_configuration, to_json
 from spleeter_2.config.schema import Configuration
+from spleeter_2.files import write_json
 from spleeter_2.models import build_model
 from spleeter_2.models import checkpoint as weights
 from spleeter_2.models.inference import inference_function, on_spectrograms
@@ -92,3 +93,23 @@ def same(estimates: dict, expected: dict) -> None:
     for target, batch in expected.items():
         scale = np.abs(batch).max()
         np.testing.assert_allclose(estimates[target][0], batch[0], rtol=0, atol=1e-5 * scale)
+
+
+def write_model(configuration: Configuration, folder: Path, window: np.ndarray | None = None):
+    """Write a model of random weights as a folder that ``-p`` takes; return its configuration.
+
+    Args:
+        window: of the STFT, for the checkpoint.
+    """
+    rng = np.random.default_rng(0)
+    tf.keras.utils.set_random_seed(0)
+    arrays = {  # nothing is neutral
+        name: value + rng.uniform(0.01, 0.1, value.shape).astype(np.float32)
+        for name, value in values_of(build_model(configuration)).items()
+    }
+    if window is not None:
+        arrays[WINDOW] = window
+    folder.mkdir(parents=True, exist_ok=True)
+    weights.write_checkpoint(arrays, folder)
+    write_json(folder / "config.json", {**to_json(configuration), "weights": "."})
+    return load_configuration(folder)
