@@ -44,7 +44,7 @@ def test_help_needs_no_extra(program):
     assert done.returncode == 0 and "Usage" in done.stdout, done.stderr
 
 
-@pytest.mark.parametrize("command", ["separate", "train", "evaluate"])
+@pytest.mark.parametrize("command", ["separate", "train", "evaluate", "export"])
 def test_help_of_commands_needs_no_extra(command):
     done = in_the_base("spleeter_2", command, "--help")
     assert done.returncode == 0 and "--params_filename" in done.stdout, done.stderr
@@ -67,6 +67,7 @@ def test_models_and_version_need_no_extra():
         ("spleeter_2", ("train", "-p", "spleeter:2stems", "-d", "."), TRAIN),
         ("spleeter_2", ("separate", "-p", "spleeter:2stems", "song.wav"), TRAIN),
         ("spleeter_2", ("separate", "-p", "spleeter:unknown", "song.wav"), TRAIN),
+        ("spleeter_2", ("export", "-p", "spleeter_2:grouped", "-o", "out"), TRAIN),
         ("evaluation", ("run", "--mus_dir", "songs"), EVALUATION),
         ("evaluation", ("compare", "results"), EVALUATION),
         ("evaluation", ("report", "results"), EVALUATION),
