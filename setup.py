@@ -1,4 +1,8 @@
-"""Metadata, pins and console scripts of the distribution ``spleeter-2``."""
+"""Metadata, extras and console scripts of the distribution ``spleeter-2``.
+
+The base separates. The extra ``train`` brings TensorFlow, for training, converting and exporting,
+and, where it can be installed, Spleeter for its own models; ``evaluation`` scores.
+"""
 
 import re
 from pathlib import Path
@@ -8,6 +12,54 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "spleeter_2/__init__.py").read_text(), re.M)
 
+BASE = [
+    "numpy>=1.22",
+    "scipy>=1.10",
+    "onnxruntime>=1.17",
+    "ffmpeg-python>=0.2,<0.3",
+    "imageio-ffmpeg>=0.5",
+    "soundfile>=0.12",
+    "soxr>=0.3.7",
+    "typer>=0.3.2",
+    "tqdm>=4.60",
+    "msgspec>=0.22,<1",
+    "norbert>=0.2.1,<0.3",
+    "filelock>=3.8",
+]
+# Spleeter 2.4.2 pins TensorFlow 2.12.1, which no Python from 3.12 on can install
+OLD, NEW = "python_version < '3.12'", "python_version >= '3.12'"
+TRAIN = [
+    f"spleeter==2.4.2; {OLD}",
+    f"tensorflow==2.12.1; {OLD}",
+    f"onnx>=1.14,<1.18; {OLD}",  # newer ones need a typing-extensions that TensorFlow 2.12 refuses
+    f"setuptools<81; {OLD}",  # TensorFlow 2.12 imports pkg_resources
+    f"tensorflow>=2.16; {NEW}",
+    f"tf-keras>=2.16; {NEW}",
+    f"onnx>=1.17; {NEW}",
+    "tf2onnx>=1.17",
+    "tensorboard",
+    "matplotlib>=3.7",  # curves
+    "einops>=0.6,<1",
+]
+EVALUATION = [
+    "musdb>=0.4",
+    "museval>=0.4",
+    "stempeg>=0.2.3",
+    "setuptools<81",  # stempeg imports pkg_resources
+    "pandas>=1.5",
+    "jinja2>=3.1",
+    "matplotlib>=3.7",  # pictures of the reports
+]
+GPU = ["onnxruntime-gpu>=1.17; sys_platform != 'darwin'"]
+TESTS = [
+    "pytest>=7",
+    "pytest-xdist>=3",
+    "hypothesis>=6",
+    f"import-linter>=2,<2.17; {OLD}",  # newer ones need a click that typer 0.3 cannot use
+    f"import-linter>=2; {NEW}",
+    "build",
+]
+
 setup(
     name="spleeter-2",
     version=VERSION.group(1),
@@ -15,40 +67,21 @@ setup(
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
-    python_requires=">=3.10,<3.12",
+    python_requires=">=3.10",
     packages=find_packages(include=["spleeter_2*", "weight_converter*", "evaluation*"]),
     package_data={
         "spleeter_2.config": ["presets/*", "presets/weights/*", "presets/weights/*/*"],
         "evaluation": ["report.html.jinja"],
     },
-    install_requires=[
-        # Spleeter brings, and pins, tensorflow 2.12.1, numpy < 2, pandas 1.5 and typer 0.3,
-        # and with [evaluation] museval, musdb and what they need (stempeg).
-        "spleeter[evaluation]==2.4.2",
-        "tensorflow==2.12.1",
-        "setuptools<81",  # TensorFlow 2.12 and stempeg import pkg_resources
-        "norbert>=0.2.1,<0.3",
-        "ffmpeg-python>=0.2,<0.3",
-        "imageio-ffmpeg>=0.5",
-        "soundfile>=0.12",
-        "soxr>=0.3.7",
-        "scipy>=1.10",
-        "msgspec>=0.22,<1",
-        "filelock>=3.8",
-        "einops>=0.6,<1",
-        "tqdm>=4.60",
-        "matplotlib>=3.7",  # pictures of the reports
-        "jinja2>=3.1",
-        "pandas>=1.5",
-    ],
+    # pip installs what is part of a cycle last: our program spleeter replaces that of Spleeter
+    install_requires=[*BASE, "spleeter-2[base]"],
     extras_require={
-        "tests": [
-            "pytest>=7",
-            "pytest-xdist>=3",
-            "hypothesis>=6",
-            "import-linter>=2,<2.17",  # newer ones need a click that typer 0.3 cannot use
-            "build",
-        ],
+        "base": [],
+        "train": TRAIN,
+        "evaluation": EVALUATION,
+        "gpu": GPU,  # apart from "all": it replaces the ONNX Runtime of the base
+        "all": TRAIN + EVALUATION,
+        "tests": TRAIN + EVALUATION + TESTS,
     },
     entry_points={
         "console_scripts": [

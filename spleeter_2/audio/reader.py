@@ -382,7 +382,8 @@ class AudioReader:
 
 def first_invalid_sample(waveform: np.ndarray) -> tuple[int, str] | None:
     """Index and description of the first invalid sample of ``[S, C]``, or None."""
-    good = (np.abs(waveform) <= MAX_SAMPLE).all(axis=1)  # false for NaN
+    # compared in 32 bits: in float16 the limit is infinite; false for NaN
+    good = (np.abs(waveform) <= np.float32(MAX_SAMPLE)).all(axis=1)
     if good.all():
         return None
     index = int(np.argmin(good))

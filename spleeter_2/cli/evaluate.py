@@ -17,6 +17,7 @@ from evaluation.options import (
 )
 from spleeter_2.console import AdapterOption, ModelOption, MwfOption, VerboseOption
 from spleeter_2.errors import SeparationError
+from spleeter_2.extras import require_extra
 
 
 def evaluate(
@@ -34,6 +35,7 @@ def evaluate(
     verbose: bool = VerboseOption,
 ) -> None:
     """Score a model on MUSDB18 or your own songs."""
+    require_extra("evaluation", "an evaluation")
     from evaluation.runner import Settings
     from evaluation.runner import evaluate as score
     from spleeter_2.separation.upstream import DEFAULT_ADAPTER

@@ -1,9 +1,12 @@
 """The program ``spleeter``.
 
-Commands import TensorFlow when they need a network, so that ``--help`` starts fast.
+Commands import what they need when they run: ``--help`` starts fast, and the base installation
+lacks the packages of some.
 """
 
 from __future__ import annotations
+
+import contextlib
 
 import typer
 
@@ -30,10 +33,13 @@ application.command()(models)
 
 def _print_version(requested: bool) -> None:
     if requested:
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        packages = ", ".join(f"{name} {version(name)}" for name in ("spleeter", "tensorflow"))
-        typer.echo(f"spleeter-2 {__version__} ({packages})")
+        found = []
+        for name in ("onnxruntime", "tensorflow", "spleeter"):
+            with contextlib.suppress(PackageNotFoundError):
+                found.append(f"{name} {version(name)}")
+        typer.echo(f"spleeter-2 {__version__} ({', '.join(found)})")
         raise typer.Exit()
 
 

@@ -9,6 +9,7 @@ import typer
 
 from spleeter_2.console import AdapterOption, ModelOption, VerboseOption
 from spleeter_2.errors import SeparationError
+from spleeter_2.extras import require_extra
 
 
 def train(
@@ -50,6 +51,7 @@ def train(
         return
     if adapter is not None:
         raise SeparationError(f"--adapter is for upstream's models, not {model}")
+    require_extra("train", "training")
     from spleeter_2.runtime.tensorflow_import import import_tensorflow
 
     import_tensorflow()  # without its start-up messages

@@ -7,6 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from spleeter_2.extras import use_keras_2
+
+use_keras_2()  # before the first import of TensorFlow
+
 import tensorflow as tf
 
 from spleeter_2.config.networks import CUNet, UNet

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import functools
-import importlib.util
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -20,6 +19,7 @@ import numpy as np
 from spleeter_2.audio.stft import Transform
 from spleeter_2.config.schema import Configuration
 from spleeter_2.errors import SeparationError
+from spleeter_2.extras import require_extra
 from spleeter_2.files import atomic_file
 
 from . import model_file
@@ -77,7 +77,7 @@ def export_network(
             an unknown instrument; estimates that differ by more than ``TOLERANCE``.
         OSError: the path cannot be written.
     """
-    _require("tensorflow", *(("tf2onnx", "onnx") if form == "onnx" else ()))
+    require_extra("train", "exporting a network")
     import_tensorflow().get_logger().setLevel(logging.ERROR)
     network = _build(configuration, instruments)
     write_onnx = functools.partial(_write_onnx, refer=refer)
@@ -114,15 +114,6 @@ def write_model_file(configuration: Configuration) -> float:
     """
     with atomic_file(model_file.path_of(configuration)) as draft:
         return export_network(configuration, draft, "onnx", refer=True).difference
-
-
-def _require(*packages: str) -> None:
-    """Raise SeparationError if a package is not installed."""
-    for name in packages:
-        if importlib.util.find_spec(name) is None:
-            raise SeparationError(
-                f"exporting a network needs {name}: pip install 'spleeter-2[train]'"
-            )
 
 
 @dataclass(frozen=True)

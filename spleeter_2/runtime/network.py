@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import importlib.util
 import logging
 import os
 import re
@@ -17,6 +16,7 @@ import numpy as np
 from spleeter_2.checks import check_text
 from spleeter_2.config.schema import Configuration
 from spleeter_2.errors import SeparationError
+from spleeter_2.extras import gpu_command, install_command, is_installed
 from spleeter_2.files import WriteError
 
 from . import model_file
@@ -177,7 +177,7 @@ def _providers(onnxruntime, device: str | None) -> list:
             return [(name, {} if name.startswith("CoreML") else {"device_id": number}), cpu]
     raise SeparationError(
         f"there is no {device}: this ONNX Runtime computes on the CPU only; "
-        "pip install 'spleeter-2[gpu]' brings the one for NVIDIA's GPUs"
+        f"{gpu_command()} brings the one for NVIDIA's GPUs"
     )
 
 
@@ -192,10 +192,10 @@ def _session_of(configuration: Configuration, device: str | None) -> Session:
         if not session.digest:
             raise _foreign(path)
     fault = "was exported from another checkpoint" if path.is_file() else "is missing"
-    if importlib.util.find_spec("tensorflow") is None:
+    if not is_installed("tensorflow"):
         raise SeparationError(
             f"{path} {fault}: export it where TensorFlow is installed "
-            f"(pip install 'spleeter-2[train]'), by separating a song there"
+            f"({install_command('train')}), by separating a song there"
         )
     return _exported(configuration, path, fault, device)
 

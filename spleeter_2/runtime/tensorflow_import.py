@@ -6,6 +6,8 @@ import gc
 import os
 from types import ModuleType
 
+from spleeter_2.extras import use_keras_2
+
 
 def import_tensorflow() -> ModuleType:
     """Import TensorFlow without its start-up messages and with garbage collection paused.
@@ -13,6 +15,7 @@ def import_tensorflow() -> ModuleType:
     The import creates a million permanent objects; not scanning them repeatedly saves a third of
     its time.
     """
+    use_keras_2()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if os.path.expanduser("~") == "~":  # no home: Keras would make a folder of this name
         os.environ.setdefault("KERAS_HOME", os.devnull)

@@ -18,6 +18,7 @@ from spleeter_2.audio.mark import mark_tags
 from spleeter_2.audio.reader import AudioReader
 from spleeter_2.audio.writer import AudioWriter
 from spleeter_2.errors import SeparationError, model_errors
+from spleeter_2.extras import require_spleeter
 from spleeter_2.files import Draft, writing
 from spleeter_2.runtime.tensorflow_import import import_tensorflow
 
@@ -181,8 +182,10 @@ def upstream_configuration(descriptor: str) -> dict:
     """Upstream's own configuration of a descriptor.
 
     Raises:
-        SeparationError: an unknown name, or a file that is not a configuration of Spleeter.
+        SeparationError: no package spleeter, an unknown name, or a file that is not a
+            configuration of Spleeter.
     """
+    require_spleeter(descriptor)
     from importlib import resources
 
     from spleeter import SpleeterError

@@ -1,1 +1,5 @@
 """Training of models."""
+
+from spleeter_2.extras import use_keras_2
+
+use_keras_2()  # before the first import of TensorFlow

@@ -602,6 +602,7 @@ def test_the_training_does_not_count_in_an_identity(tmp_path):
     assert digests[0] == digests[1] != digests[2]
 
 
+@pytest.mark.spleeter
 @pytest.mark.slow
 def test_upstreams_model(spleeter, deezer_2stems, plain, tmp_path, monkeypatch):
     """Upstream's own command fails here after all the work: KeyError: 'accompaniment'."""
@@ -626,6 +627,7 @@ def test_upstreams_model(spleeter, deezer_2stems, plain, tmp_path, monkeypatch):
         estimate(load_track(find_tracks(tmp_path / "48k")[0], TWO))
 
 
+@pytest.mark.spleeter
 @pytest.mark.slow
 def test_the_three_commands_of_the_comparison(deezer_2stems, plain, tmp_path, monkeypatch):
     """docs/comparison.md, as it is written: from a PyTorch checkpoint to the table."""

@@ -24,6 +24,7 @@ def test_pinned_scores(grouped, stems, mixture):
     assert scores == pytest.approx(PINNED, abs=0.05)
 
 
+@pytest.mark.spleeter
 def test_better_than_upstream(grouped, stems, mixture, deezer_2stems, monkeypatch):
     """One network is half a dB better than Spleeter's two on the public excerpt."""
     monkeypatch.setattr(

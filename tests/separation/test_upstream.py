@@ -11,6 +11,8 @@ from support.common import RATE, files_below
 from spleeter_2.errors import SeparationError
 from spleeter_2.separation.upstream import UpstreamSeparator
 
+pytestmark = pytest.mark.spleeter
+
 
 @pytest.fixture
 def model_path(deezer_2stems, monkeypatch):

@@ -25,6 +25,7 @@ def upstream_masks(folder, magnitude):
         return session.run(outputs, {inputs: magnitude})
 
 
+@pytest.mark.spleeter
 @pytest.mark.parametrize("instrument", ["vocals", "accompaniment"])
 def test_parity_with_upstreams_graph(deezer_2stems, mixture, tmp_path, instrument):
     """On the same magnitudes our mask network computes what Spleeter's computes."""
