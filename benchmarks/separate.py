@@ -46,12 +46,13 @@ NETWORK = """
 import sys, time
 import numpy as np
 from spleeter_2 import Separator
-from spleeter_2.runtime.tensorflow_import import import_tensorflow
 start = time.perf_counter()
-tf = import_tensorflow(sole_user=True)
-imported = time.perf_counter() - start
 separator = Separator("spleeter_2:grouped")
 separator.load()
+loaded = time.perf_counter() - start
+import onnxruntime
+from spleeter_2.runtime.tensorflow_import import import_tensorflow
+tf = import_tensorflow()
 window = np.random.default_rng(0).normal(size=(separator._windows.length, 2)).astype("f4")
 mixture = separator._transform.forward(window)
 def best(function, repeat):
@@ -67,7 +68,7 @@ product = tf.function(lambda a: tf.matmul(a, a))
 peak = 2 * 2048**3 / best(lambda: product(matrix).numpy(), 7)
 transforms = best(lambda: separator._transform.inverse(separator._transform.forward(window),
                                                        len(window)), 5)
-print(imported, network, peak, transforms, separator._windows.step / 44100)
+print(loaded, network, peak, transforms, separator._windows.step / 44100)
 """
 
 

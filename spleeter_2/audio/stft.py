@@ -6,8 +6,9 @@ as long.
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import numpy as np
-import scipy.fft
 
 WORKERS = 2  # threads of a transform
 
@@ -40,7 +41,7 @@ class Transform:
         padded = np.pad(channels, ((0, 0), (half, half)), mode="reflect")  # [C, S + length]
         frames = np.lib.stride_tricks.sliding_window_view(padded, self.length, axis=1)
         frames = frames[:, :: self.step] * self.window  # [C, T, length]
-        spectrogram = scipy.fft.rfft(frames, workers=WORKERS, overwrite_x=True)
+        spectrogram = _fft().rfft(frames, workers=WORKERS, overwrite_x=True)
         return np.moveaxis(spectrogram, 0, 2)  # [T, F, C]
 
     def inverse(self, spectrogram: np.ndarray, nb_samples: int) -> np.ndarray:
@@ -49,7 +50,7 @@ class Transform:
         Overlap-add of windowed frames, divided by the sum of squared windows. The
         imaginary parts at 0 Hz and at the Nyquist frequency are ignored.
         """
-        frames = scipy.fft.irfft(
+        frames = _fft().irfft(
             np.moveaxis(spectrogram, 2, 0), n=self.length, workers=WORKERS, overwrite_x=True
         )
         frames *= self.window  # [C, T, length]
@@ -75,3 +76,10 @@ class Transform:
             # avoids division by zero where all windows are zero
             self._norms[nb_frames] = np.maximum(self._overlap_add(squared)[0], 1e-8)
         return self._norms[nb_frames]
+
+
+def _fft() -> ModuleType:
+    """scipy.fft, whose import takes as long as that of NumPy: not before it is needed."""
+    import scipy.fft
+
+    return scipy.fft

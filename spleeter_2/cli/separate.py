@@ -93,8 +93,14 @@ def separate(
     overlap: Optional[float] = typer.Option(
         None, "--overlap", help="Overlap of the windows, 0 to 0.5. [default: the model's]"
     ),
+    shifts: int = typer.Option(
+        1,
+        "--shifts",
+        metavar="N",
+        help="Passes that start at different frames; their mean is taken.",
+    ),
     device: Optional[str] = typer.Option(
-        None, "--device", help="cpu, gpu or gpu:N. [default: automatic]"
+        None, "--device", help="cpu, gpu or gpu:N. [default: cpu]"
     ),
     skip_existing: bool = typer.Option(
         False,
@@ -124,6 +130,7 @@ def separate(
         sample_rate=sample_rate,
         stream=stream,
         overlap=overlap,
+        shifts=shifts,
         device=device,
         skip_existing=skip_existing,
         verbose=verbose,

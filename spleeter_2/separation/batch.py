@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from tqdm import tqdm
@@ -33,7 +34,7 @@ class Settings:
         offset: seconds to skip.
         sample_rate: of the stems, in Hz (default: the song's).
         stream: number of the audio stream, from 1 (default: the file's default stream).
-        overlap: overlap of the windows, 0 to 0.5 (default: the model's).
+        overlap, shifts: see ``Separator``.
 
     Raises:
         SeparationError: an option out of its range, or options that exclude each other.
@@ -51,6 +52,7 @@ class Settings:
     sample_rate: int | None
     stream: int | None
     overlap: float | None
+    shifts: int
     device: str | None
     skip_existing: bool
     verbose: bool
@@ -121,13 +123,19 @@ def _open(settings: Settings) -> Separator | UpstreamSeparator:
         if settings.adapter not in (None, DEFAULT_ADAPTER):
             raise SeparationError(f"--adapter is for upstream's models, not {settings.model}")
         return Separator(
-            settings.model, settings.stems, settings.overlap, settings.mwf, settings.device
+            settings.model,
+            settings.stems,
+            settings.overlap,
+            settings.mwf,
+            settings.device,
+            settings.shifts,
         )
     not_upstream = {
         "--bits": settings.encoding.bits != "16",
         "--sample_rate": settings.sample_rate is not None,
         "--stream": settings.stream is not None,
         "--overlap": settings.overlap is not None,
+        "--shifts": settings.shifts != 1,
         "--device": settings.device is not None,
     }
     for option, given in not_upstream.items():
@@ -168,10 +176,13 @@ def _separate(
             settings.duration,
             settings.encoding,
         )
-    with AudioReader(
-        song.source, settings.sample_rate, settings.offset, settings.duration, settings.index
-    ) as reader:
-        separator.load()
+    with ThreadPoolExecutor(1) as pool:  # the network is read while ffmpeg starts
+        loading = pool.submit(separator.load)
+        reader = AudioReader(
+            song.source, settings.sample_rate, settings.offset, settings.duration, settings.index
+        )
+    with reader:
+        loading.result()
         codec, rate = settings.encoding.codec, settings.encoding.nearest_rate(reader.sample_rate)
         if rate != reader.sample_rate:
             reader.notes.append(
