@@ -121,6 +121,18 @@ def test_parity_with_keras(name, tmp_path):
     assert files_below(tmp_path).count("model.onnx") == 1
 
 
+@pytest.mark.parametrize("form", export.FILES)
+def test_any_names_and_mono(form, tmp_path):
+    """Outputs keep the names of their targets, whatever their order."""
+    targets = ["lead-vocals", "Bass", "1.drums"]
+    configuration = small(UNET, targets=targets, residual=None, nb_channels=1)
+    exported = export.export_network(
+        write_model(configuration, tmp_path), tmp_path / "network", form
+    )
+    assert exported.targets == tuple(targets) and exported.shape == (1, 32, 65, 2)
+    assert exported.difference <= export.TOLERANCE
+
+
 @pytest.mark.parametrize("form", ["saved_model", "litert"])
 @pytest.mark.parametrize("name", cases("regression", "gpocm_lightsaft", "gpocm_lasaft", "film_tdf"))
 def test_other_formats(name, form, tmp_path):
