@@ -115,6 +115,10 @@ class Configuration(Options):
             len(set(names)) == len(names),
             f"targets and residual name an instrument twice: {', '.join(names)}",
         )
+        require(
+            "mixture" not in names,
+            "targets and residual must not contain mixture, which is the name of a network's input",
+        )
 
     def _check_frames(self) -> None:
         segment, stride = self.segment, self.model.stride

@@ -288,8 +288,9 @@ def _compare(expected: Estimate, found: Estimate, inputs: list[np.ndarray]) -> f
         other = found(planes)
         for name, estimate in expected(planes).items():
             scale = float(np.abs(estimate).max()) or 1.0
-            worst = max(worst, float(np.abs(other[name] - estimate).max()) / scale)
-    if not worst <= TOLERANCE:  # also NaN
+            difference = float(np.abs(other[name] - estimate).max()) / scale
+            worst = float(np.maximum(worst, difference))  # max() would drop NaN
+    if not worst <= TOLERANCE:  # NaN too
         raise SeparationError(
             f"the exported network differs from Keras' by {worst:.1e} of the largest estimate, "
             f"more than {TOLERANCE:.0e}: please report it with the model's config.json"

@@ -49,6 +49,7 @@ def test_help_version_and_models_import_no_tensorflow():
     for arguments, words in (
         (["--help"], "separate"),
         (["separate", "--help"], "--skip-existing"),
+        (["export", "--help"], "--format"),
         (["--version"], "tensorflow 2.12"),
         (["models"], "spleeter_2:grouped"),
         (["models", "grouped"], "# spleeter_2:grouped"),

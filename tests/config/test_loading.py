@@ -130,6 +130,7 @@ def test_a_folder_stands_for_its_config_json(tmp_path):
         ({"segment": {"overlap": 0.9}}, "segment.overlap must be a number <= 0.5, not 0.9"),
         ({"segment": {"trim": 300000}}, "segment.nb_frames: 512 frames leave no room"),
         ({"residual": "vocals"}, "name an instrument twice"),
+        ({"targets": ["drums", "mixture"]}, "must not contain mixture"),
         ({"targets": []}, "targets must be a list of length >= 1, not []"),
         ({"targets": ["lead vocals"]}, "made of letters, digits"),
         ({"residual": "../all"}, "made of letters, digits"),
