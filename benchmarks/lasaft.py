@@ -123,8 +123,8 @@ def serve(folder: Path, targets: list[str]) -> None:
     from spleeter_2 import Separator
     from spleeter_2.runtime.tensorflow_import import import_tensorflow
 
-    tf = import_tensorflow(sole_user=True)
-    separator = Separator(str(folder), targets, sole_user=True)
+    tf = import_tensorflow()
+    separator = Separator(str(folder), targets)
     separator.load()
     rng = np.random.default_rng(0)
     mixture = rng.standard_normal((2, FRAMES, separator.configuration.stft.nb_bins, 2))

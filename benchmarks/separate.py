@@ -7,7 +7,7 @@
 Upstream runs ``spleeter:2stems``, which requires MODEL_PATH, the parent folder of Deezer's
 ``2stems``. The programs alternate on the same file, each run in a new process. Wall and CPU time
 include child processes (ffmpeg); peak memory is that of the largest process. The table has
-medians. Below it: the time of TensorFlow's import, and the time of the network and its speed
+medians. Below it: the time to load the network, and the time of the network and its speed
 relative to a matrix product on the same machine.
 """
 
@@ -162,13 +162,13 @@ def compare(seconds: int, path: Path, folder: Path, options: argparse.Namespace)
 
 
 def share() -> None:
-    """Print the times of TensorFlow's import, the network and the STFTs."""
+    """Print the times of loading, of the network and of the STFTs."""
     done = subprocess.run(
         [sys.executable, "-c", NETWORK], capture_output=True, text=True, check=True
     )
-    imported, network, peak, transforms, step = map(float, done.stdout.split())
+    loaded, network, peak, transforms, step = map(float, done.stdout.split())
     speed = 2 * multiply_adds() / network
-    print(f"importing TensorFlow: {imported:.1f} s")
+    print(f"importing ONNX Runtime and loading the network: {loaded:.2f} s")
     print(
         f"network: {1000 * network:.0f} ms per window of {step:.1f} s, "
         f"{180 / step * network:.1f} s of 180 s of audio; {speed / 1e9:.0f} GFLOP/s, "

@@ -97,7 +97,7 @@ def separate(
         1,
         "--shifts",
         metavar="N",
-        help="Passes that start at different frames; their mean is taken.",
+        help="Mean of N passes that start at different frames.",
     ),
     device: Optional[str] = typer.Option(
         None, "--device", help="cpu, gpu or gpu:N. [default: cpu]"
