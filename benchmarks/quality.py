@@ -50,13 +50,13 @@ def songs(folder: Path | None, seconds: float | None):
         yield song.name, {stem: waveform[:length] for stem, waveform in stems.items()}
 
 
-def separator(model: str, overlap: float | None):
+def separator(model: str, overlap: float | None, shifts: int):
     """Function of a model from mixture ``[S, 2]`` to ``{stem: estimate [S, 2]}``."""
     if model.startswith("spleeter:"):
         from spleeter.separator import Separator as Upstream
 
         return Upstream(model, multiprocess=False).separate
-    return Separator(model, overlap=overlap).separate
+    return Separator(model, overlap=overlap, shifts=shifts).separate
 
 
 def main() -> None:
@@ -70,12 +70,15 @@ def main() -> None:
     parser.add_argument("--songs", type=Path, help="folder of songs (default: stempeg's excerpt)")
     parser.add_argument("--seconds", type=float, help="seconds of each song (default: all)")
     parser.add_argument("--overlap", type=float, help="overlap of the windows, 0 to 0.5")
+    parser.add_argument("--shifts", type=int, default=1, help="passes of the network")
     parser.add_argument("--gain", type=float, default=0.0, help="gain of the mixture in dB")
     options = parser.parse_args()
     gain = 10 ** (options.gain / 20)
     print(f"{'song':24} {'model':34} {'vocals':>8} {'accomp.':>8} {'seconds':>8}")
     scores: dict[str, list] = {model: [] for model in options.models}
-    separators = {model: separator(model, options.overlap) for model in options.models}
+    separators = {
+        model: separator(model, options.overlap, options.shifts) for model in options.models
+    }
     for name, stems in songs(options.songs, options.seconds):
         for model, separate in separators.items():
             start = time.perf_counter()

@@ -203,12 +203,12 @@ def _session_of(configuration: Configuration, device: str | None) -> Session:
 def _exported(configuration: Configuration, path: Path, fault: str, device: str | None) -> Session:
     from .export import export_onnx, write_model_file
 
-    log.info(f"note: {path} {fault}: the network is exported now, which takes a few seconds")
     try:
         write_model_file(configuration)
+        log.info(f"note: {path} {fault}: the network has been exported from its checkpoint")
         return open_session(path, device)
     except WriteError as error:
-        log.warning(f"note: {error}: it will be exported again the next time")
+        log.warning(f"note: {error}: the network will be exported again the next time")
     with tempfile.TemporaryDirectory() as folder:
         draft = Path(folder) / path.name
         export_onnx(configuration, draft)

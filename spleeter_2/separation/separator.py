@@ -94,6 +94,11 @@ class Separator:
         self._windows = Windows.of(
             self.configuration.stft, self.configuration.segment, overlap, max(self._starts)
         )
+        if self._windows.useful <= self.configuration.stft.frame_length:
+            raise SeparationError(
+                f"the windows of {self.configuration.name}, {self.configuration.segment.nb_frames} "
+                f"frames, are too short for {shifts} shifts: give fewer"
+            )
         self._device = device
         self._network: Network | None = None
 

@@ -260,7 +260,7 @@ def test_a_stale_file_is_exported_again_with_a_note(model, change, caplog):
     with caplog.at_level("INFO"):
         found = load_network(configuration).estimate(mixture)["vocals"]
     (note,) = caplog.messages
-    assert "was exported from another checkpoint: the network is exported now" in note
+    assert "was exported from another checkpoint: the network has been exported" in note
     keras = build_model(configuration)
     weights.assign(keras, weights.read_checkpoint(model), model)
     expected = keras(mixture[np.newaxis], training=False)["vocals"][0].numpy()
@@ -303,7 +303,7 @@ def test_a_folder_that_cannot_be_written_costs_a_note_and_time(model):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout == "True\n", done.stderr
     missing, unwritable = done.stderr.splitlines()
-    assert "is missing: the network is exported now" in missing
+    assert "is missing: the network has been exported" in missing
     assert "Permission denied: it will be exported again the next time" in unwritable
     model.chmod(0o755)
     assert files_below(model) == before

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 import threading
@@ -13,6 +14,7 @@ from spleeter_2 import SeparationError, Separator
 from spleeter_2.audio.codecs import Encoding
 from spleeter_2.audio.reader import AudioReader
 from spleeter_2.config.loading import has_weights, load_configuration
+from spleeter_2.separation.separator import first_frames
 
 # Whole-track SDR in dB of spleeter_2:grouped on stempeg's excerpt, vocals and accompaniment
 PINNED = (5.769, 12.948)
@@ -394,3 +396,38 @@ def test_no_thread_is_left_behind(grouped, mixture):
 def test_every_shipped_model_that_says_so_has_weights():
     for name in ("grouped", "mask"):
         assert has_weights(load_configuration(f"spleeter_2:{name}").weights)
+
+
+def test_shifts_are_passes_that_start_at_different_frames(tiny, mixture):
+    """The estimate is the mean of all passes, each over the frames of a segment."""
+    assert first_frames(5, 64) == (0, 13, 26, 38, 51)
+    assert first_frames(1, 8) == (0,)
+    with Separator(tiny, shifts=2) as separator:
+        separator.load()
+        seen = []
+
+        def estimate(spectrogram):
+            seen.append(spectrogram)
+            return {"vocals": spectrogram * (len(seen) % 2) * 2}  # 2, 0, 2, 0, ...
+
+        separator._network = dataclasses.replace(separator._network, estimate=estimate)
+        stems = separator.separate(mixture)
+    nb_frames = separator.configuration.segment.nb_frames
+    assert all(len(spectrogram) == nb_frames for spectrogram in seen)
+    late = first_frames(2, separator.configuration.model.stride)[1]
+    assert np.array_equal(seen[1][:-late], seen[0][late:])
+    assert np.abs(stems["vocals"] - mixture).max() < 1e-5
+    assert np.abs(stems["accompaniment"]).max() < 1e-5
+
+
+def test_windows_that_are_too_short_for_shifts(tiny, tmp_path):
+    configuration = {"spleeter_2": 1, "base": str(tiny), "segment": {"nb_frames": 16}}
+    (tmp_path / "short.json").write_text(json.dumps(configuration))
+    with pytest.raises(SeparationError, match="too short for 16 shifts: give fewer"):
+        Separator(tmp_path / "short.json", shifts=16)
+
+
+@pytest.mark.parametrize("shifts", [0, 17, 1.5, "2", True, None])
+def test_numbers_of_shifts(tiny, shifts):
+    with pytest.raises(SeparationError, match="shifts must be a whole number between 1 and 16"):
+        Separator(tiny, shifts=shifts)
