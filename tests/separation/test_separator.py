@@ -421,7 +421,7 @@ def test_shifts_are_passes_that_start_at_different_frames(tiny, mixture):
 
 
 def test_windows_that_are_too_short_for_shifts(tiny, tmp_path):
-    configuration = {"spleeter_2": 1, "base": str(tiny), "segment": {"nb_frames": 16}}
+    configuration = {"spleeter_2": 1, "base": str(tiny), "segment": {"nb_frames": 16, "trim": 1300}}
     (tmp_path / "short.json").write_text(json.dumps(configuration))
     with pytest.raises(SeparationError, match="too short for 16 shifts: give fewer"):
         Separator(tmp_path / "short.json", shifts=16)
