@@ -9,10 +9,8 @@ from __future__ import annotations
 import math
 import numbers
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from typing import Any
-
-import numpy as np
 
 from .errors import SeparationError
 
@@ -28,7 +26,7 @@ def check_text(name: str, value: Any) -> str:
     """
     if not isinstance(value, str):
         raise _wrong(name, "be a string", value)
-    return value
+    return str(value)
 
 
 def check_choice(name: str, value: Any, choices: Collection[str]) -> str:
@@ -39,7 +37,7 @@ def check_choice(name: str, value: Any, choices: Collection[str]) -> str:
     """
     if not isinstance(value, str) or value not in choices:
         raise _wrong(name, f"be one of {', '.join(choices)}", value)
-    return value
+    return str(value)
 
 
 def check_flag(name: str, value: Any) -> bool:
@@ -48,7 +46,7 @@ def check_flag(name: str, value: Any) -> bool:
     Raises:
         SeparationError: another type; numbers are no bools.
     """
-    if not isinstance(value, bool | np.bool_):
+    if not isinstance(value, bool) and not _is_numpy(value, "bool_", "bool"):
         raise _wrong(name, "be True or False", value)
     return bool(value)
 
@@ -97,10 +95,13 @@ def check_path(name: str, value: Any) -> str:
     Raises:
         SeparationError: another type, or a null character.
     """
-    path = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+    try:
+        path = os.fspath(value)
+    except TypeError:
+        path = None
     if not isinstance(path, str) or "\0" in path:
         raise _wrong(name, "be a path", value)
-    return path
+    return str(path)  # os.scandir takes numpy.str_ for bytes
 
 
 def check_names(name: str, value: Any) -> tuple[str, ...]:
@@ -109,8 +110,10 @@ def check_names(name: str, value: Any) -> tuple[str, ...]:
     Raises:
         SeparationError: another type; a single string is no list of its characters.
     """
-    is_series = isinstance(value, Iterable) and not isinstance(value, str | bytes)
-    names = tuple(value) if is_series else None
+    try:
+        names = None if isinstance(value, str | bytes) else tuple(value)
+    except TypeError:
+        names = None
     if names is None or not all(isinstance(item, str) for item in names):
         raise _wrong(name, "be a list of names", value)
     return names
@@ -137,7 +140,14 @@ def check_type(name: str, value: Any, kind: type) -> None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+    # NumPy registers its durations as integers
+    is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return is_real and not _is_numpy(value, "timedelta64")
+
+
+def _is_numpy(value: Any, *types: str) -> bool:
+    """Return True for a scalar of one of NumPy's types; NumPy is not imported for it."""
+    return type(value).__module__ == "numpy" and type(value).__name__ in types
 
 
 def _bounds(what: str, least: float, most: float) -> str:

@@ -59,6 +59,7 @@ SIGNALS = tuple(
     if hasattr(signal, name)  # Windows lacks two
 )
 # messages of exceptions that a limit of the system causes, in imports and threads
+LEAST_MEMORY = 400_000_000  # bytes of address space
 _NO_MEMORY = re.compile(
     r"failed to map segment|cannot allocate memory|can't start new thread|ResourceExhausted"
     "|returned NULL without setting an exception",
@@ -216,6 +217,7 @@ def run(application: typer.Typer, name: str) -> NoReturn:
     output = sys.stdout
     sys.stdout = _Output(output)
     try:
+        _require_address_space()
         status, message = _call(application), None
         interrupts.ignore()
     except BaseException as error:
@@ -231,6 +233,24 @@ def run(application: typer.Typer, name: str) -> NoReturn:
     _flush_or_drop(sys.stderr)
     interrupts.restore_defaults()
     sys.exit(status)
+
+
+def _require_address_space() -> None:
+    """Refuse a limit in which OpenBLAS would wait for memory without end, while it is imported.
+
+    Raises:
+        SeparationError: the address space is limited to less than ``LEAST_MEMORY``.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY and limit < LEAST_MEMORY:
+        raise SeparationError(
+            f"not enough memory: the address space is limited to {limit / 1e6:.0f} MB (ulimit -v), "
+            f"raise the limit to {LEAST_MEMORY / 1e6:.0f} MB or more"
+        )
 
 
 def _call(application: typer.Typer) -> int:

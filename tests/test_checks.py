@@ -8,9 +8,18 @@ import pytest
 from spleeter_2 import checks
 from spleeter_2.errors import SeparationError
 
+
+class BrokenPath:
+    """An object that claims to stand for a path."""
+
+    def __fspath__(self):
+        return 3
+
+
 ANYTHING = [
     *(None, "", "x", b"x", True, np.True_, 0, -1, 1.5, 10**400, float("nan"), float("inf"), 1j),
     *(Decimal(1), Fraction(1, 2), [], ["x"], (1,), {"x": 1}, {"x"}, np.zeros(3), np.float32(2)),
+    *(np.timedelta64(3), np.array(3), np.str_("x"), BrokenPath()),
     *(object(), len, int, pathlib.Path("x"), "a\0b", "a\nb", "x" * 1000),
 ]
 CHECKS = {
@@ -49,6 +58,7 @@ def test_whatever_the_value_it_is_returned_or_refused(check):
         (checks.check_whole, 10**400, 10**400),
         (checks.check_flag, np.False_, False),
         (checks.check_path, pathlib.Path("a/b"), "a/b"),
+        (checks.check_path, np.str_("a/b"), "a/b"),
         (checks.check_names, np.array(["a", "b"]), ("a", "b")),
         (checks.check_names, iter("ab"), ("a", "b")),
     ],

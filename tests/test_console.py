@@ -192,7 +192,7 @@ def test_a_stem_to_a_closed_output_is_an_error(tiny, song):
     assert done.returncode == 1 and "standard output is closed" in done.stderr
 
 
-@pytest.mark.parametrize("limit", ["-n 12", "-v 1000000"])
+@pytest.mark.parametrize("limit", ["-n 12", "-v 1000000", "-v 200000", "-v 300000"])
 def test_limits_of_the_system(tiny, song, tmp_path, limit):
     """Whatever step reaches the limit first."""
     arguments = ["separate", "-p", tiny, "-o", tmp_path / "out", song]
@@ -200,6 +200,7 @@ def test_limits_of_the_system(tiny, song, tmp_path, limit):
     assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
     words = "too many open files" if "n" in limit else "not enough memory"
     assert done.stderr.startswith("spleeter: error: ") and words in done.stderr
+    assert "ulimit" in done.stderr
     assert not (tmp_path / "out").exists()
 
 

@@ -15,6 +15,15 @@ SYSTEM_FOLDERS = frozenset(
         "@recycle",
         "#recycle",
         "#snapshot",
+        "~snapshot",
+        "@recently-snapshot",
+        "@sharebin",
+        "@tmp",
+        "network trash folder",
+        "temporary items",
+        "thevolumesettingsfolder",
+        "dfsrprivate",
+        "config.msi",
     )
 )
 

@@ -17,14 +17,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import ffmpeg
 import numpy as np
 
+from spleeter_2.checks import check_number, check_path, check_positive, check_whole
 from spleeter_2.errors import SeparationError
 from spleeter_2.files import reason_of
 
+from .codecs import check_sample_rate
 from .description import Stream, describe, first_frame, parse_metadata, song_tags
 from .ffmpeg import STDIO, Ffmpeg, file_url
 from .riff import declared_seconds
@@ -66,8 +68,8 @@ class AudioReader:
         faults: the notes on samples that are missing or mixed down.
 
     Raises:
-        SeparationError: the file is missing, empty, not audio, or has no such audio stream; a
-            negative offset or a duration that is not positive.
+        SeparationError: the file is missing, empty, not audio, or has no such audio stream; an
+            invalid argument.
     """
 
     def __init__(
@@ -78,17 +80,17 @@ class AudioReader:
         duration: float | None = None,
         stream: int | None = None,
     ) -> None:
-        self.name = "standard input" if path == STDIO else os.fspath(path)
+        path = check_path("the path", path)
+        self.name = "standard input" if path == STDIO else path
         self.notes: list[str] = []
         self.faults: list[str] = []
-        if not offset >= 0 or (duration is not None and not duration > 0):
-            raise SeparationError(
-                "an offset must not be negative, and a duration must be positive, not "
-                f"{offset} and {duration}"
-            )
-        self._offset = min(offset, MAX_SECONDS)
-        self._duration = None if duration is None else min(duration, MAX_SECONDS)
-        self._stream = stream
+        if sample_rate is not None:
+            sample_rate = check_sample_rate(sample_rate)
+        self._offset = check_number("the offset", _limited(offset), 0)
+        self._duration = duration
+        if duration is not None:
+            self._duration = check_positive("the duration", _limited(duration))
+        self._stream = None if stream is None else check_whole("the stream", stream, 0, 999)
         self._start(path, sample_rate)
         try:
             self.sample_rate, self._nb_decoded, mask = self._header()
@@ -387,6 +389,11 @@ def first_invalid_sample(waveform: np.ndarray) -> tuple[int, str] | None:
     index = int(np.argmin(good))
     finite = np.isfinite(waveform[index]).all()
     return index, f"more than {MAX_SAMPLE:g} times full scale" if finite else "NaN or infinity"
+
+
+def _limited(seconds: Any) -> Any:
+    """``MAX_SECONDS`` for a float above it, infinity included; any other value as it is."""
+    return min(seconds, MAX_SECONDS) if isinstance(seconds, float) else seconds
 
 
 def _label(number: int, stream: Stream) -> str:

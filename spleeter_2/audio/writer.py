@@ -9,6 +9,7 @@ import subprocess
 import ffmpeg
 import numpy as np
 
+from spleeter_2.checks import check_path, check_type, check_whole
 from spleeter_2.errors import OutputClosed, SeparationError
 from spleeter_2.files import Draft, writing
 
@@ -32,7 +33,7 @@ class AudioWriter:
         nb_clipped: samples beyond full scale so far, which 16 and 24 bits clip.
 
     Raises:
-        SeparationError: the folder cannot be written, or ffmpeg fails.
+        SeparationError: an invalid argument; the folder cannot be written, or ffmpeg fails.
     """
 
     def __init__(
@@ -43,7 +44,11 @@ class AudioWriter:
         encoding: Encoding = Encoding(),
         tags: dict[str, str] | None = None,
     ) -> None:
-        self.name = "standard output" if path == STDIO else os.fspath(path)
+        path = check_path("the path", path)
+        sample_rate = check_whole("sample_rate", sample_rate, 1)
+        nb_channels = check_whole("nb_channels", nb_channels, 1, 2)
+        check_type("encoding", encoding, Encoding)
+        self.name = "standard output" if path == STDIO else path
         self.nb_clipped = 0
         self._options = f"--sample_rate {sample_rate}"
         if not encoding.is_lossless:

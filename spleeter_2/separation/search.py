@@ -136,7 +136,7 @@ class _Search:
             above: real paths of the folders that ``**`` has entered, against loops.
         """
         if not parts:
-            yield folder
+            yield folder or os.curdir
             return
         part, rest = parts[0], parts[1:]
         if part == "**":
@@ -150,7 +150,7 @@ class _Search:
                     yield from self._matches(path, parts, literal, above | {real})
         elif not glob.has_magic(part):
             path = os.path.join(folder, part)
-            if os.path.lexists(path):
+            if os.path.lexists(path or os.curdir):
                 yield from self._matches(path, rest, literal)
         else:
             for name in self._names(folder):

@@ -219,6 +219,8 @@ class Separator:
         check_type("reader", reader, AudioReader)
         check_type("outputs", outputs, Mapping)
         choose_stems(self.configuration.name, self.stems, outputs)
+        outputs = {name: check_path(f"the path of {name}", path) for name, path in outputs.items()}
+        _check_outputs(outputs, reader.name)
         check_type("encoding", encoding, Encoding)
         _check_progress(progress)
         self.load()
@@ -241,7 +243,7 @@ class Separator:
             for writer in writers.values():
                 writer.publish()
         clipped = {name: writer.nb_clipped for name, writer in writers.items()}
-        return SeparationResult(dict(outputs), done / reader.sample_rate, clipped, reader.notes)
+        return SeparationResult(outputs, done / reader.sample_rate, clipped, reader.notes)
 
     def stream(
         self, blocks: Iterable[np.ndarray], sample_rate: int
@@ -414,6 +416,17 @@ def choose_stems(
             f"not {', '.join(unknown) or 'an empty list'}"
         )
     return tuple(name for name in instruments if name in stems)
+
+
+def _check_outputs(outputs: Mapping[str, str], source: str) -> None:
+    """Raise SeparationError if a stem would replace the song or another stem."""
+    taken = {os.path.realpath(source)}
+    for name, path in outputs.items():
+        if (real := os.path.realpath(path)) in taken:
+            raise SeparationError(
+                f"the {name} would replace the song or another stem, {path}: name another file"
+            )
+        taken.add(real)
 
 
 def _check_progress(progress: Progress | None) -> None:

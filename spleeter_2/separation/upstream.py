@@ -1,7 +1,7 @@
 """Upstream Spleeter's models, computed by its own installed code, with checks around it.
 
 Upstream exits with 0 on every error and, after an interrupted download, separates with untrained
-weights; both are errors here. Its samples are not changed.
+weights; both are errors here. Its samples are not changed; by default our writer encodes them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from pathlib import Path
 
 from spleeter_2.audio.codecs import Encoding
 from spleeter_2.audio.ffmpeg import STDIO, WRITE_ERRORS, require_system_programs
+from spleeter_2.audio.mark import mark_tags
 from spleeter_2.audio.reader import AudioReader
+from spleeter_2.audio.writer import AudioWriter
 from spleeter_2.errors import SeparationError, model_errors
 from spleeter_2.extras import require_spleeter
 from spleeter_2.files import Draft, writing
@@ -132,43 +134,48 @@ class UpstreamSeparator:
         return notes
 
     def _save(self, estimates, outputs: dict[str, str], encoding: Encoding) -> None:
+        """Write the stems: by our writer, which marks them, or by an adapter of the user's."""
+        rate = self.parameters["sample_rate"]
+        with contextlib.ExitStack() as stack:
+            files: list[AudioWriter | _Adapted] = []
+            for name, path in outputs.items():
+                estimate = estimates[name]
+                if self._adapter_name == DEFAULT_ADAPTER:
+                    tags = mark_tags(encoding.codec)
+                    file = AudioWriter(path, rate, estimate.shape[1], encoding, tags)
+                else:
+                    file = _Adapted(path, self._adapter, rate, encoding)
+                files.append(stack.enter_context(file))
+                file.write(estimate)
+                file.finish()
+            for file in files:
+                file.publish()
+
+
+class _Adapted(Draft):
+    """A stem that an audio adapter writes, with the interface of ``AudioWriter``."""
+
+    def __init__(self, path: str, adapter, rate: int, encoding: Encoding) -> None:
+        self._name, self._adapter, self._rate, self._encoding = path, adapter, rate, encoding
+        with writing(path):  # adapters choose the container by the suffix
+            super().__init__(path)
+
+    def write(self, waveform) -> None:
         from spleeter.audio import Codec
 
-        with contextlib.ExitStack() as stack:
-            drafts = {}
-            for name, path in outputs.items():
-                with writing(path):  # upstream's ffmpeg chooses the container by the suffix
-                    draft = drafts[path] = stack.enter_context(Draft(path))
-                try:
-                    self._adapter.save(
-                        draft.path,
-                        estimates[name],
-                        self.parameters["sample_rate"],
-                        Codec(encoding.codec),
-                        encoding.bitrate,
-                    )
-                except Exception as error:  # third-party code
-                    raise SeparationError(f"cannot write {path}: {_message(error)}") from error
-                if self._adapter_name == DEFAULT_ADAPTER:  # other adapters may write any format
-                    self._check_written(draft, path, len(estimates[name]))
-                elif not draft.path.is_file() or not draft.path.stat().st_size:
-                    raise SeparationError(f"cannot write {path}: the audio adapter wrote nothing")
-            for path, draft in drafts.items():
-                with writing(path):
-                    draft.publish()
+        codec, bitrate = Codec(self._encoding.codec), self._encoding.bitrate
+        try:
+            self._adapter.save(self.path, waveform, self._rate, codec, bitrate)
+        except Exception as error:  # third-party code
+            raise SeparationError(f"cannot write {self._name}: {_message(error)}") from error
 
-    def _check_written(self, draft: Draft, path: str, nb_samples: int) -> None:
-        """Decode a written stem: upstream ignores ffmpeg's exit status, as on a full disk."""
-        nb_written = 0
-        with contextlib.suppress(SeparationError), AudioReader(draft.path) as reader:
-            nb_written = sum(map(len, reader.blocks()))
-        # a lossy codec may lose a frame
-        if nb_written < nb_samples - 4096 or not nb_written:
-            rate = self.parameters["sample_rate"]
-            raise SeparationError(
-                f"cannot write {path}: upstream's ffmpeg wrote {nb_written / rate:.1f} s of "
-                f"{nb_samples / rate:.1f} s; the disk may be full"
-            )
+    def finish(self) -> None:
+        if not self.path.is_file() or not self.path.stat().st_size:
+            raise SeparationError(f"cannot write {self._name}: the audio adapter wrote nothing")
+
+    def publish(self) -> None:
+        with writing(self._name):
+            super().publish()
 
 
 def upstream_configuration(descriptor: str) -> dict:

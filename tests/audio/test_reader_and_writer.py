@@ -201,7 +201,7 @@ def test_offset_and_duration_beyond_any_song(tmp_path, endless):
     with pytest.raises(SeparationError, match="x.wav ends before"):
         read(tmp_path / "x.wav", offset=endless)
     for options in ({"offset": -1.0}, {"offset": np.nan}, {"duration": 0.0}):
-        with pytest.raises(SeparationError, match="must be positive"):
+        with pytest.raises(SeparationError, match="must be (positive|a number of at least 0)"):
             read(tmp_path / "x.wav", **options)
 
 
@@ -322,3 +322,38 @@ def test_a_tag_longer_than_an_argument_is_shortened(tmp_path, codec):
     write(tmp_path / "x", tone(RATE), codec=codec, tags={"comment": 200_000 * "é", "title": "T"})
     tags = read(tmp_path / "x")[0].tags
     assert tags["title"] == "T" and set(tags.get("comment", "é")) == {"é"}
+
+
+@pytest.mark.parametrize(
+    "argument, value",
+    [
+        ("path", 3),
+        ("path", "a\0b"),
+        ("sample_rate", "44100"),
+        ("sample_rate", -1),
+        ("offset", "1"),
+        ("offset", float("nan")),
+        ("duration", np.array([1, 2])),
+        ("stream", -1),
+        ("stream", "first"),
+    ],
+)
+def test_arguments_of_a_reader(song, argument, value):
+    with pytest.raises(SeparationError, match=f"{argument} must be "):
+        AudioReader(**{"path": song, argument: value})
+
+
+@pytest.mark.parametrize(
+    "argument, value",
+    [
+        ("path", 3),
+        ("sample_rate", float("nan")),
+        ("nb_channels", 3),
+        ("encoding", "wav"),
+    ],
+)
+def test_arguments_of_a_writer(tmp_path, argument, value):
+    given = {"path": tmp_path / "x.wav", "sample_rate": 44100, "nb_channels": 2}
+    with pytest.raises(SeparationError, match=f"{argument} must be "):
+        AudioWriter(**{**given, argument: value})
+    assert list(tmp_path.iterdir()) == []

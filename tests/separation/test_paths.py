@@ -38,6 +38,13 @@ def test_patterns(music, tmp_path):
         plan_outputs([f"{music}/*.xyz"], tmp_path / "out", TEMPLATE, "wav", STEMS)
 
 
+@pytest.mark.parametrize("pattern", ["**", "**/"])
+def test_a_pattern_that_matches_the_current_folder(music, tmp_path, monkeypatch, pattern):
+    monkeypatch.chdir(music)
+    songs = plan_outputs([pattern], tmp_path / "out", TEMPLATE, "wav", STEMS)
+    assert sources(songs, music) == ["a.mp3", "b.wav", "live/c.FLAC", "live/d/e.ogg"]
+
+
 def test_a_name_with_brackets_is_a_name(music, tmp_path):
     (music / "[live].mp3").touch()
     songs = plan_outputs([music / "[live].mp3"], tmp_path / "out", TEMPLATE, "wav", STEMS)
@@ -149,6 +156,8 @@ SYSTEM = [
     "$RECYCLE.BIN",
     "@eaDir",
     "#recycle",
+    "Network Trash Folder",
+    "@Recently-Snapshot",
 ]
 
 

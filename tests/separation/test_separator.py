@@ -1,4 +1,5 @@
 import json
+import shutil
 import threading
 
 import numpy as np
@@ -315,6 +316,25 @@ def test_unknown_outputs(grouped, song, tmp_path):
     with pytest.raises(SeparationError, match="reader must be of type AudioReader"):
         grouped.write_stems(song, {"vocals": str(tmp_path / "vocals.wav")}, Encoding())
     assert files_below(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "vocals, accompaniment, words",
+    [
+        ("a.wav", 3, "the path of accompaniment must be a path, not 3"),
+        ("a.wav", b"b.wav", "the path of accompaniment must be a path"),
+        ("a.wav", "a.wav", "the accompaniment would replace the song or another stem"),
+        ("song.wav", "b.wav", "the vocals would replace the song or another stem"),
+    ],
+)
+def test_paths_of_stems(grouped, song, tmp_path, monkeypatch, vocals, accompaniment, words):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(song, "song.wav")
+    outputs = {"vocals": vocals, "accompaniment": accompaniment}
+    with AudioReader("song.wav") as reader, pytest.raises(SeparationError, match=words):
+        grouped.write_stems(reader, outputs, Encoding())
+    assert files_below(tmp_path) == ["song.wav"]
+    assert (tmp_path / "song.wav").read_bytes() == song.read_bytes()
 
 
 def test_a_callback_that_fails_leaves_no_file(grouped, song, tmp_path):

@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 
@@ -112,43 +113,60 @@ def test_stems_that_the_model_does_not_have(stems, words):
         UpstreamSeparator("spleeter:2stems", stems)
 
 
-@pytest.mark.parametrize(
-    "fault",
-    [
-        "half written",
-        *(pytest.param(x, marks=pytest.mark.slow) for x in ("an exception", "nothing written")),
-    ],
-)
-def test_a_failed_save_leaves_no_empty_folder(
+def test_a_stem_that_cannot_be_written_leaves_no_empty_folder(
+    spleeter, song, tmp_path, model_path, file_size_limit
+):
+    file_size_limit(100_000)
+    out = tmp_path / "a" / "b"
+    status, messages = spleeter("separate", "-p", "spleeter:2stems", "-o", out, song)
+    assert status == 1 and "cannot write" in messages and "ulimit -f" in messages
+    assert messages.strip().count("\n") == 0, messages
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["an exception", "nothing written"])
+def test_an_adapter_that_fails_leaves_no_empty_folder(
     spleeter, song, tmp_path, model_path, monkeypatch, fault
 ):
     """The first stem is there, under its temporary name, when the second fails."""
     from spleeter.audio.ffmpeg import FFMPEGProcessAudioAdapter
 
-    save, saved = FFMPEGProcessAudioAdapter.save, []
+    saved = []
 
-    def broken(self, path, *arguments):
-        saved.append(path)
-        if len(saved) == 1:
-            save(self, path, *arguments)
-            assert path.stat().st_size > RATE
-        elif fault == "an exception":
-            raise RuntimeError("FFMPEG error: b'a\\nx: No space left on device\\nsize=1'")
-        elif fault == "half written":
-            save(self, path, arguments[0][:RATE], *arguments[1:])
+    class Broken(FFMPEGProcessAudioAdapter):
+        def save(self, path, *arguments):
+            saved.append(path)
+            if len(saved) == 1:
+                super().save(path, *arguments)
+                assert path.stat().st_size > RATE
+            elif fault == "an exception":
+                raise RuntimeError("FFMPEG error: b'a\\nx: No space left on device\\nsize=1'")
 
-    monkeypatch.setattr(FFMPEGProcessAudioAdapter, "save", broken)
-    status, messages = spleeter(
-        "separate", "-p", "spleeter:2stems", "-o", tmp_path / "a" / "b", song
-    )
+    monkeypatch.setattr("spleeter.audio.ffmpeg.Broken", Broken, raising=False)
+    out, adapter = tmp_path / "a" / "b", "spleeter.audio.ffmpeg.Broken"
+    status, messages = spleeter("separate", "-p", "spleeter:2stems", "-a", adapter, "-o", out, song)
     words = {
         "an exception": "accompaniment.wav: RuntimeError: x: No space left on device\n",
-        "nothing written": "wrote 0.0 s of 2.0 s; the disk may be full",
-        "half written": "wrote 1.0 s of 2.0 s; the disk may be full",
+        "nothing written": "the audio adapter wrote nothing",
     }
     assert status == 1 and "cannot write" in messages and words[fault] in messages
     assert messages.strip().count("\n") == 0, messages
     assert len(saved) == 2 and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_stems_of_upstream_beside_the_song_are_no_songs(spleeter, song, tmp_path, model_path):
+    shutil.copy(song, tmp_path / "song.wav")
+    names = ("-f", "{filename}_{instrument}.{codec}", "-o", tmp_path, tmp_path)
+    for _ in range(2):
+        status, messages = spleeter("separate", "-p", "spleeter:2stems", *names)
+        assert status == 0, messages
+        assert sorted(p.name for p in tmp_path.iterdir()) == [
+            "song.wav",
+            "song_accompaniment.wav",
+            "song_vocals.wav",
+        ]
 
 
 @pytest.mark.parametrize(
