@@ -22,7 +22,7 @@ from spleeter_2.models import checkpoint as weights
 CHECKPOINT = "gpocm_lasaft_a.ckpt"
 WRITTEN = [
     "checkpoint", "checkpoint.data-00000-of-00001", "checkpoint.index", "config.json",
-    "model_card.md",
+    "model.onnx", "model_card.md",
 ]  # fmt: skip
 
 

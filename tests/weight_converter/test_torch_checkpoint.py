@@ -253,6 +253,7 @@ def here(thing) -> str:
 
 
 LOSS, DICT = "torch.nn.modules.loss.L1Loss", "lightning.AttributeDict"
+RECONSTRUCT = np.zeros(0).__reduce__()[0]  # in numpy.core, or numpy._core from NumPy 2 on
 VALUES = {  # opcodes: plain value, content of a placeholder
     "attributes": (Ops(new(DICT) + pairs({"a": [1, (2.5,)]})), {"a": [1, (2.5,)]}),
     "no attributes": (new(DICT), {}),
@@ -278,7 +279,7 @@ VALUES = {  # opcodes: plain value, content of a placeholder
     "cycle": (Ops(b"]q\x07h\x07a"), [Placeholder("<cycle>")]),
     "numpy": (push(np.float64(0.25)), 0.25),
     "numpy integer": (push(np.array([-3], ">i2")[0]), -3),
-    "array": (push(np.zeros(3)), Placeholder("numpy.core.multiarray._reconstruct")),
+    "array": (push(np.zeros(3)), Placeholder(f"{RECONSTRUCT.__module__}._reconstruct")),
 }  # fmt: skip
 
 
