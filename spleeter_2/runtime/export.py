@@ -103,8 +103,11 @@ def export_onnx(
     return export_network(configuration, path, "onnx", instruments).difference
 
 
-def write_model_file(configuration: Configuration) -> float:
-    """Write ``model.onnx`` beside a model's checkpoint, atomically.
+def write_model_file(configuration: Configuration, path: Path | None = None) -> float:
+    """Write a network beside its checkpoint, atomically.
+
+    Args:
+        path: of the file (default: ``model.onnx``).
 
     Returns:
         The difference to Keras; see ``Exported``.
@@ -112,7 +115,7 @@ def write_model_file(configuration: Configuration) -> float:
     Raises:
         SeparationError: see ``export_network``; the folder cannot be written (``WriteError``).
     """
-    with atomic_file(model_file.path_of(configuration)) as draft:
+    with atomic_file(path or model_file.path_of(configuration)) as draft:
         return export_network(configuration, draft, "onnx", refer=True).difference
 
 

@@ -20,7 +20,7 @@ DIGEST, WINDOW, DIFFERENCE = "spleeter_2_digest", "stft_window", "difference"  #
 
 
 def digest(configuration: Configuration) -> str:
-    """Digest of all that determines the exported network: checkpoint and architecture."""
+    """Digests of all that determines the exported network, of its architecture and its weights."""
     facts = (
         configuration.targets,
         configuration.nb_channels,
@@ -28,13 +28,26 @@ def digest(configuration: Configuration) -> str:
         configuration.segment.nb_frames,
         configuration.model,
     )
-    hashed = hashlib.sha256(msgspec.json.encode(facts))
+    architecture = hashlib.sha256(msgspec.json.encode(facts)).hexdigest()[:32]
     # the index holds the CRC of every tensor
-    index = path_of(configuration).with_name(f"{CHECKPOINT}.index")
-    hashed.update(index.read_bytes() if index.is_file() else b"")
-    return hashed.hexdigest()
+    index = Path(configuration.weights) / f"{CHECKPOINT}.index"
+    weights = hashlib.sha256(index.read_bytes() if index.is_file() else b"").hexdigest()[:32]
+    return f"{architecture}-{weights}"
 
 
-def path_of(configuration: Configuration) -> Path:
-    """Path of a model's exported network."""
-    return Path(configuration.weights) / NAME
+def has_same_architecture(one: str, other: str) -> bool:
+    """Compare two digests."""
+    return one.partition("-")[0] == other.partition("-")[0]
+
+
+def path_of(configuration: Configuration, is_variant: bool = False) -> Path:
+    """Path of a model's exported network.
+
+    Args:
+        is_variant: ``model.onnx`` is another architecture's with the same weights, as for a
+            configuration that changes the segment of its base.
+    """
+    name = NAME
+    if is_variant:
+        name = f"model-{digest(configuration).partition('-')[0][:12]}.onnx"
+    return Path(configuration.weights) / name

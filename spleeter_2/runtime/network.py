@@ -183,15 +183,17 @@ def _providers(onnxruntime, device: str | None) -> list:
 
 def _session_of(configuration: Configuration, device: str | None) -> Session:
     """The exported network of a model, exported anew if it is older than its weights."""
-    path = model_file.path_of(configuration)
     wanted = model_file.digest(configuration)
-    if path.is_file():
-        session = open_session(path, device)
-        if session.digest == wanted:
-            return session
-        if not session.digest:
-            raise _foreign(path)
-    fault = "was exported from another checkpoint" if path.is_file() else "is missing"
+    path = model_file.path_of(configuration)
+    session = open_session(path, device) if path.is_file() else None
+    if session and not session.digest:
+        raise _foreign(path)
+    if session and not model_file.has_same_architecture(session.digest, wanted):
+        path = model_file.path_of(configuration, is_variant=True)
+        session = open_session(path, device) if path.is_file() else None
+    if session and session.digest == wanted:
+        return session
+    fault = "was exported from another checkpoint" if session else "is missing"
     if not is_installed("tensorflow"):
         raise SeparationError(
             f"{path} {fault}: export it where TensorFlow is installed "
@@ -204,7 +206,7 @@ def _exported(configuration: Configuration, path: Path, fault: str, device: str 
     from .export import export_onnx, write_model_file
 
     try:
-        write_model_file(configuration)
+        write_model_file(configuration, path)
         log.info(f"note: {path} {fault}: the network has been exported from its checkpoint")
         return open_session(path, device)
     except WriteError as error:
