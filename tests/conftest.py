@@ -135,6 +135,7 @@ def tiny(tmp_path_factory) -> Path:
     from spleeter_2.config.loading import load_configuration
     from spleeter_2.models import build_model
     from spleeter_2.models.checkpoint import write_checkpoint
+    from spleeter_2.runtime.export import write_model_file
 
     folder = tmp_path_factory.mktemp("tiny")
     data = {
@@ -149,6 +150,7 @@ def tiny(tmp_path_factory) -> Path:
     (folder / "config.json").write_text(json.dumps(data))
     tf.keras.utils.set_random_seed(0)
     write_checkpoint(values_of(build_model(load_configuration(str(folder)))), folder)
+    write_model_file(load_configuration(str(folder)))
     return folder
 
 
