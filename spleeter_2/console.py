@@ -62,6 +62,7 @@ SIGNALS = tuple(
 LEAST_MEMORY = 400_000_000  # bytes of address space
 _NO_MEMORY = re.compile(
     r"failed to map segment|cannot allocate memory|can't start new thread|ResourceExhausted"
+    "|bad_alloc|failed to allocate memory|resource temporarily unavailable"  # of ONNX Runtime
     "|returned NULL without setting an exception",
     re.I,
 )

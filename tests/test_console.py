@@ -118,6 +118,7 @@ def test_a_signal_that_nohup_ignores_stays_ignored(tmp_path):
         ("MemoryError()", "not enough memory"),
         ("ImportError('x.so: failed to map segment from shared object')", "not enough memory"),
         ('RuntimeError("can\'t start new thread")', "not enough memory, or too many processes"),
+        ("RuntimeError('Failed to allocate memory for requested buffer')", "not enough memory"),
     ],
 )
 def test_a_limit_of_the_system_is_one_sentence(tmp_path, raised, sentence):
@@ -175,7 +176,7 @@ def test_closed_standard_streams(program, closed):
     assert ("Usage" in done.stdout) == (">&-" not in closed.split())
     done = shell(program, "--no-such-option", after=closed)
     assert done.returncode == 2 and done.stdout == ""
-    assert ("no such option" in done.stderr) == ("2>&-" not in closed)
+    assert ("o such option" in done.stderr) == ("2>&-" not in closed)
 
 
 @pytest.mark.parametrize("closed", [">&-", ">&- 2>&- <&-"])

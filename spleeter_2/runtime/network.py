@@ -126,6 +126,7 @@ def open_session(path: Path, device: str | None = None) -> Session:
 
     Raises:
         SeparationError: it is missing, damaged, or has other inputs; an unknown device.
+        MemoryError: there is not enough memory for it.
     """
     import onnxruntime
 
@@ -137,6 +138,8 @@ def open_session(path: Path, device: str | None = None) -> Session:
         session = onnxruntime.InferenceSession(path, options, providers)
     except Exception as error:  # classes of their own, all derived from Exception
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        if re.search("bad_alloc|failed to allocate", reason, re.I):
+            raise MemoryError(reason) from error  # the file is not at fault
         raise SeparationError(f"cannot load the network {path} ({reason}): {ADVICE}") from error
     if [item.name for item in session.get_inputs()] != [model_file.INPUT]:
         raise _foreign(path)

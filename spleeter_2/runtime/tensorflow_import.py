@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
+from collections.abc import Iterator
 from types import ModuleType
 
 from spleeter_2.extras import use_keras_2
@@ -25,10 +27,26 @@ def import_tensorflow() -> ModuleType:
     collecting = gc.isenabled()
     gc.disable()
     try:
-        import tensorflow
+        with _without_messages():
+            import tensorflow
     finally:
         if own_folder:
             os.environ.pop("TEST_TMPDIR", None)
         if collecting:
             gc.enable()
     return tensorflow
+
+
+@contextlib.contextmanager
+def _without_messages() -> Iterator[None]:
+    """Direct standard error to /dev/null: TensorFlow 2.16 and newer log there from C++ when they
+    are imported, whatever the level is; errors of an import are exceptions."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # it is closed, or there are too many files
+            before = os.dup(2)
+            stack.callback(os.close, before)
+            null = os.open(os.devnull, os.O_WRONLY)
+            stack.callback(os.close, null)
+            stack.callback(os.dup2, before, 2)
+            os.dup2(null, 2)
+        yield

@@ -19,5 +19,5 @@ def test_the_import_needs_no_home_and_no_folder_for_temporary_files(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0 and done.stderr == ""
     assert list(tmp_path.iterdir()) == []
