@@ -12,7 +12,7 @@ from spleeter_2.files import write_json
 from .mapping import Conversion
 
 OURS = re.compile(
-    r"checkpoint(\.index|\.data-\d+-of-\d+)?|(config|report)\.json|model_card\.md|model\.onnx"
+    r"checkpoint(\.index|\.data-\d+-of-\d+)?|(config|report)\.json|model_card\.md|model(-\w+)?\.onnx"
 )
 
 
