@@ -72,11 +72,19 @@ def load_network(
         raise SeparationError(f"{session.path} does not estimate {names}: {ADVICE}")
 
     def estimate(mixture: np.ndarray) -> dict[str, np.ndarray]:
-        planes = np.concatenate([mixture.real, mixture.imag], axis=-1)[np.newaxis]
+        planes = _to_planes(mixture)[np.newaxis]
         estimates = session.estimate(planes, targets)
         return {name: _from_planes(estimates[name][0]) for name in targets}
 
     return Network(estimate, targets, session.window)
+
+
+def _to_planes(spectrogram: np.ndarray) -> np.ndarray:
+    """Complex64 ``[T, F, C]`` -> planes float32 ``[T, F, 2C]``."""
+    *shape, channels = spectrogram.shape
+    planes = np.empty((*shape, 2 * channels), np.float32)
+    planes[..., :channels], planes[..., channels:] = spectrogram.real, spectrogram.imag
+    return planes
 
 
 def _from_planes(planes: np.ndarray) -> np.ndarray:
@@ -133,6 +141,9 @@ def open_session(path: Path, device: str | None = None) -> Session:
     providers = _providers(onnxruntime, device)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # errors are exceptions
+    # threads that wait by spinning would take the cores from the STFT and from ffmpeg
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.enable_mem_pattern = False  # one block for all tensors of a run: 80 MB more
     options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", 0))  # 0: all cores
     try:
         session = onnxruntime.InferenceSession(path, options, providers)

@@ -16,6 +16,7 @@ from spleeter_2.audio.ffmpeg import STDIO
 from spleeter_2.audio.reader import AudioReader
 from spleeter_2.config.loading import is_ours
 from spleeter_2.errors import ModelError, OutputClosed, SeparationError
+from spleeter_2.runtime.memory import use_one_arena
 
 from .existing import fault_of_stems
 from .paths import Job, plan_outputs
@@ -85,6 +86,7 @@ def separate_songs(files: list[str], settings: Settings) -> bool:
     Raises:
         SeparationError: an error that affects all songs: options, paths, the model.
     """
+    use_one_arena()
     separator = _open(settings)
     unsearched: list[SeparationError] = []
     songs = plan_outputs(
