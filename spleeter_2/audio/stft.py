@@ -41,7 +41,7 @@ class Transform:
         padded = np.pad(channels, ((0, 0), (half, half)), mode="reflect")  # [C, S + length]
         frames = np.lib.stride_tricks.sliding_window_view(padded, self.length, axis=1)
         frames = frames[:, :: self.step] * self.window  # [C, T, length]
-        spectrogram = _fft().rfft(frames, workers=WORKERS, overwrite_x=True)
+        spectrogram = import_fft().rfft(frames, workers=WORKERS, overwrite_x=True)
         return np.moveaxis(spectrogram, 0, 2)  # [T, F, C]
 
     def inverse(self, spectrogram: np.ndarray, nb_samples: int) -> np.ndarray:
@@ -50,7 +50,7 @@ class Transform:
         Overlap-add of windowed frames, divided by the sum of squared windows. The
         imaginary parts at 0 Hz and at the Nyquist frequency are ignored.
         """
-        frames = _fft().irfft(
+        frames = import_fft().irfft(
             np.moveaxis(spectrogram, 2, 0), n=self.length, workers=WORKERS, overwrite_x=True
         )
         frames *= self.window  # [C, T, length]
@@ -78,7 +78,7 @@ class Transform:
         return self._norms[nb_frames]
 
 
-def _fft() -> ModuleType:
+def import_fft() -> ModuleType:
     """scipy.fft, whose import takes as long as that of NumPy: not before it is needed."""
     import scipy.fft
 

@@ -26,7 +26,6 @@ from . import model_file
 from .external_data import refer_to_checkpoint
 from .network import open_session
 from .tensorflow_import import import_tensorflow
-from .upsampling import convolve_instead
 
 OPSET = 17
 TOLERANCE = 1e-4  # largest difference to Keras, relative to the largest estimate
@@ -182,7 +181,6 @@ def _write_onnx(network: _Network, path: Path, refer: bool) -> Estimate:
 
     logging.getLogger("tf2onnx").setLevel(logging.WARNING)
     graph, _ = tf2onnx.convert.from_function(network.constant, network.signature, opset=OPSET)
-    convolve_instead(graph)
     _store_in_half(graph)
     if refer:
         refer_to_checkpoint(graph, path.parent)

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from spleeter_2.audio.codecs import Encoding
 from spleeter_2.audio.ffmpeg import STDIO
 from spleeter_2.audio.reader import AudioReader
+from spleeter_2.audio.stft import import_fft
 from spleeter_2.config.loading import is_ours
 from spleeter_2.errors import ModelError, OutputClosed, SeparationError
 from spleeter_2.runtime.memory import use_one_arena
@@ -183,6 +184,7 @@ def _separate(
         reader = AudioReader(
             song.source, settings.sample_rate, settings.offset, settings.duration, settings.index
         )
+        import_fft()  # as long as the network is read
     with reader:
         loading.result()
         codec, rate = settings.encoding.codec, settings.encoding.nearest_rate(reader.sample_rate)
