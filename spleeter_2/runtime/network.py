@@ -72,14 +72,14 @@ def load_network(
         raise SeparationError(f"{session.path} does not estimate {names}: {ADVICE}")
 
     def estimate(mixture: np.ndarray) -> dict[str, np.ndarray]:
-        planes = _to_planes(mixture)[np.newaxis]
+        planes = to_planes(mixture)[np.newaxis]
         estimates = session.estimate(planes, targets)
-        return {name: _from_planes(estimates[name][0]) for name in targets}
+        return {name: from_planes(estimates[name][0]) for name in targets}
 
     return Network(estimate, targets, session.window)
 
 
-def _to_planes(spectrogram: np.ndarray) -> np.ndarray:
+def to_planes(spectrogram: np.ndarray) -> np.ndarray:
     """Complex64 ``[T, F, C]`` -> planes float32 ``[T, F, 2C]``."""
     *shape, channels = spectrogram.shape
     planes = np.empty((*shape, 2 * channels), np.float32)
@@ -87,7 +87,7 @@ def _to_planes(spectrogram: np.ndarray) -> np.ndarray:
     return planes
 
 
-def _from_planes(planes: np.ndarray) -> np.ndarray:
+def from_planes(planes: np.ndarray) -> np.ndarray:
     """Planes float32 ``[T, F, 2C]`` -> complex64 ``[T, F, C]``."""
     real, imaginary = np.split(planes, 2, axis=-1)
     spectrogram = np.empty(real.shape, np.complex64)
@@ -138,7 +138,7 @@ def open_session(path: Path, device: str | None = None) -> Session:
     """
     import onnxruntime
 
-    providers = _providers(onnxruntime, device)
+    providers = execution_providers(onnxruntime, device)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # errors are exceptions
     # threads that wait by spinning would take the cores from the STFT and from ffmpeg
@@ -173,7 +173,7 @@ def parse_device(name: str) -> tuple[str, int]:
     return found[1].upper(), int(found[2] or 0)
 
 
-def _providers(onnxruntime, device: str | None) -> list:
+def execution_providers(onnxruntime, device: str | None) -> list:
     """Execution providers of a device.
 
     Raises:

@@ -1,0 +1,50 @@
+"""The choice of a device; no GPU is at hand, so ONNX Runtime's list of providers is a given one."""
+
+import types
+
+import numpy as np
+import pytest
+
+from spleeter_2.errors import SeparationError
+from spleeter_2.runtime.network import PROVIDERS, execution_providers, from_planes, to_planes
+
+CPU = "CPUExecutionProvider"
+
+
+def runtime(*providers: str):
+    """As much of ONNX Runtime as the choice needs."""
+    return types.SimpleNamespace(get_available_providers=lambda: [*providers, CPU])
+
+
+def test_the_cpu_is_the_default():
+    for device in (None, "cpu", "CPU", "cpu:0"):
+        assert execution_providers(runtime("CUDAExecutionProvider"), device) == [CPU]
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+def test_the_provider_that_is_installed_is_taken(name):
+    options = {} if name.startswith("CoreML") else {"device_id": 2}
+    assert execution_providers(runtime(name), "gpu:2") == [(name, options), CPU]
+
+
+def test_cuda_comes_before_others():
+    both = runtime("DmlExecutionProvider", "CUDAExecutionProvider")
+    assert execution_providers(both, "gpu")[0] == ("CUDAExecutionProvider", {"device_id": 0})
+
+
+@pytest.mark.parametrize("device", ["gpu", "gpu:1"])
+def test_a_missing_provider_is_named_with_its_package(device):
+    with pytest.raises(SeparationError, match=rf"there is no {device}: .* pip install .*gpu"):
+        execution_providers(runtime("AzureExecutionProvider"), device)
+
+
+def test_there_is_one_cpu():
+    with pytest.raises(SeparationError, match="there is no cpu:1"):
+        execution_providers(runtime(), "cpu:1")
+
+
+def test_planes_are_real_parts_then_imaginary_parts():
+    spectrogram = np.array([[[1 + 2j, 3 + 4j]]], np.complex64)  # [T, F, C]
+    planes = to_planes(spectrogram)
+    assert planes.dtype == np.float32 and planes.tolist() == [[[1, 3, 2, 4]]]
+    assert np.array_equal(from_planes(planes), spectrogram)
