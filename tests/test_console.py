@@ -193,7 +193,7 @@ def test_a_stem_to_a_closed_output_is_an_error(tiny, song):
     assert done.returncode == 1 and "standard output is closed" in done.stderr
 
 
-@pytest.mark.parametrize("limit", ["-n 12", "-v 200000", "-v 300000", "-v 450000"])
+@pytest.mark.parametrize("limit", ["-n 12", "-v 200000", "-v 300000"])
 def test_limits_of_the_system(tiny, song, tmp_path, limit):
     """Whatever step reaches the limit first."""
     arguments = ["separate", "-p", tiny, "-o", tmp_path / "out", song]
@@ -203,6 +203,17 @@ def test_limits_of_the_system(tiny, song, tmp_path, limit):
     assert done.stderr.startswith("spleeter: error: ") and words in done.stderr
     assert "ulimit" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kilobytes", [410_000, 450_000, 600_000])
+def test_a_small_address_space_is_enough_or_one_sentence(tiny, song, tmp_path, kilobytes):
+    arguments = ["separate", "-p", tiny, "-o", tmp_path, song]
+    done = shell("spleeter_2", *arguments, before=f"ulimit -v {kilobytes}; ")
+    if done.returncode == 0:
+        assert files_below(tmp_path) == STEMS
+    else:
+        assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
+        assert "not enough memory" in done.stderr and files_below(tmp_path) == []
 
 
 @pytest.mark.parametrize(
