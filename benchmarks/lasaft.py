@@ -101,12 +101,14 @@ def prepare(folder: Path) -> int:
     """
     from spleeter_2.models import build_model
     from spleeter_2.models import checkpoint as weights
+    from spleeter_2.runtime.export import write_model_file
 
     state = large_state()
     np.savez(folder / "state.npz", **state)
     plan = lasaft.plan(state, json.loads(HYPER_PARAMETERS.read_text()))
     weights.write_checkpoint(plan.values, folder)
     (folder / "config.json").write_text(json.dumps({**plan.configuration, "weights": "."}))
+    write_model_file(load_configuration(str(folder)))
     return multiply_adds(build_model(load_configuration(str(folder)), ["vocals"]))
 
 
