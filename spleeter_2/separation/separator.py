@@ -339,9 +339,14 @@ class Separator:
             passed = self._network.estimate(mixture[start : start + nb_frames])
             for name, estimate in passed.items():
                 part = estimate[latest - start : nb_frames - start]
-                total[name] = total[name] + part if name in total else part
-        estimates = {name: estimate / len(self._starts) for name, estimate in total.items()}
-        return self._wiener(mixture[latest:nb_frames], estimates) if self._mwf else estimates
+                if name in total:
+                    total[name] += part
+                else:
+                    total[name] = part
+        if len(self._starts) > 1:
+            for estimate in total.values():
+                estimate /= len(self._starts)
+        return self._wiener(mixture[latest:nb_frames], total) if self._mwf else total
 
     def _wiener(
         self, mixture: np.ndarray, estimates: dict[str, np.ndarray]
