@@ -23,14 +23,14 @@ from . import model_file
 
 log = logging.getLogger(__name__)
 
-# execution providers of ONNX Runtime for GPUs, and the packages that bring them
-PROVIDERS = {
-    "CUDAExecutionProvider": "onnxruntime-gpu",
-    "MIGraphXExecutionProvider": "onnxruntime-migraphx",
-    "ROCMExecutionProvider": "onnxruntime-rocm",
-    "DmlExecutionProvider": "onnxruntime-directml",
-    "CoreMLExecutionProvider": "onnxruntime, on a Mac",
-}
+# execution providers of ONNX Runtime for GPUs: NVIDIA, AMD (two), Windows, Apple
+PROVIDERS = (
+    "CUDAExecutionProvider",
+    "MIGraphXExecutionProvider",
+    "ROCMExecutionProvider",
+    "DmlExecutionProvider",
+    "CoreMLExecutionProvider",
+)
 ADVICE = "delete it, and it is exported again where TensorFlow is installed"
 
 
@@ -139,8 +139,8 @@ def open_session(path: Path, device: str | None = None) -> Session:
     options.log_severity_level = 4  # errors are exceptions
     # threads that wait by spinning would take the cores from the STFT and from ffmpeg
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.enable_mem_pattern = False  # one block for all tensors of a run: 80 MB more
-    options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", 0))  # 0: all cores
+    options.enable_mem_pattern = False  # it plans one block for all tensors of a run, a larger one
+    options.intra_op_num_threads = nb_threads()
     try:
         session = onnxruntime.InferenceSession(path, options, providers)
     except Exception as error:  # classes of their own, all derived from Exception
@@ -151,6 +151,12 @@ def open_session(path: Path, device: str | None = None) -> Session:
     if [item.name for item in session.get_inputs()] != [model_file.INPUT]:
         raise _foreign(path)
     return Session(path, session)
+
+
+def nb_threads() -> int:
+    """Threads of a network by ``OMP_NUM_THREADS``, a number or OpenMP's list; 0 for all cores."""
+    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return int(first) if first.isdecimal() else 0
 
 
 def _foreign(path: Path) -> SeparationError:

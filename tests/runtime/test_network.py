@@ -5,8 +5,17 @@ import types
 import numpy as np
 import pytest
 
+from spleeter_2.config.loading import load_configuration
 from spleeter_2.errors import SeparationError
-from spleeter_2.runtime.network import PROVIDERS, execution_providers, from_planes, to_planes
+from spleeter_2.runtime.model_file import path_of
+from spleeter_2.runtime.network import (
+    PROVIDERS,
+    execution_providers,
+    from_planes,
+    nb_threads,
+    open_session,
+    to_planes,
+)
 
 CPU = "CPUExecutionProvider"
 
@@ -41,6 +50,13 @@ def test_a_missing_provider_is_named_with_its_package(device):
 def test_there_is_one_cpu():
     with pytest.raises(SeparationError, match="there is no cpu:1"):
         execution_providers(runtime(), "cpu:1")
+
+
+@pytest.mark.parametrize("text, threads", [("3", 3), ("4,2", 4), (" 2 ", 2), ("", 0), ("x", 0)])
+def test_threads_are_those_of_openmp(monkeypatch, text, threads):
+    monkeypatch.setenv("OMP_NUM_THREADS", text)
+    assert nb_threads() == threads
+    assert open_session(path_of(load_configuration("spleeter_2:mask"))).outputs == ("vocals",)
 
 
 def test_planes_are_real_parts_then_imaginary_parts():
