@@ -203,13 +203,13 @@ class AudioReader:
         if self._nb_decoded <= 2:
             return None
         matrix = _stereo_matrix(self._nb_decoded, mask) if mask else None
-        layout = self._input.chosen.layout if self._input.chosen else f"{self._nb_decoded} channels"
         if matrix is None:
             self._fault(
                 f"{self.name} has {self._nb_decoded} channels in no layout that could be mixed "
                 "down to stereo: the first two are taken"
             )
             return np.eye(self._nb_decoded, 2, dtype=np.float32)
+        layout = self._input.chosen.layout if self._input.chosen else f"{self._nb_decoded} channels"
         layout = layout if "channels" in layout else f"{layout} channels"
         self._fault(f"{self.name} has {layout}: mixed down to stereo")
         return matrix

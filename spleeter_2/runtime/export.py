@@ -23,8 +23,8 @@ from spleeter_2.extras import require_extra
 from spleeter_2.files import atomic_file
 
 from . import model_file
-from .external_data import refer_to_checkpoint
-from .network import open_session
+from .external_data import prepend, refer_to_checkpoint
+from .network import open_session, to_planes
 from .tensorflow_import import import_tensorflow
 
 OPSET = 17
@@ -256,9 +256,7 @@ def _store_in_half(graph) -> None:
         name = tensor.name
         tensor.CopyFrom(numpy_helper.from_array(half, f"{name}_half"))
         casts.append(helper.make_node("Cast", [f"{name}_half"], [name], to=TensorProto.FLOAT))
-    nodes = list(graph.graph.node)
-    del graph.graph.node[:]
-    graph.graph.node.extend([*casts, *nodes])
+    prepend(graph, casts)
 
 
 def _inputs(configuration: Configuration, shape: tuple[int, ...]) -> list[np.ndarray]:
@@ -277,7 +275,7 @@ def _inputs(configuration: Configuration, shape: tuple[int, ...]) -> list[np.nda
     music = 0.05 * chord[:, np.newaxis] + 0.1 * beats[:, np.newaxis] * noise
     transform = Transform(stft.frame_length, stft.frame_step)
     spectrograms = [transform.forward(x.astype(np.float32)) for x in (0.1 * noise, music)]
-    return [np.concatenate([x.real, x.imag], axis=-1)[np.newaxis] for x in spectrograms]
+    return [to_planes(spectrogram)[np.newaxis] for spectrogram in spectrograms]
 
 
 def _compare(expected: Estimate, found: Estimate, inputs: list[np.ndarray]) -> float:

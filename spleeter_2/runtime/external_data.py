@@ -50,6 +50,11 @@ def refer_to_checkpoint(graph, folder: Path) -> None:
                 tensor.external_data.add(key=key, value=str(value))
             back = [int(axis) for axis in np.argsort(axes)]
             nodes.append(helper.make_node("Transpose", [f"{name}_stored"], [name], perm=back))
+    prepend(graph, nodes)
+
+
+def prepend(graph, nodes: list) -> None:
+    """Put nodes in front of those of an ``onnx.ModelProto``, which use their results."""
     rest = list(graph.graph.node)
     del graph.graph.node[:]
     graph.graph.node.extend([*nodes, *rest])

@@ -111,30 +111,32 @@ def test_standard_input_is_named_stdin(tmp_path):
     assert song.source == "-" and song.outputs["vocals"] == str(tmp_path / "stdin/vocals.wav")
 
 
-def test_a_folder_that_cannot_be_searched_is_not_passed_over(music, tmp_path, monkeypatch):
+@pytest.fixture
+def unreadable(monkeypatch):
+    """A function after which the folders of a name cannot be listed."""
     scandir = os.scandir
 
-    def forbidding(path):
-        if os.path.basename(path) == "live":
-            raise PermissionError(13, "Permission denied", path)
-        return scandir(path)
+    def forbid(name):
+        def forbidding(path):
+            if os.path.basename(path) == name:
+                raise PermissionError(13, "Permission denied", path)
+            return scandir(path)
 
-    monkeypatch.setattr(os, "scandir", forbidding)  # rights do not bind an administrator
+        monkeypatch.setattr(os, "scandir", forbidding)  # rights do not bind an administrator
+
+    return forbid
+
+
+def test_a_folder_that_cannot_be_searched_is_not_passed_over(music, tmp_path, unreadable):
+    unreadable("live")
     with pytest.raises(SeparationError, match="cannot search the folder .*live: Permission"):
         plan_outputs([music], tmp_path / "out", TEMPLATE, "wav", STEMS)
 
 
 def test_folders_that_cannot_be_searched_are_reported_and_the_rest_found(
-    music, tmp_path, monkeypatch
+    music, tmp_path, unreadable
 ):
-    scandir = os.scandir
-
-    def forbidding(path):
-        if os.path.basename(path) == "d":
-            raise PermissionError(13, "Permission denied", path)
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", forbidding)  # rights do not bind an administrator
+    unreadable("d")
     for given, expected in (
         ([str(music)], ["a.mp3", "b.wav", "live/c.FLAC"]),
         ([f"{music}/**/*.[!j]*"], ["a.mp3", "b.wav", "live/c.FLAC"]),
