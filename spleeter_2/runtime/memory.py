@@ -12,7 +12,7 @@ def use_one_arena() -> None:
     """Let glibc, where it is the C library, have one heap for all threads.
 
     By default every thread has its own, and each keeps the largest arrays that its thread has
-    freed: 160 MB more (``benchmarks/separate.py``).
+    freed.
     """
     with contextlib.suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).mallopt(ARENA_MAX, 1)
