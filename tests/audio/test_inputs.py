@@ -201,6 +201,7 @@ def test_tags_of_pictures_chapters_and_video_are_not_the_songs(tmp_path, either_
         ["-metadata", "artist=A", "-metadata:s:a", "composer=C", tmp_path / "film.mkv"],
     )
     assert read(tmp_path / "film.mkv")[0].tags == {"artist": "A", "composer": "C"}
+    assert through_a_pipe(tmp_path / "film.mkv")[0].tags == {"artist": "A", "composer": "C"}
     ffmpeg("-f lavfi -i testsrc=d=0.1:s=64x64 -frames:v 1", [tmp_path / "cover.png"])
     ffmpeg(
         [*sine().split(), "-i", tmp_path / "cover.png"],
