@@ -14,32 +14,42 @@ WORKERS = 2  # threads of a transform
 
 
 class Transform:
-    """Centred STFT with reflect padding, and its exact inverse.
+    """STFT and its exact inverse.
 
-    Periodic Hann window, one-sided, not normalised; frame t is centred on sample t * hop, so
-    S samples give 1 + S // hop frames.
+    Periodic Hann window, one-sided, not normalised.
 
     Args:
         frame_length, frame_step: in samples.
         window: analysis and synthesis window ``[frame_length]`` instead of the Hann window.
+        centred: frame t is centred on sample t * hop, with reflect padding, so S samples give
+            1 + S // hop frames. Otherwise it begins there, and they give
+            1 + (S - frame_length) // hop.
     """
 
     def __init__(
-        self, frame_length: int = 4096, frame_step: int = 1024, window: np.ndarray | None = None
+        self,
+        frame_length: int = 4096,
+        frame_step: int = 1024,
+        window: np.ndarray | None = None,
+        centred: bool = True,
     ) -> None:
         self.length = frame_length
         self.step = frame_step
+        self._before = frame_length // 2 if centred else 0  # padding on either side
         if window is None:
             window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(self.length) / self.length)
         self.window = window.astype(np.float32)
         self._norms: dict[int, np.ndarray] = {}
 
     def forward(self, waveform: np.ndarray) -> np.ndarray:
-        """Waveform float32 ``[S, C]``, S > frame_length / 2 -> complex64 ``[T, F, C]``."""
-        half = self.length // 2
+        """Waveform float32 ``[S, C]`` -> complex64 ``[T, F, C]``.
+
+        S exceeds frame_length / 2 if centred, else frame_length.
+        """
         channels = np.ascontiguousarray(waveform.T)
-        padded = np.pad(channels, ((0, 0), (half, half)), mode="reflect")  # [C, S + length]
-        frames = np.lib.stride_tricks.sliding_window_view(padded, self.length, axis=1)
+        if self._before:
+            channels = np.pad(channels, ((0, 0), (self._before,) * 2), mode="reflect")
+        frames = np.lib.stride_tricks.sliding_window_view(channels, self.length, axis=1)
         frames = frames[:, :: self.step] * self.window  # [C, T, length]
         spectrogram = import_fft().rfft(frames, workers=WORKERS, overwrite_x=True)
         return np.moveaxis(spectrogram, 0, 2)  # [T, F, C]
@@ -54,10 +64,9 @@ class Transform:
             np.moveaxis(spectrogram, 2, 0), n=self.length, workers=WORKERS, overwrite_x=True
         )
         frames *= self.window  # [C, T, length]
-        half = self.length // 2
-        summed = self._overlap_add(frames)[:, half : half + nb_samples]
-        norm = self._norm(frames.shape[1])[half : half + nb_samples]
-        return (summed / norm).T
+        kept = slice(self._before, self._before + nb_samples)
+        summed = self._overlap_add(frames)[:, kept]
+        return (summed / self.norm(frames.shape[1])[kept]).T
 
     def _overlap_add(self, frames: np.ndarray) -> np.ndarray:
         """Frames ``[C, T, length]`` -> ``[C, S]`` with S at least ``(T - 1) * step + length``."""
@@ -69,8 +78,8 @@ class Transform:
             summed[:, part : part + nb_frames, : piece.shape[2]] += piece
         return summed.reshape(channels, -1)
 
-    def _norm(self, nb_frames: int) -> np.ndarray:
-        """Sum of the squared windows of ``nb_frames`` frames."""
+    def norm(self, nb_frames: int) -> np.ndarray:
+        """Sum of the squared windows of ``nb_frames`` frames, from the first sample of the first."""
         if nb_frames not in self._norms:
             squared = np.broadcast_to(self.window**2, (1, nb_frames, self.length))
             # avoids division by zero where all windows are zero

@@ -11,6 +11,7 @@ from msgspec.structs import force_setattr
 from .validation import Options, Positive, Probability, require
 
 Activation = Literal["identity", "relu", "leaky_relu", "sigmoid", "tanh"]
+UNetActivation = Literal["leaky_relu", "relu", "elu"]
 
 
 class FrequencyTransformation(Options):
@@ -90,9 +91,13 @@ class FrequencyTransformation(Options):
 
 
 class Head(Options):
-    """Decoder features -> spectrogram: a mask, or a complex regression."""
+    """Decoder features -> spectrogram.
 
-    type: Literal["mask", "regression"] = "mask"
+    "mask" is a mask of its own for each target, "softmax" masks of all targets that sum to one,
+    "regression" a mask and a complex correction.
+    """
+
+    type: Literal["mask", "softmax", "regression"] = "mask"
     width: Positive = 16  # channels of the regression's hidden layer
 
 
@@ -104,6 +109,9 @@ class UNet(Options, tag_field="type", tag="unet"):
         level: RMS, relative to full scale, to which each window's magnitude is scaled as input of
             the network (null: no scaling). Masks and corrections apply to the unscaled mixture.
         max_gain: limit of that gain in dB.
+        encoder_activation: behind the BatchNorm of an encoder stage; the slope of "leaky_relu" is
+            0.2.
+        decoder_activation: in front of the BatchNorm of a decoder stage.
         shift_average: compute the deepest level twice, half its stride apart, and average.
     """
 
@@ -111,6 +119,8 @@ class UNet(Options, tag_field="type", tag="unet"):
     level: Annotated[float, Meta(gt=0, le=1)] | None = 0.15
     max_gain: float = 40.0
     filters: Annotated[tuple[Positive, ...], Meta(min_length=2)] = (16, 32, 64, 128, 256, 512)
+    encoder_activation: UNetActivation = "leaky_relu"
+    decoder_activation: UNetActivation = "relu"
     dropout: Probability = 0.5
     shift_average: bool = False
     frequency: tuple[FrequencyTransformation, ...] = ()

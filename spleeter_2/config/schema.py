@@ -46,13 +46,32 @@ class Segment(Options):
         trim: samples of context on either side of a window; their estimates are dropped.
         overlap: share of the rest that is computed twice.
         join: "linear" cross-fades neighbours, over at least one STFT frame; "equal" averages them
-            where they overlap.
+            where they overlap; "frames" overlap-adds the STFT frames of neighbours, as Spleeter
+            does, and with an overlap cross-fades them.
     """
 
     nb_frames: Annotated[int, Meta(ge=2)] = 512
     trim: NonNegative = 2048
     overlap: Annotated[float, Meta(ge=0, le=0.5)] = 0.0
-    join: Literal["linear", "equal"] = "linear"
+    join: Literal["linear", "equal", "frames"] = "linear"
+
+    def __post_init__(self) -> None:
+        require(
+            self.join != "frames" or self.trim == 0,
+            f'trim must be 0 with join "frames", not {self.trim}',
+        )
+
+
+class RatioMask(Options):
+    """Masks of Spleeter: each estimate's share of the sum of all targets' estimates.
+
+    Attributes:
+        exponent: of the magnitudes; 2 are powers.
+        extension: mask above the model's ``nb_bins``: 0, or the mean mask of the bins below.
+    """
+
+    exponent: Annotated[float, Meta(gt=0)] = 2.0
+    extension: Literal["zeros", "average"] = "zeros"
 
 
 class Card(Options):
@@ -75,7 +94,10 @@ class Configuration(Options):
     Attributes:
         targets: instruments that the network estimates.
         residual: instrument that is the mixture minus the targets, or None.
+        ratio_mask: in separation, share the mixture among the targets; None: estimates as they are.
+        stem_format: sample rate and channels of stems are those of the "song" or of the "model".
         weights: folder of the checkpoint, or None.
+        model_dir: folder of weights as Spleeter's configurations name it; found or fetched.
     """
 
     name: str
@@ -87,7 +109,10 @@ class Configuration(Options):
     segment: Segment
     model: UNet | CUNet
     description: str = ""
+    ratio_mask: RatioMask | None = None
+    stem_format: Literal["song", "model"] = "song"
     weights: Path | None = None
+    model_dir: str | None = None
     card: Card | None = None
     source: Source | None = None
     training: Training = Training()
@@ -96,6 +121,7 @@ class Configuration(Options):
         self._check_names()
         self._check_frames()
         self._check_bins()
+        self._check_masks()
         if isinstance(self.model, CUNet):
             require(
                 len(self.targets) > 1 or not self.model.conditioning.norm,
@@ -148,13 +174,31 @@ class Configuration(Options):
             f"model.nb_bins must be the {available} bins of the STFT, not {nb_bins}",
         )
 
+    def _check_masks(self) -> None:
+        require(
+            self.ratio_mask is None or self.residual is None,
+            "residual must be null beside ratio_mask, whose stems sum to the mixture",
+        )
+        require(
+            not self.is_joint or len(self.targets) > 1,
+            "targets must be two or more for masks that sum to one",
+        )
+
+    @property
+    def is_joint(self) -> bool:
+        """True if every estimate depends on the estimates of all targets."""
+        softmax = isinstance(self.model, UNet) and self.model.head.type == "softmax"
+        return softmax or self.ratio_mask is not None
+
     @property
     def instruments(self) -> tuple[str, ...]:
         """Targets, then the residual where there is one."""
         return self.targets + ((self.residual,) if self.residual else ())
 
     def targets_needed(self, instruments: Iterable[str] | None = None) -> tuple[str, ...]:
-        """Targets to estimate for some instruments (default: all); the residual requires all.
+        """Targets to estimate for some instruments (default: all).
+
+        The residual and masks that sum to one require all.
 
         Raises:
             SeparationError: an unknown instrument.
@@ -166,7 +210,7 @@ class Configuration(Options):
                     f"{self.name} does not separate {instrument!r}; its instruments are "
                     f"{', '.join(self.instruments)}"
                 )
-        if self.residual in requested:
+        if self.residual in requested or self.is_joint:
             return self.targets
         return tuple(target for target in self.targets if target in requested)
 

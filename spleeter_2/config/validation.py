@@ -23,7 +23,7 @@ NAMES = {
     "array": "a list",
     "object": "an object",
 }
-NB_KNOWN = 10  # a longer list of known keys is not printed
+NB_KNOWN = 12  # a longer list of known keys is not printed
 
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

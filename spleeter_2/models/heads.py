@@ -1,6 +1,6 @@
 """Heads: from the U-Net's last features to the STFT of an instrument, as planes.
 
-Both heads share the mask, so that a regression starts as the masked mixture and weights of a
+All heads begin with a mask, so that a regression starts as the masked mixture and weights of a
 masking network carry over.
 """
 
@@ -102,10 +102,42 @@ class ApplyRegression(_BandLayer):
         return pad_bins(tf.concat(estimate, axis=-1), mixture.shape[2])
 
 
+class SoftmaxOverTargets(tf.keras.layers.Layer):
+    """Masks that sum to one over the targets, always computed in float32.
+
+    Shapes: list of logits of equal shape, one per target -> list of masks of that shape.
+    """
+
+    def __init__(self, **kwargs) -> None:
+        super().__init__(**{"dtype": "float32", **kwargs})
+
+    @no_autograph
+    def call(self, logits):
+        return tf.unstack(tf.nn.softmax(tf.stack(logits, axis=-1)), axis=-1)
+
+
+def build_logits(options: Head, channels: int, decoded: tf.Tensor, prefix: str) -> tf.Tensor:
+    """Logits of a target's mask, polyphase: ``[B, T/n, F'/n, n n C]``; n is 2 in a regression.
+
+    Args:
+        channels: C.
+        decoded: the U-Net's last decoder stage, ``[B, T/4, 4F', 1]``.
+        prefix: prefix of the layers' names.
+    """
+    n = 2 if options.type == "regression" else 4
+    return DilatedConv2D(channels, n, name=f"{prefix}mask_conv")(decoded)
+
+
+def build_softmax(logits: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """Masks of all targets from their logits."""
+    masks = SoftmaxOverTargets(name="masks")(list(logits.values()))
+    return dict(zip(logits, masks, strict=True))
+
+
 def build_head(
     options: Head,
     mixture: tf.Tensor,
-    decoded: tf.Tensor,
+    mask: tf.Tensor,
     features: tf.Tensor,
     nb_bins: int,
     prefix: str,
@@ -115,8 +147,8 @@ def build_head(
     Args:
         options: type and sizes.
         mixture: planes ``[B, T, F, 2C]``.
-        decoded: the U-Net's last decoder stage, ``[B, T/4, 4F', 1]``.
-        features: the stage before it, normalised, ``[B, T/2, F'/2, c]``.
+        mask: logits of ``build_logits``, or the mask of ``build_softmax``.
+        features: the U-Net's last decoder stage but one, normalised, ``[B, T/2, F'/2, c]``.
         nb_bins: bins of the mixture that are the network's input, at most F'.
         prefix: prefix of the layers' names.
 
@@ -124,12 +156,9 @@ def build_head(
         planes ``[B, T, F, 2C]``.
     """
     layers = tf.keras.layers
-    channels = mixture.shape[-1] // 2
-    masked = options.type == "mask"
-    convolution = DilatedConv2D(channels, 4 if masked else 2, name=f"{prefix}mask_conv")
-    logits = convolution(decoded)
-    mask = layers.Activation("sigmoid", name=f"{prefix}mask")(logits)
-    if masked:
+    if options.type != "softmax":
+        mask = layers.Activation("sigmoid", name=f"{prefix}mask")(mask)
+    if options.type != "regression":
         return ApplyMask(nb_bins, name=f"{prefix}estimate")([mask, mixture])
     real, imaginary, scale, *relative = RelativeMixture(
         nb_bins, 2 * features.shape[2], name=f"{prefix}relative_mixture"
@@ -137,6 +166,7 @@ def build_head(
     x = layers.Concatenate(name=f"{prefix}regression_inputs")([features, *relative])
     x = layers.Conv2D(options.width, 3, padding="same", name=f"{prefix}regression_conv")(x)
     x = layers.LeakyReLU(LEAKY_SLOPE, name=f"{prefix}regression_activation")(x)
+    channels = mixture.shape[-1] // 2
     corrections = layers.Conv2D(
         16 * channels, 1, kernel_initializer="zeros", name=f"{prefix}regression_project"
     )(x)

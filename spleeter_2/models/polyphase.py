@@ -43,6 +43,24 @@ def _dilated_taps() -> np.ndarray:
     return taps
 
 
+def _spread(taps: np.ndarray, kernel: tf.Tensor) -> tf.Tensor:
+    """Sum of a kernel's elements over its taps.
+
+    A matrix product: ONNX Runtime's Einsum fails on as many subscripts.
+
+    Args:
+        taps: ``[..., k, l]``.
+        kernel: ``[k, l, i, o]``.
+
+    Returns:
+        ``[..., i, o]``.
+    """
+    size = kernel.shape[0] * kernel.shape[1]
+    matrix = tf.constant(taps.reshape((-1, size)), kernel.dtype)
+    product = tf.matmul(matrix, tf.reshape(kernel, (size, -1)))
+    return tf.reshape(product, (*taps.shape[:-2], *kernel.shape[2:]))
+
+
 class UpConv2DToPolyphase(tf.keras.layers.Layer):
     """Transposed 5x5 convolution with stride 2 to a single filter, the U-Net's last one.
 
@@ -90,9 +108,9 @@ def _up_to_polyphase(kernel, *inputs):
             tf.nn.conv2d(upstream, own, 2, "SAME") for own in kernels
         )
 
-    taps = tf.constant(_transposed_taps(), kernel.dtype)
-    spread = tf.einsum("sak,tbl,kloc->stcabo", taps, taps, kernel)
-    spread = tf.reshape(spread, (4, 4, kernel.shape[-1], 16))
+    taps = np.einsum("sak,tbl->stabkl", _transposed_taps(), _transposed_taps())
+    spread = _spread(taps, tf.transpose(kernel, (0, 1, 3, 2)))  # [s, t, a, b, c, 1]
+    spread = tf.reshape(tf.transpose(spread, (0, 1, 4, 2, 3, 5)), (4, 4, kernel.shape[-1], 16))
     pairs = zip(inputs, tf.split(spread, sizes, axis=2), strict=True)
     return tf.add_n([tf.nn.conv2d(part, own, 2, "SAME") for part, own in pairs]), gradient
 
@@ -124,10 +142,12 @@ class DilatedConv2D(tf.keras.layers.Layer):
     def call(self, inputs):
         _, nb_frames, positions, _ = shape_of(inputs)
         inputs = tf.reshape(inputs, (-1, nb_frames, positions // 16, 16))
-        taps = tf.constant(_dilated_taps().reshape((3, 4, 2, 2, 4)), inputs.dtype)
+        taps = _dilated_taps().reshape((3, 4, 2, 2, 4))
+        taps = np.einsum("spAak,tqBbl->stpqAaBbkl", taps, taps)
+        kernel = _spread(taps, self.kernel)  # [s, t, p, q, A, a, B, b, i, o]
         # the four components are two times two; those that stay channels come last
-        order = "AaBbo" if self.n == 4 else "ABabo"
-        kernel = tf.einsum(f"spAak,tqBbl,klio->stpqi{order}", taps, taps, self.kernel)
+        order = (4, 5, 6, 7) if self.n == 4 else (4, 6, 5, 7)
+        kernel = tf.transpose(kernel, (0, 1, 2, 3, 8, *order, 9))
         kernel = tf.reshape(kernel, (3, 3, 16, 16 * self.filters))
         convolved = tf.nn.conv2d(inputs, kernel, strides=1, padding="SAME")
         convolved = tf.nn.bias_add(convolved, tf.tile(self.bias, [16]))

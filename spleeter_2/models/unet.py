@@ -2,11 +2,13 @@
 
 A. Jansson et al., "Singing voice separation with deep U-Net convolutional networks", ISMIR
 2017, in the variant of Deezer's Spleeter (R. Hennequin et al., JOSS 2020): 5x5 convolutions with
-stride 2, LeakyReLU(0.2) in the encoder, ReLU in the decoder, BatchNorm behind the decoder's
-activation, skips taken before the encoder's BatchNorm.
+stride 2, LeakyReLU(0.2) in the encoder and ReLU in the decoder (ELU in its models of 4 and 5
+stems), BatchNorm behind the decoder's activation, skips taken before the encoder's BatchNorm.
 """
 
 from __future__ import annotations
+
+import functools
 
 import tensorflow as tf
 
@@ -14,7 +16,7 @@ from spleeter_2.config.networks import UNet
 from spleeter_2.config.schema import Configuration
 
 from .frequency import frequency_transformation
-from .heads import build_head
+from .heads import build_head, build_logits, build_softmax
 from .layers import (
     LEAKY_SLOPE,
     PLANES,
@@ -30,6 +32,11 @@ from .polyphase import UpConv2DToPolyphase
 
 layers = tf.keras.layers
 
+ACTIVATIONS = {
+    "leaky_relu": functools.partial(layers.LeakyReLU, LEAKY_SLOPE),
+    "relu": layers.ReLU,
+    "elu": layers.ELU,
+}
 # options of the strided and of the transposed convolutions
 STRIDED = {
     "kernel_size": 5,
@@ -140,17 +147,32 @@ def build_unet(
         options.max_gain,
         name="magnitude",
     )(planes)
-    estimates = {
-        target: FromPlanes(name=f"{target}_spectrogram")(
-            _unet(options, planes, magnitude, prefix=f"{target}_")
-        )
-        for target in targets
+    networks = {target: _unet(options, magnitude, prefix=f"{target}_") for target in targets}
+    logits = {
+        target: build_logits(options.head, configuration.nb_channels, decoded, f"{target}_")
+        for target, (decoded, _) in networks.items()
     }
+    if options.head.type == "softmax":
+        logits = build_softmax(logits)
+    estimates = {}
+    for target, (_, features) in networks.items():
+        estimate = build_head(
+            options.head, planes, logits[target], features, options.nb_bins, f"{target}_"
+        )
+        estimates[target] = FromPlanes(name=f"{target}_spectrogram")(estimate)
     return tf.keras.Model(mixture, estimates, name=configuration.name)
 
 
-def _unet(options: UNet, mixture: tf.Tensor, magnitude: tf.Tensor, prefix: str) -> tf.Tensor:
-    """One target's network: magnitude ``[B, T, F', C]`` -> planes ``[B, T, F, 2C]``."""
+def _unet(options: UNet, magnitude: tf.Tensor, prefix: str) -> tuple[tf.Tensor, tf.Tensor]:
+    """One target's network without its head.
+
+    Args:
+        magnitude: ``[B, T, F', C]``.
+
+    Returns:
+        The last decoder stage, polyphase ``[B, T/4, 4F', 1]``, and the stage before it, normalised,
+        ``[B, T/2, F'/2, c]``.
+    """
     skips = _encoder(options, magnitude, prefix)
     x = skips.pop()
     for index, filters in enumerate(options.filters[-2::-1], start=1):
@@ -162,13 +184,12 @@ def _unet(options: UNet, mixture: tf.Tensor, magnitude: tf.Tensor, prefix: str) 
             x = MeanOfShifts(name=f"{prefix}mean_of_shifts")(x)
     last = len(options.filters)
     decoded = UpConv2DToPolyphase(name=f"{prefix}decoder_{last}_conv")([skips.pop(), x])
-    decoded = _normalised(options, decoded, last, prefix)
-    return build_head(options.head, mixture, decoded, x, options.nb_bins, prefix)
+    return _normalised(options, decoded, last, prefix), x
 
 
 def _normalised(options: UNet, x: tf.Tensor, index: int, prefix: str) -> tf.Tensor:
     """Activation, BatchNorm and dropout of a decoder stage."""
-    x = layers.ReLU(name=f"{prefix}decoder_{index}_activation")(x)
+    x = ACTIVATIONS[options.decoder_activation](name=f"{prefix}decoder_{index}_activation")(x)
     x = BatchNormalization(name=f"{prefix}decoder_{index}_norm")(x)
     if index <= 3 and options.dropout:
         x = layers.Dropout(options.dropout, name=f"{prefix}decoder_{index}_dropout")(x)
@@ -190,5 +211,6 @@ def _encoder(options: UNet, magnitude: tf.Tensor, prefix: str) -> list[tf.Tensor
         skips.append(x)
         if index < deepest:  # no BatchNorm or activation at the deepest level
             x = BatchNormalization(name=f"{prefix}encoder_{index}_norm")(x)
-            x = layers.LeakyReLU(LEAKY_SLOPE, name=f"{prefix}encoder_{index}_activation")(x)
+            name = f"{prefix}encoder_{index}_activation"
+            x = ACTIVATIONS[options.encoder_activation](name=name)(x)
     return skips

@@ -32,6 +32,7 @@ from spleeter_2.errors import SeparationError, model_errors
 from spleeter_2.runtime.network import Network, load_network, parse_device
 
 from .background import in_background
+from .filters import ratio_masks, wiener
 from .paths import plan_outputs
 from .waveforms import check_blocks, check_waveform
 from .windows import OverlapAdd, Windows
@@ -114,8 +115,8 @@ class Separator:
         # the Wiener filter needs the estimates of all instruments
         instruments = None if self._mwf else self.stems
         network = load_network(self.configuration, instruments, self._device)
-        stft = self.configuration.stft
-        self._transform = Transform(stft.frame_length, stft.frame_step, network.window)
+        stft, centred = self.configuration.stft, self.configuration.segment.join != "frames"
+        self._transform = Transform(stft.frame_length, stft.frame_step, network.window, centred)
         self._network = network
 
     def separate(
@@ -178,7 +179,7 @@ class Separator:
             duration: seconds to separate (default: all).
             codec, bits, bitrate: see ``Encoding``.
             filename_format: path of a stem below ``destination``.
-            sample_rate: of the stems, in Hz (default: the file's).
+            sample_rate: of the stems, in Hz (default: the file's, or that of a model of Spleeter).
             progress: called with the seconds of audio done so far.
             stream: number of the audio stream, from 1 (default: the file's default stream).
 
@@ -201,8 +202,15 @@ class Separator:
         songs = plan_outputs([source], destination, filename_format, codec, self.stems)
         if [song.source for song in songs] != [source]:
             raise SeparationError(f"{source} is a folder or a pattern: give the path of one song")
+        sample_rate = self.stem_rate(sample_rate)
         with AudioReader(source, sample_rate, offset, duration, stream) as reader:
             return self.write_stems(reader, songs[0].outputs, encoding, progress)
+
+    def stem_rate(self, sample_rate: int | None) -> int | None:
+        """Sample rate of the stems in files in Hz, by default the model's; None: the song's."""
+        if sample_rate is None and self.configuration.stem_format == "model":
+            return self.configuration.sample_rate
+        return sample_rate
 
     def write_stems(
         self,
@@ -229,14 +237,17 @@ class Separator:
         check_type("encoding", encoding, Encoding)
         _check_progress(progress)
         self.load()
-        done = 0
+        done, nb_channels = 0, reader.nb_channels
+        if self.configuration.stem_format == "model":
+            nb_channels = self.configuration.nb_channels
         with contextlib.ExitStack() as stack:
             writers = {}
             for name, path in outputs.items():
                 tags = {**mark_tags(encoding.codec), **reader.tags}
-                writer = AudioWriter(path, reader.sample_rate, reader.nb_channels, encoding, tags)
+                writer = AudioWriter(path, reader.sample_rate, nb_channels, encoding, tags)
                 writers[name] = stack.enter_context(writer)
-            stream = self._stream(reader.blocks(), reader.sample_rate)
+            blocks = (with_channels(block, nb_channels) for block in reader.blocks())
+            stream = self._stream(blocks, reader.sample_rate)
             for estimates in stack.enter_context(contextlib.closing(stream)):
                 for name, writer in writers.items():
                     writer.write(estimates[name])
@@ -346,22 +357,19 @@ class Separator:
         if len(self._starts) > 1:
             for estimate in total.values():
                 estimate /= len(self._starts)
-        return self._wiener(mixture[latest:nb_frames], total) if self._mwf else total
+        return self._filter(mixture[latest:nb_frames], total)
 
-    def _wiener(
+    def _filter(
         self, mixture: np.ndarray, estimates: dict[str, np.ndarray]
     ) -> dict[str, np.ndarray]:
-        """Multichannel Wiener filter (Nugraha et al., 2016) over all instruments of a window."""
-        import norbert
-
-        sources = list(estimates.values())
-        if self.configuration.residual:
-            sources.append(residual(mixture, estimates))
-        magnitudes = np.abs(np.stack(sources, axis=-1))  # [T, F, C, J]
-        filtered = norbert.wiener(magnitudes, mixture.astype(np.complex128))
-        return {
-            name: filtered[..., index].astype(np.complex64) for index, name in enumerate(estimates)
-        }
+        """Estimates of a window, ``[T, F, C]`` each, after the model's or the user's filter."""
+        configuration = self.configuration
+        if self._mwf:
+            return wiener(mixture, estimates, configuration.residual is not None)
+        if configuration.ratio_mask is None:
+            return estimates
+        nb_bins = configuration.model.nb_bins
+        return ratio_masks(mixture, estimates, configuration.ratio_mask, nb_bins)
 
     def close(self) -> None:
         """Release the network."""

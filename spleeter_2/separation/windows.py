@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
+from spleeter_2.audio.stft import Transform
 from spleeter_2.config.schema import Segment, Stft
 
 
@@ -21,16 +22,23 @@ class Windows:
     Attributes:
         length: samples of a window's estimate, including the context.
         trim: samples of context on either side, whose estimates are dropped.
-        margin: further samples on either side that the network sees, without an estimate.
         step: samples between the starts of two windows.
-        linear: cross-fade neighbouring windows linearly instead of averaging them.
+        fade: samples of a linear cross-fade at either end; 0 averages windows where they overlap.
+        margin: further samples on either side that the network sees, without an estimate.
+        lead: silence in front of the song, of which nothing is kept.
+        tail: samples at the end of a window that lack frames of the next one.
+        norm: sum of the squared windows of the STFT's frames float32 ``[length]``, by which a
+            window's samples are weighted; None where every sample has all its frames.
     """
 
     length: int
     trim: int
     step: int
-    linear: bool
+    fade: int
     margin: int = 0
+    lead: int = 0
+    tail: int = 0
+    norm: np.ndarray | None = None
 
     @classmethod
     def of(
@@ -44,13 +52,34 @@ class Windows:
             nb_late: frames by which the latest pass of the network starts later than the first;
                 the estimate has as many frames less than the network's segment.
         """
-        length = stft.frame_step * (segment.nb_frames - nb_late - 1)
+        share = 1 - (segment.overlap if overlap is None else overlap)
+        nb_frames, margin = segment.nb_frames - nb_late, nb_late * stft.frame_step
+        if segment.join == "frames":
+            return cls._of_frames(stft, nb_frames, max(int(nb_frames * share), 1), margin)
+        length = stft.frame_step * (nb_frames - 1)
         useful = length - 2 * segment.trim
-        step = int(useful * (1 - (segment.overlap if overlap is None else overlap)))
-        linear = segment.join == "linear"
-        if linear:
-            step = min(step, useful - min(stft.frame_length, useful // 2))
-        return cls(length, segment.trim, step, linear, nb_late * stft.frame_step)
+        step = int(useful * share)
+        if segment.join == "equal":
+            return cls(length, segment.trim, step, 0, margin)
+        step = min(step, useful - min(stft.frame_length, useful // 2))
+        return cls(length, segment.trim, step, useful - step, margin)
+
+    @classmethod
+    def _of_frames(cls, stft: Stft, nb_frames: int, nb_new: int, margin: int) -> Windows:
+        """Windows that are cut between STFT frames.
+
+        Spleeter's: a frame length of silence in front of the song, so that its first sample has all
+        its frames, and no frame is centred.
+
+        Args:
+            nb_new: frames between the starts of two windows.
+        """
+        tail = stft.frame_length - stft.frame_step
+        length = nb_frames * stft.frame_step + tail
+        step = nb_new * stft.frame_step
+        fade = length - step if nb_new < nb_frames else 0
+        norm = Transform(stft.frame_length, stft.frame_step).norm(nb_frames)[:length]
+        return cls(length, 0, step, fade, margin, stft.frame_length, tail, norm)
 
     @property
     def useful(self) -> int:
@@ -61,12 +90,16 @@ class Windows:
     def weight(self) -> np.ndarray:
         """Weights float32 ``[useful, 1]`` of a window's samples in the overlap-add."""
         weight = np.ones((self.useful, 1), np.float32)
-        if self.linear:
-            shared = self.useful - self.step
-            ramp = ((np.arange(shared) + 0.5) / shared).astype(np.float32)
-            weight[:shared, 0] = ramp
-            weight[self.useful - shared :, 0] = np.minimum(weight[self.step :, 0], ramp[::-1])
-        return weight
+        if self.fade:
+            ramp = ((np.arange(self.fade) + 0.5) / self.fade).astype(np.float32)
+            weight[: self.fade, 0] = ramp
+            end = self.useful - self.fade
+            weight[end:, 0] = np.minimum(weight[end:, 0], ramp[::-1])
+        return weight if self.norm is None else weight * self.norm[:, np.newaxis]
+
+    def ends(self, nb_left: int) -> bool:
+        """True if a window completes the last ``nb_left`` samples from its kept part on."""
+        return nb_left <= self.useful - self.tail
 
     def cut(self, blocks: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, int]]:
         """Cut a stream into windows, reading no more blocks than each window requires.
@@ -76,8 +109,8 @@ class Windows:
 
         Yields:
             A window float32 ``[length + 2 * margin, C]``, and the number of remaining samples,
-            counted from the start of its kept part: exact for the last window, some number above
-            ``useful`` before.
+            counted from the start of its kept part: exact for the last window, some number for
+            which ``ends`` is False before.
         """
         source = iter(blocks)
         before, length = self.trim + self.margin, self.length + 2 * self.margin
@@ -89,16 +122,17 @@ class Windows:
                 if block is None:
                     ended = True
                 elif buffer is None:
-                    buffer = np.concatenate([np.zeros((before, block.shape[1]), "f4"), block])
+                    silence = np.zeros((before + self.lead, block.shape[1]), np.float32)
+                    buffer = np.concatenate([silence, block])
                 else:
                     buffer = np.concatenate([buffer, block])
-            if buffer is None or len(buffer) <= before:
+            if buffer is None or len(buffer) <= before + self.lead:
                 return
             window = buffer[:length]
             missing = length - len(window)
             nb_left = len(buffer) - before
             yield np.pad(window, ((0, missing), (0, 0))), nb_left
-            if ended and nb_left <= self.useful:
+            if ended and self.ends(nb_left):
                 return
             buffer = buffer[self.step :]
 
@@ -114,6 +148,7 @@ class OverlapAdd:
         self._windows = windows
         self._sum: np.ndarray | None = None  # [I, useful, C], from the next window's kept part on
         self._weights = np.zeros((windows.useful, 1), np.float32)
+        self._lead = windows.lead  # samples in front of the song that are still to be dropped
 
     def add(self, estimates: np.ndarray, nb_left: int) -> np.ndarray:
         """Add the estimates of the next window.
@@ -123,14 +158,15 @@ class OverlapAdd:
             nb_left: the number that ``Windows.cut`` yielded with the window.
 
         Returns:
-            The samples that no later window changes, float32 ``[I, n, C]``.
+            The song's samples that no later window changes, float32 ``[I, n, C]``.
         """
         windows = self._windows
         kept = estimates[:, windows.trim : windows.trim + windows.useful] * windows.weight
         total = kept if self._sum is None else self._sum + kept
         weights = self._weights + windows.weight
-        ready = nb_left if nb_left <= windows.useful else min(windows.step, nb_left)
+        ready = nb_left if windows.ends(nb_left) else min(windows.step, nb_left)
         # the next window starts at ``step``
         self._sum = np.pad(total[:, windows.step :], ((0, 0), (0, windows.step), (0, 0)))
         self._weights = np.pad(weights[windows.step :], ((0, windows.step), (0, 0)))
-        return total[:, :ready] / weights[:ready]
+        first, self._lead = self._lead, 0
+        return total[:, first:ready] / weights[first:ready]

@@ -111,8 +111,8 @@ def test_a_folder_stands_for_its_config_json(tmp_path):
         ({"weights": 3}, "weights must be a string, not 3"),
         ({"source": {"project": "x", "file": "y"}}, "missing key source.sha256"),
         (
-            {"model": {"head": {"type": "softmax"}}},
-            "model.head.type must be mask or regression, not 'softmax'",
+            {"model": {"head": {"type": "wavelet"}}},
+            "model.head.type must be mask or regression or softmax, not 'wavelet'",
         ),
         (
             {"model": {"frequency": [{"type": "grouped", "bands": 0}]}},
