@@ -100,8 +100,8 @@ def prepare(folder: Path) -> int:
         Multiply-adds of one window and target.
     """
     from spleeter_2.models import build_model
-    from spleeter_2.models import checkpoint as weights
     from spleeter_2.runtime.export import write_model_file
+    from spleeter_2.weights import checkpoint as weights
 
     state = large_state()
     np.savez(folder / "state.npz", **state)

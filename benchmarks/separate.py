@@ -101,8 +101,8 @@ def multiply_adds() -> int:
 
     from spleeter_2.config.loading import load_configuration
     from spleeter_2.models import build_model
-    from spleeter_2.models.checkpoint import read_checkpoint
     from spleeter_2.models.inference import without_neutral_parts
+    from spleeter_2.weights.checkpoint import read_checkpoint
 
     configuration = load_configuration("spleeter_2:grouped")
     configuration = without_neutral_parts(configuration, read_checkpoint(configuration.weights))

@@ -17,7 +17,7 @@ import numpy as np
 from spleeter_2.config.loading import load_configuration, to_json
 from spleeter_2.errors import SeparationError
 from spleeter_2.files import atomic_folder, write_json
-from spleeter_2.models import checkpoint as weights
+from spleeter_2.weights import checkpoint as weights
 
 LAST_OF_NEW = ("project/kernel", "project/bias")  # zero at the start of a new part
 

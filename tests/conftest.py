@@ -134,8 +134,8 @@ def tiny(tmp_path_factory) -> Path:
 
     from spleeter_2.config.loading import load_configuration
     from spleeter_2.models import build_model
-    from spleeter_2.models.checkpoint import write_checkpoint
     from spleeter_2.runtime.export import write_model_file
+    from spleeter_2.weights.checkpoint import write_checkpoint
 
     folder = tmp_path_factory.mktemp("tiny")
     data = {

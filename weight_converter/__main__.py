@@ -88,7 +88,7 @@ def convert(
     conversion = _planned(project, source, hyper_parameters, expected, model, seed)
     import_tensorflow()
     if half:
-        from spleeter_2.models.checkpoint import half_precision
+        from spleeter_2.weights.checkpoint import half_precision
 
         conversion = replace(conversion, values=half_precision(conversion.values))
     typer.echo(_described(conversion))

@@ -75,7 +75,7 @@ def check_report(report: Path, output: Path | None, source: Path) -> None:
 
 def write_model(folder: Path, conversion: Conversion) -> None:
     """Write a model that ``-p`` accepts into an existing folder."""
-    from spleeter_2.models import checkpoint as weights
+    from spleeter_2.weights import checkpoint as weights
 
     weights.write_checkpoint(conversion.values, folder)
     configuration = {**conversion.configuration, "weights": "."}

@@ -18,7 +18,8 @@ from spleeter_2.checks import check_path, check_whole
 from spleeter_2.config.loading import parse_configuration, read_configuration
 from spleeter_2.errors import SeparationError
 from spleeter_2.models import build_model
-from spleeter_2.models import checkpoint as weights
+from spleeter_2.models.variables import named_variables
+from spleeter_2.weights.bundle import latest_checkpoint, read_bundle
 
 from .mapping import Conversion, Row, shown
 
@@ -58,14 +59,12 @@ def read_spleeter(
     """
     folder = Path(check_path("folder", folder))
     seed = check_whole("the seed", seed, 0, 2**32 - 1)
-    path = tf.train.latest_checkpoint(os.fspath(folder))
-    if path is None:
-        raise SeparationError(f"there is no TensorFlow checkpoint in {folder}")
-    source = weights.read_tensors(path)
+    path = latest_checkpoint(folder)
+    source = read_bundle(path, verify=True)
     configuration = read_configuration(model)
     parsed = parse_configuration(configuration)
     tf.keras.utils.set_random_seed(seed)
-    variables = weights.named_variables(build_model(parsed))
+    variables = named_variables(build_model(parsed))
     values = {name: variable.numpy() for name, variable in variables.items()}
     rows = [
         Row(name, source[name].shape, variable, source[name].shape, _axes(source[name]))

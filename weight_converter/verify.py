@@ -14,9 +14,10 @@ from spleeter_2.audio.stft import Transform
 from spleeter_2.config.loading import WINDOW, load_configuration
 from spleeter_2.errors import SeparationError
 from spleeter_2.models import build_model
-from spleeter_2.models import checkpoint as weights
 from spleeter_2.models.inference import inference_function, on_spectrograms
+from spleeter_2.models.variables import assign
 from spleeter_2.separation.separator import Separator
+from spleeter_2.weights import checkpoint as weights
 
 TOLERANCE = 1e-4  # of the output's maximum
 NB_SAMPLES = 10000  # of noise to separate
@@ -92,7 +93,7 @@ def differences(folder: Path, expected: Mapping[str, np.ndarray]) -> list[Differ
     configuration = load_configuration(str(folder))
     model = build_model(configuration)
     arrays = weights.read_checkpoint(folder)
-    weights.assign(model, arrays, folder)
+    assign(model, arrays, folder)
     network = on_spectrograms(inference_function(model))  # as the separator uses it
     transform = Transform(
         configuration.stft.frame_length, configuration.stft.frame_step, arrays.get(WINDOW)

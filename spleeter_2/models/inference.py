@@ -13,12 +13,14 @@ from msgspec.structs import replace
 from spleeter_2.config.loading import WINDOW
 from spleeter_2.config.networks import UNet
 from spleeter_2.config.schema import Configuration
+from spleeter_2.weights.checkpoint import read_checkpoint
 
-from . import build_model, checkpoint
+from . import build_model
 from .conditioning import SplitPerBlock
 from .cunet import InstrumentSplit
 from .frequency import Attention
 from .layers import PLANES, FromPlanes, ToPlanes, no_autograph
+from .variables import assign
 
 # from planes of the mixture [B, T, F, 2C] to {target: planes [B, T, F, 2C]}
 EstimateFunction = Callable[[tf.Tensor], dict[str, tf.Tensor]]
@@ -53,9 +55,9 @@ def load_for_inference(
         SeparationError: no weights, or weights that do not fit; an unknown instrument.
     """
     folder = configuration.weights
-    arrays = checkpoint.read_checkpoint(folder)
+    arrays = read_checkpoint(folder)
     model = build_model(without_neutral_parts(configuration, arrays), instruments)
-    checkpoint.assign(model, arrays, folder)
+    assign(model, arrays, folder)
     return InferenceModel(
         inference_function(model),
         configuration.targets_needed(instruments),
@@ -79,7 +81,7 @@ def without_neutral_parts(
 
     A frequency transformation whose last kernel is zero adds nothing, and a regression whose last
     kernel is zero returns the masked mixture. A part whose last kernel is missing or has another
-    shape is kept, so that ``checkpoint.assign`` raises an error.
+    shape is kept, so that ``assign`` raises an error.
 
     Args:
         arrays: the weights by name.

@@ -209,7 +209,7 @@ def _write_saved_model(network: _Network, path: Path) -> Estimate:
     """Write a SavedModel whose weights are constants of its graph."""
     import tensorflow as tf
 
-    from spleeter_2.models.checkpoint import file_errors
+    from spleeter_2.models.file_errors import file_errors
 
     module = tf.Module()
     module.estimate = network.constant

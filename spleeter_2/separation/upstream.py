@@ -21,6 +21,7 @@ from spleeter_2.errors import SeparationError, model_errors
 from spleeter_2.extras import require_spleeter
 from spleeter_2.files import Draft, writing
 from spleeter_2.runtime.tensorflow_import import import_tensorflow
+from spleeter_2.weights.bundle import latest_checkpoint, read_bundle
 
 from .separator import SeparationResult, choose_stems
 
@@ -232,10 +233,7 @@ def check_weights(descriptor: str, model_directory: str) -> None:
     Raises:
         SeparationError: the download failed, or the checkpoint is incomplete.
     """
-    import tensorflow as tf
     from spleeter.model.provider import ModelProvider
-
-    from spleeter_2.models.checkpoint import read_tensors
 
     provider = ModelProvider.default()
     folder = Path(model_directory)
@@ -253,10 +251,13 @@ def check_weights(descriptor: str, model_directory: str) -> None:
             raise SeparationError(
                 f"the weights of {descriptor} could not be downloaded ({error}): {advice}"
             ) from error
-    path = tf.train.latest_checkpoint(folder)
-    if path is None:
-        raise SeparationError(f"there are no weights of {descriptor} in {folder}: {advice}")
-    read_tensors(path)
+    try:
+        path = latest_checkpoint(folder)
+    except SeparationError as error:
+        raise SeparationError(
+            f"there are no weights of {descriptor} in {folder}: {advice}"
+        ) from error
+    read_bundle(path, verify=True)
 
 
 def run_upstream(command: str, adapter: str | None, **options) -> None:

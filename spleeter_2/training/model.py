@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from spleeter_2.config.training import Training
 from spleeter_2.errors import SeparationError
-from spleeter_2.models import checkpoint as weights
+from spleeter_2.models.variables import named_variables
 
 from . import mixed_precision as precision
 from .distillation import Teachers
@@ -155,7 +155,7 @@ class TrainingModel(tf.keras.Model):
 
     def _variables(self) -> dict[str, tf.Variable]:
         """Everything that training changes, by name."""
-        named = {f"network/{k}": v for k, v in weights.named_variables(self.network).items()}
+        named = {f"network/{k}": v for k, v in named_variables(self.network).items()}
         named.update({average.name.split(":")[0]: average for average in self.averages})
         for number, (_, optimizer) in enumerate(self.groups):
             variables = [*optimizer.variables, *precision.scale_variables(optimizer)]
@@ -198,7 +198,7 @@ class TrainingModel(tf.keras.Model):
 
     def averaged(self) -> dict[str, np.ndarray]:
         """The network's weights, averaged where there is an average."""
-        values = {k: v.numpy() for k, v in weights.named_variables(self.network).items()}
+        values = {k: v.numpy() for k, v in named_variables(self.network).items()}
         for average in self.averages:
             values[average.name.split(":")[0].removeprefix("average/")] = average.numpy()
         return values

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from spleeter_2.config.training import Training
 from spleeter_2.errors import SeparationError
-from spleeter_2.models import checkpoint as weights
+from spleeter_2.models.variables import named_variables
 
 from . import mixed_precision as precision
 
@@ -24,7 +24,7 @@ def grouped_optimizers(
     Raises:
         SeparationError: no variable is left.
     """
-    named = weights.named_variables(network)
+    named = named_variables(network)
     taken = {name: variable for name, variable in named.items() if variable.trainable}
     old = [variable for name, variable in taken.items() if name in pretrained]
     new = [variable for name, variable in taken.items() if name not in pretrained]

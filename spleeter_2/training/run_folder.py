@@ -30,7 +30,7 @@ from spleeter_2.files import (
     remove_stale,
     write_json,
 )
-from spleeter_2.models import checkpoint as weights
+from spleeter_2.weights import checkpoint as weights
 
 from .curves import draw_curves
 
@@ -121,7 +121,7 @@ class RunFolder:
         for folder in sorted(self.states.glob("[0-9]*"), reverse=True):
             try:
                 progress = read_json(folder / NAME, "progress")
-                return weights.read_checkpoint(folder), Progress(**progress)
+                return weights.read_checkpoint(folder, verify=True), Progress(**progress)
             except (SeparationError, TypeError):
                 continue  # damaged: try the one before
         return None

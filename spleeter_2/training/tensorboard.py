@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from spleeter_2.audio.stft import Transform
 from spleeter_2.files import writing
-from spleeter_2.models.checkpoint import file_errors
+from spleeter_2.models.file_errors import file_errors
 
 RANGE = 80.0  # of the images, in dB below the loudest bin
 

@@ -31,7 +31,8 @@ from spleeter_2.config.schema import Configuration
 from spleeter_2.data.examples import Examples, ValidationSet
 from spleeter_2.errors import SeparationError
 from spleeter_2.models import build_model
-from spleeter_2.models import checkpoint as weights
+from spleeter_2.models.variables import named_variables
+from spleeter_2.weights import checkpoint as weights
 
 from .batches import named_spectrograms
 from .distillation import Teachers
@@ -239,9 +240,9 @@ def start_from(network: tf.keras.Model, descriptor: str) -> frozenset[str]:
     folder = load_configuration(descriptor).weights
     if folder is None:
         raise SeparationError(f"training.start: {descriptor} has no weights")
-    arrays = weights.read_checkpoint(folder)
+    arrays = weights.read_checkpoint(folder, verify=True)
     taken = []
-    for name, variable in weights.named_variables(network).items():
+    for name, variable in named_variables(network).items():
         if name in arrays and arrays[name].shape == tuple(variable.shape):
             variable.assign(arrays[name])
             taken.append(name)

@@ -7,8 +7,8 @@ from support.models import CUNET, UNET, noise, run_model_test, small
 
 from spleeter_2.errors import SeparationError
 from spleeter_2.models import build_model
-from spleeter_2.models.checkpoint import named_variables
 from spleeter_2.models.frequency import BandConv1D
+from spleeter_2.models.variables import named_variables
 
 SHARED = [
     {"type": "fc", "bn_factor": 4, "min_bn_units": 2},

@@ -10,12 +10,12 @@ from spleeter_2.config.networks import FrequencyTransformation, Head
 from spleeter_2.config.schema import Configuration
 from spleeter_2.errors import SeparationError
 from spleeter_2.models import build_model
-from spleeter_2.models import checkpoint as weights
 from spleeter_2.models.frequency import BandConv1D
 from spleeter_2.models.inference import inference_function, on_spectrograms, without_neutral_parts
 from spleeter_2.models.layers import BatchNormalization, from_polyphase, to_polyphase
 from spleeter_2.models.polyphase import DilatedConv2D, UpConv2DToPolyphase
 from spleeter_2.models.unet import LevelledMagnitude
+from spleeter_2.models.variables import assign, named_variables
 
 
 def unet(**options) -> Configuration:
@@ -47,7 +47,7 @@ def test_several_targets_share_nothing_but_the_input(tmp_path):
     assert configuration.targets_needed(["drums"]) == ("drums",)
     assert configuration.targets_needed(["other"]) == ("vocals", "drums")
     only = build_model(configuration, ["drums"])
-    assert all("drums" in name for name in weights.named_variables(only))
+    assert all("drums" in name for name in named_variables(only))
     with pytest.raises(SeparationError, match="does not separate 'bass'"):
         build_model(configuration, ["bass"])
 
@@ -56,8 +56,8 @@ def test_new_parts_start_neutral():
     """With Spleeter's weights in it, the regression network begins as the masking one."""
     plain = build_model(unet())
     regression = build_model(unet(head=Head("regression"), frequency=(GROUPED,)))
-    named = weights.named_variables(regression)
-    for name, variable in weights.named_variables(plain).items():
+    named = named_variables(regression)
+    for name, variable in named_variables(plain).items():
         named[name].assign(variable)
     mixture = noise(unet(), 2)
     before = plain(mixture, training=False)["vocals"]
@@ -69,8 +69,8 @@ def test_shift_average_is_the_mean_of_two_grids():
     """A song that starts later by half the stride of the deepest level: the same mean."""
     model = build_model(unet(shift_average=True, level=None))
     single = build_model(unet(level=None))
-    weights_of = weights.named_variables(model)
-    for name, variable in weights.named_variables(single).items():
+    weights_of = named_variables(model)
+    for name, variable in named_variables(single).items():
         weights_of[name].assign(variable)
     features = tf.random.stateless_normal((2, 8, 4, 6), (1, 2))
 
@@ -98,7 +98,7 @@ def test_shift_average_is_the_mean_of_two_grids():
 def test_neutral_parts_are_left_out_and_trained_ones_are_not():
     full = unet(head=Head("regression"), frequency=(GROUPED, replace(GROUPED, level=1)))
     model = build_model(full)
-    arrays = {name: v.numpy() for name, v in weights.named_variables(model).items()}
+    arrays = {name: v.numpy() for name, v in named_variables(model).items()}
     assert without_neutral_parts(full, arrays) == unet(head=Head("mask"))
     arrays["vocals_frequency_1_project/kernel"] += 1e-3
     arrays["vocals_regression_project/bias"] += 1e-3
@@ -111,21 +111,21 @@ def test_only_what_is_there_and_zero_is_left_out():
     """A block of linear maps has no such kernel; a checkpoint without a part does not fit it."""
     linear = unet(frequency=(FrequencyTransformation(type="fc", level=2),))
     model = build_model(linear)
-    arrays = {name: v.numpy() for name, v in weights.named_variables(model).items()}
+    arrays = {name: v.numpy() for name, v in named_variables(model).items()}
     assert without_neutral_parts(linear, arrays) == linear
     full = unet(head=Head("regression"), frequency=(GROUPED,))
-    arrays = {name: v.numpy() for name, v in weights.named_variables(build_model(full)).items()}
+    arrays = {name: v.numpy() for name, v in named_variables(build_model(full)).items()}
     wider = unet(head=Head("regression", width=5), frequency=(replace(GROUPED, width=7),))
     for other in (wider, unet(frequency=(replace(GROUPED, level=2),))):
         kept = without_neutral_parts(other, arrays)
         assert kept == other
         with pytest.raises(SeparationError, match="do not fit the architecture"):
-            weights.assign(build_model(kept), arrays, "here")
+            assign(build_model(kept), arrays, "here")
 
 
 def test_the_regression_can_leave_magnitude_and_phase_of_the_mixture():
     model = build_model(unet(head=Head("regression")))
-    bias = weights.named_variables(model)["vocals_regression_project/bias"]
+    bias = named_variables(model)["vocals_regression_project/bias"]
     planes = np.zeros((4, 8), np.float32)  # g real, g imaginary, r real, r imaginary
     planes[1] = 3.0
     bias.assign(planes.reshape(-1))

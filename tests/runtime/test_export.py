@@ -19,10 +19,11 @@ from spleeter_2.cli.main import entrypoint
 from spleeter_2.config.loading import load_configuration
 from spleeter_2.errors import SeparationError
 from spleeter_2.models import build_model
-from spleeter_2.models import checkpoint as weights
+from spleeter_2.models.variables import assign
 from spleeter_2.runtime import export
 from spleeter_2.runtime.network import load_network
 from spleeter_2.separation.separator import Separator
+from spleeter_2.weights import checkpoint as weights
 
 FC = {"type": "fc", "bn_factor": 4, "min_bn_units": 2}
 CONVOLUTIONS = [
@@ -108,7 +109,7 @@ def test_parity_with_keras(name, tmp_path):
     """Of ONNX Runtime with the network as it is trained, for all instruments and for one."""
     configuration = write_model(small(NETWORKS[name]), tmp_path)
     keras = build_model(configuration)
-    weights.assign(keras, weights.read_checkpoint(tmp_path), tmp_path)
+    assign(keras, weights.read_checkpoint(tmp_path), tmp_path)
     mixture = noise(configuration)
     expected = keras(mixture, training=False)
     found = load_network(configuration).estimate(mixture[0])
@@ -270,7 +271,7 @@ def test_a_stale_file_is_exported_again_with_a_note(model, change, words, caplog
     (note,) = caplog.messages
     assert f"{words}: the network has been exported" in note
     keras = build_model(configuration)
-    weights.assign(keras, weights.read_checkpoint(model), model)
+    assign(keras, weights.read_checkpoint(model), model)
     expected = keras(mixture[np.newaxis], training=False)["vocals"][0].numpy()
     assert close(found, expected) and not close(before, expected)
     caplog.clear()

@@ -23,7 +23,7 @@ def files_below(folder: Path) -> list[str]:
 
 def values_of(model) -> dict[str, np.ndarray]:
     """A model's weights by name, as ``write_checkpoint`` takes them."""
-    from spleeter_2.models.checkpoint import named_variables
+    from spleeter_2.models.variables import named_variables
 
     return {name: variable.numpy() for name, variable in named_variables(model).items()}
 

@@ -11,8 +11,9 @@ from spleeter_2.config.loading import WINDOW, load_configuration, parse_configur
 from spleeter_2.config.schema import Configuration
 from spleeter_2.files import write_json
 from spleeter_2.models import build_model
-from spleeter_2.models import checkpoint as weights
 from spleeter_2.models.inference import inference_function, on_spectrograms
+from spleeter_2.models.variables import assign, named_variables
+from spleeter_2.weights import checkpoint as weights
 from support.common import values_of
 
 SMALL = {
@@ -52,7 +53,7 @@ def run_model_test(configuration: Configuration, folder: Path) -> tf.keras.Model
     """Build, shapes, batch sizes, tf.function, finite gradients, weights there and back."""
     tf.keras.utils.set_random_seed(0)
     model = build_model(configuration)
-    names = weights.named_variables(model)
+    names = named_variables(model)
     both = noise(configuration, batch=2)
     estimates = model(both, training=False)
     assert set(estimates) == set(configuration.targets)
@@ -70,11 +71,11 @@ def run_model_test(configuration: Configuration, folder: Path) -> tf.keras.Model
         assert np.isfinite(tf.convert_to_tensor(gradient).numpy()).all(), variable.name
     weights.write_checkpoint(values_of(model), folder)
     again = build_model(configuration)
-    weights.assign(again, weights.read_checkpoint(folder), folder)
-    for name, variable in weights.named_variables(again).items():
+    assign(again, weights.read_checkpoint(folder), folder)
+    for name, variable in named_variables(again).items():
         np.testing.assert_array_equal(variable, names[name])
     one = build_model(configuration, configuration.targets[:1])
-    weights.assign(one, weights.read_checkpoint(folder), folder)
+    assign(one, weights.read_checkpoint(folder), folder)
     target = configuration.targets[0]
     expected = again(both, training=False)[target]
     scale = np.abs(expected).max()

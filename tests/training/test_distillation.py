@@ -13,8 +13,8 @@ from spleeter_2.config.loading import load_configuration, parse_configuration
 from spleeter_2.config.schema import Stft
 from spleeter_2.errors import SeparationError
 from spleeter_2.models import build_model
-from spleeter_2.models import checkpoint as weights
 from spleeter_2.training.distillation import Teachers
+from spleeter_2.weights import checkpoint as weights
 
 pytestmark = pytest.mark.usefixtures("quick_training")
 

@@ -9,7 +9,7 @@ from support.models import CUNET, UNET, noise, small
 from support.training import trainer
 
 from spleeter_2.models import build_model
-from spleeter_2.models.checkpoint import named_variables
+from spleeter_2.models.variables import named_variables
 from spleeter_2.training.mixed_precision import layers_in
 
 pytestmark = pytest.mark.usefixtures("quick_training")

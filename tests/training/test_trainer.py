@@ -21,12 +21,12 @@ from spleeter_2 import Separator
 from spleeter_2.config.training import Training
 from spleeter_2.console import configure_logging
 from spleeter_2.errors import SeparationError
-from spleeter_2.models import checkpoint as weights
 from spleeter_2.training import model as training_model
 from spleeter_2.training import run_folder
 from spleeter_2.training.optimizer import Adam, Schedule
 from spleeter_2.training.train import train
 from spleeter_2.training.trainer import start_from
+from spleeter_2.weights import checkpoint as weights
 
 pytestmark = pytest.mark.usefixtures("quick_training")
 

@@ -17,7 +17,7 @@ from support.golden import golden
 
 from spleeter_2 import Separator
 from spleeter_2.config.loading import load_configuration
-from spleeter_2.models import checkpoint as weights
+from spleeter_2.weights import checkpoint as weights
 
 CHECKPOINT = "gpocm_lasaft_a.ckpt"
 WRITTEN = [

@@ -14,8 +14,9 @@ from spleeter_2.audio.stft import Transform
 from spleeter_2.config.loading import WINDOW, parse_configuration
 from spleeter_2.errors import SeparationError
 from spleeter_2.models import build_model
-from spleeter_2.models import checkpoint as weights
+from spleeter_2.models.variables import named_variables
 from spleeter_2.separation.separator import Separator
+from spleeter_2.weights import checkpoint as weights
 from weight_converter import lasaft
 from weight_converter.mapping import axis_sizes, source_shape
 from weight_converter.torch_checkpoint import Checkpoint, read_checkpoint
@@ -44,7 +45,7 @@ def converted(name: str, instruments=None):
     plan = planned(name)
     configuration = parse_configuration(plan.configuration)
     model = build_model(configuration, instruments)
-    for variable, place in weights.named_variables(model).items():
+    for variable, place in named_variables(model).items():
         place.assign(plan.values[variable])
     return configuration, model, plan
 
@@ -64,7 +65,7 @@ def planes_of(estimate, configuration):
 
 def compare(checkpoint: str, inputs, outputs):
     configuration, model, plan = converted(checkpoint)
-    assert set(weights.named_variables(model)) == set(plan.values) - {WINDOW}
+    assert set(named_variables(model)) == set(plan.values) - {WINDOW}
     network = tf.keras.Model(model.get_layer("planes").output, model.get_layer("last_conv").output)
     batch = outputs["spec_out"].shape[1]
     planes = network(np.moveaxis(inputs["spec_in"][np.newaxis, :batch], 2, -1), training=False)

@@ -10,7 +10,9 @@ from spleeter_2.audio.stft import Transform
 from spleeter_2.config.loading import load_configuration
 from spleeter_2.errors import SeparationError
 from spleeter_2.models import build_model
-from spleeter_2.models import checkpoint as weights
+from spleeter_2.models.variables import assign
+from spleeter_2.weights import checkpoint as weights
+from spleeter_2.weights.bundle import latest_checkpoint, read_bundle
 from weight_converter.spleeter import read_spleeter
 
 
@@ -43,7 +45,7 @@ def test_parity_with_upstreams_graph(deezer_2stems, mixture, tmp_path, instrumen
     conversion = read_spleeter(deezer_2stems, str(path))
     assert len(conversion.rows) == len(conversion.values) == 70 and not conversion.notes
     model = build_model(configuration)
-    weights.assign(model, conversion.values, "the conversion")
+    assign(model, conversion.values, "the conversion")
     estimate = model(spectrogram, training=False)[instrument].numpy()[:, :, :1024]
     loud = magnitude > 1e-3
     assert np.abs(estimate / spectrogram[:, :, :1024] - expected / magnitude)[loud].max() < 1e-4
@@ -86,7 +88,7 @@ def test_new_parts_change_nothing_before_they_are_trained(
 
 def test_slots_of_optimizers_are_ignored(deezer_2stems, tmp_path):
     """Checkpoints of Spleeter's own training hold Adam's moments beside every variable."""
-    arrays = weights.read_tensors(tf.train.latest_checkpoint(str(deezer_2stems)))
+    arrays = read_bundle(latest_checkpoint(deezer_2stems))
     slots = {"conv2d/kernel/Adam": arrays["conv2d/kernel"], "beta1_power": np.float32(0.9)}
     weights.write_checkpoint({**arrays, **slots}, tmp_path)
     found, expected = read_spleeter(tmp_path), read_spleeter(deezer_2stems)
@@ -98,7 +100,7 @@ def test_slots_of_optimizers_are_ignored(deezer_2stems, tmp_path):
 
 
 def test_a_missing_tensor_is_named(deezer_2stems, tmp_path):
-    arrays = weights.read_tensors(tf.train.latest_checkpoint(str(deezer_2stems)))
+    arrays = read_bundle(latest_checkpoint(deezer_2stems))
     del arrays["batch_normalization_3/gamma"]
     weights.write_checkpoint(arrays, tmp_path)
     with pytest.raises(SeparationError, match="it lacks batch_normalization_3/gamma"):

@@ -1,0 +1,1 @@
+"""Weights in files: TensorFlow's checkpoints, read and written with NumPy."""
