@@ -6,10 +6,9 @@ The only module of this package that imports TensorFlow.
 from __future__ import annotations
 
 import base64
-import functools
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,11 @@ from spleeter_2.config.schema import Configuration
 from spleeter_2.errors import SeparationError
 from spleeter_2.extras import require_extra
 from spleeter_2.files import atomic_file
+from spleeter_2.weights.checkpoint import open_checkpoint
 
 from . import model_file
-from .external_data import prepend, refer_to_checkpoint
 from .network import open_session, to_planes
+from .references import input_name, metadata, references
 from .tensorflow_import import import_tensorflow
 
 OPSET = 17
@@ -59,52 +59,34 @@ def export_network(
     path: Path,
     form: str,
     instruments: Iterable[str] | None = None,
-    refer: bool = False,
 ) -> Exported:
     """Write the network of a configuration with its weights, and load it again to compare it.
 
     The input is named ``mixture``: planes ``[1, T, F, 2C]``, T the frames of the configuration's
-    segment. Every output has the name of its target and the same shape.
+    segment. Every output has the name of its target and the same shape. In an ONNX file, kernels
+    whose values are 16-bit floats are stored as such.
 
     Args:
         path: of the file, or of the folder of a SavedModel; not written atomically.
         form: a key of ``FILES``.
         instruments: instruments to separate (default: all).
-        refer: let an ONNX file refer to the tensors of the checkpoint, which must be beside it.
 
     Raises:
         SeparationError: no weights, or weights that do not fit; a package that is not installed;
             an unknown instrument; estimates that differ by more than ``TOLERANCE``.
         OSError: the path cannot be written.
     """
-    require_extra("train", "exporting a network")
-    import_tensorflow().get_logger().setLevel(logging.ERROR)
     network = _build(configuration, instruments)
-    write_onnx = functools.partial(_write_onnx, refer=refer)
-    write = {"onnx": write_onnx, "saved_model": _write_saved_model, "litert": _write_litert}
-    estimate = write[form](network, path)
-    difference = _compare(network.estimate, estimate, _inputs(configuration, network.shape))
+    write = {"onnx": _write_onnx, "saved_model": _write_saved_model, "litert": _write_litert}
+    difference = _compare(network, write[form](network, path))
     if form == "onnx":
-        _add_metadata(path, configuration, network.window, difference)
+        with open(path, "ab") as file:
+            file.write(metadata(_facts(network, difference)))
     return Exported(network.targets, network.shape, network.window, difference)
 
 
-def export_onnx(
-    configuration: Configuration, path: Path, instruments: Iterable[str] | None = None
-) -> float:
-    """Write the network of a configuration as a self-contained ONNX file.
-
-    Kernels whose values are 16-bit floats are stored as such. The metadata has the digest of the
-    checkpoint, the STFT's window and the difference to Keras.
-
-    Returns:
-        The difference to Keras; see ``Exported``. For all else see ``export_network``.
-    """
-    return export_network(configuration, path, "onnx", instruments).difference
-
-
 def write_model_file(configuration: Configuration, path: Path | None = None) -> float:
-    """Write a network beside its checkpoint, atomically.
+    """Write a network beside its checkpoint, to which the file refers, atomically.
 
     Args:
         path: of the file (default: ``model.onnx``).
@@ -116,7 +98,46 @@ def write_model_file(configuration: Configuration, path: Path | None = None) -> 
         SeparationError: see ``export_network``; the folder cannot be written (``WriteError``).
     """
     with atomic_file(path or model_file.path_of(configuration)) as draft:
-        return export_network(configuration, draft, "onnx", refer=True).difference
+        graph = _compared_graph(configuration)
+        draft.write_bytes(graph.references + graph.content)
+    return graph.difference
+
+
+def write_graph(configuration: Configuration, path: Path) -> float:
+    """Write a network without weights, for checkpoints in other folders, atomically.
+
+    Returns, Raises:
+        See ``write_model_file``.
+    """
+    with atomic_file(path) as draft:
+        graph = _compared_graph(configuration)
+        draft.write_bytes(graph.content)
+    return graph.difference
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """An ONNX model in two parts.
+
+    Attributes:
+        references: to the tensors of the checkpoint.
+        content: all else.
+        difference: to Keras; see ``Exported``.
+    """
+
+    references: bytes
+    content: bytes
+    difference: float
+
+
+def _compared_graph(configuration: Configuration) -> _Graph:
+    network = _build(configuration)
+    checkpoint = open_checkpoint(configuration.weights, configuration.targets)
+    found = references(checkpoint, {name: input_name(name) for name in network.variables.values()})
+    content = _onnx_model(network).SerializeToString()
+    session = open_session(found + content, folder=Path(configuration.weights))
+    difference = _compare(network, session.estimate)
+    return _Graph(found, content + metadata(_facts(network, difference)), difference)
 
 
 @dataclass(frozen=True)
@@ -125,12 +146,17 @@ class _Network:
 
     Attributes:
         keras: tf.function of the Keras model.
-        constant: tf.function of the same graph with all weights and captured tensors as constants.
-        signature: their argument.
+        graph: GraphDef of it whose weights are constants.
+        outputs: names of its outputs, sorted by target.
+        variables: names of the variables by the names of the constants that hold their values.
+        signature: argument of the function.
     """
 
+    configuration: Configuration
     keras: Callable
-    constant: Callable
+    graph: Any
+    outputs: list[str]
+    variables: Mapping[str, str]
     signature: list
     targets: tuple[str, ...]
     shape: tuple[int, int, int, int]
@@ -139,8 +165,40 @@ class _Network:
     def estimate(self, planes: np.ndarray) -> dict[str, np.ndarray]:
         return {name: value.numpy() for name, value in self.keras(planes).items()}
 
+    def function(self, variables: Sequence[str] = ()) -> Callable:
+        """tf.function of the graph.
 
-def _build(configuration: Configuration, instruments: Iterable[str] | None) -> _Network:
+        Args:
+            variables: constants that become further arguments, after the mixture.
+        """
+        import tensorflow as tf
+
+        shapes = {node.name: node.attr["value"].tensor for node in self.graph.node}
+        signature = [
+            *self.signature,
+            *(
+                tf.TensorSpec(
+                    tf.TensorShape(shapes[name].tensor_shape),
+                    tf.float32,
+                    name=input_name(self.variables[name]),
+                )
+                for name in variables
+            ),
+        ]
+
+        @tf.function(input_signature=signature, autograph=False)
+        def function(mixture, *weights):
+            inputs = {f"{name}:0": value for name, value in zip(variables, weights, strict=True)}
+            inputs[model_file.INPUT] = mixture
+            estimates = tf.graph_util.import_graph_def(self.graph, inputs, self.outputs, name="")
+            return dict(zip(sorted(self.targets), estimates, strict=True))
+
+        return function
+
+
+def _build(configuration: Configuration, instruments: Iterable[str] | None = None) -> _Network:
+    require_extra("train", "exporting a network")
+    import_tensorflow().get_logger().setLevel(logging.ERROR)
     import tensorflow as tf
 
     from spleeter_2.models.inference import load_for_inference
@@ -150,59 +208,89 @@ def _build(configuration: Configuration, instruments: Iterable[str] | None) -> _
         shape = (1, configuration.segment.nb_frames, *model.input_shape)
         signature = [tf.TensorSpec(shape, tf.float32, name=model_file.INPUT)]
         keras = tf.function(model.function, signature, autograph=False)
-        graph, outputs = _constant_graph(keras)
-        names = sorted(model.targets)  # the order of a dictionary's values in a graph
+        graph, outputs, variables = _constant_graph(keras)
+    return _Network(
+        configuration,
+        keras,
+        graph,
+        outputs,
+        variables,
+        signature,
+        model.targets,
+        shape,
+        model.window,
+    )
 
-        @tf.function(input_signature=signature, autograph=False)
-        def constant(mixture):
-            inputs = {model_file.INPUT: mixture}
-            estimates = tf.graph_util.import_graph_def(graph, inputs, outputs, name="")
-            return dict(zip(names, estimates, strict=True))
 
-    return _Network(keras, constant, signature, model.targets, shape, model.window)
+def _constant_graph(function: Callable) -> tuple[Any, list[str], dict[str, str]]:
+    """GraphDef of a tf.function without variables and captured tensors, outputs and variables.
 
-
-def _constant_graph(function: Callable) -> tuple[Any, list[str]]:
-    """GraphDef of a tf.function without variables and captured tensors, and its outputs."""
+    See ``_Network``.
+    """
     from tensorflow.python.framework.convert_to_constants import (
         convert_variables_to_constants_v2_as_graph,
     )
 
-    constant, graph = convert_variables_to_constants_v2_as_graph(function.get_concrete_function())
+    concrete = function.get_concrete_function()
+    names = {id(variable.handle): variable.name for variable in concrete.graph.variables}
+    variables = {
+        inner.op.name: names[id(handle)].removesuffix(":0")
+        for handle, inner in concrete.graph.captures
+        if id(handle) in names
+    }
+    constant, graph = convert_variables_to_constants_v2_as_graph(concrete)
     for node in graph.node:  # gradients defined in Python, which a SavedModel would refer to
         node.attr.pop("_gradient_op_type", None)
         node.device = ""  # a SavedModel's user chooses
-    return graph, [output.name for output in constant.outputs]
+    return graph, [output.name for output in constant.outputs], variables
 
 
-def _write_onnx(network: _Network, path: Path, refer: bool) -> Estimate:
-    import onnx
+def _onnx_model(network: _Network):
+    """``onnx.ModelProto`` that lacks the values of the variables."""
     import tf2onnx
 
-    logging.getLogger("tf2onnx").setLevel(logging.WARNING)
-    graph, _ = tf2onnx.convert.from_function(network.constant, network.signature, opset=OPSET)
-    _store_in_half(graph)
-    if refer:
-        refer_to_checkpoint(graph, path.parent)
-    path.write_bytes(graph.SerializeToString())
+    logging.getLogger("tf2onnx").setLevel(logging.ERROR)
+    variables = sorted(network.variables)
+    function = network.function(variables)
+    model, _ = tf2onnx.convert.from_function(function, function.input_signature, opset=OPSET)
+    inputs = [item for item in model.graph.input if item.name == model_file.INPUT]
+    del model.graph.input[:]
+    model.graph.input.extend(inputs)
+    return model
+
+
+def _write_onnx(network: _Network, path: Path) -> Estimate:
+    """Write a self-contained file."""
+    import onnx
+    from onnx import numpy_helper
+
+    model = _onnx_model(network)
+    constants = {node.name: node for node in network.graph.node}
+    for constant, variable in network.variables.items():
+        value = _value_of(constants[constant])
+        model.graph.initializer.append(numpy_helper.from_array(value, input_name(variable)))
+    _store_in_half(model)
+    path.write_bytes(model.SerializeToString())
     onnx.checker.check_model(os.fspath(path))
     return open_session(path).estimate
 
 
-def _add_metadata(
-    path: Path, configuration: Configuration, window: np.ndarray | None, difference: float
-) -> None:
-    import onnx
+def _value_of(node) -> np.ndarray:
+    """Value of a constant in a GraphDef."""
+    import tensorflow as tf
 
-    values = b"" if window is None else window.astype("<f4").tobytes()
-    graph = onnx.load(os.fspath(path), load_external_data=False)
-    for key, value in {
-        model_file.DIGEST: model_file.digest(configuration),
+    return tf.make_ndarray(node.attr["value"].tensor)
+
+
+def _facts(network: _Network, difference: float) -> dict[str, str]:
+    """Metadata of an ONNX file."""
+    values = b"" if network.window is None else network.window.astype("<f4").tobytes()
+    return {
+        model_file.DIGEST: model_file.digest(network.configuration),
+        model_file.TARGETS: ",".join(network.targets),
         model_file.WINDOW: base64.b64encode(values).decode(),
         model_file.DIFFERENCE: f"{difference:.1e}",
-    }.items():
-        graph.metadata_props.add(key=key, value=value)
-    path.write_bytes(graph.SerializeToString())
+    }
 
 
 def _write_saved_model(network: _Network, path: Path) -> Estimate:
@@ -212,9 +300,9 @@ def _write_saved_model(network: _Network, path: Path) -> Estimate:
     from spleeter_2.models.file_errors import file_errors
 
     module = tf.Module()
-    module.estimate = network.constant
+    module.estimate = network.function()
     with file_errors():
-        tf.saved_model.save(module, os.fspath(path), network.constant)
+        tf.saved_model.save(module, os.fspath(path), module.estimate)
     loaded = tf.saved_model.load(os.fspath(path)).signatures["serving_default"]
 
     def estimate(planes: np.ndarray) -> dict[str, np.ndarray]:
@@ -256,13 +344,16 @@ def _store_in_half(graph) -> None:
         name = tensor.name
         tensor.CopyFrom(numpy_helper.from_array(half, f"{name}_half"))
         casts.append(helper.make_node("Cast", [f"{name}_half"], [name], to=TensorProto.FLOAT))
-    prepend(graph, casts)
+    nodes = list(graph.graph.node)
+    del graph.graph.node[:]
+    graph.graph.node.extend([*casts, *nodes])
 
 
-def _inputs(configuration: Configuration, shape: tuple[int, ...]) -> list[np.ndarray]:
+def _inputs(network: _Network) -> list[np.ndarray]:
     """Planes ``[1, T, F, 2C]`` of noise and of something like music."""
+    configuration = network.configuration
     stft = configuration.stft
-    nb_samples = (shape[1] - 1) * stft.frame_step
+    nb_samples = (network.shape[1] - 1) * stft.frame_step
     time = np.arange(nb_samples) / configuration.sample_rate
     chord = sum(
         np.sin(2 * np.pi * frequency * partial * time) / partial
@@ -278,16 +369,16 @@ def _inputs(configuration: Configuration, shape: tuple[int, ...]) -> list[np.nda
     return [to_planes(spectrogram)[np.newaxis] for spectrogram in spectrograms]
 
 
-def _compare(expected: Estimate, found: Estimate, inputs: list[np.ndarray]) -> float:
-    """Largest difference of estimates, relative to the largest expected one.
+def _compare(network: _Network, found: Estimate) -> float:
+    """Largest difference to Keras' estimates, relative to the largest of them.
 
     Raises:
         SeparationError: it exceeds ``TOLERANCE``.
     """
     worst = 0.0
-    for planes in inputs:
+    for planes in _inputs(network):
         other = found(planes)
-        for name, estimate in expected(planes).items():
+        for name, estimate in network.estimate(planes).items():
             scale = float(np.abs(estimate).max()) or 1.0
             difference = float(np.abs(other[name] - estimate).max()) / scale
             worst = float(np.maximum(worst, difference))  # max() would drop NaN

@@ -10,29 +10,38 @@ import hashlib
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
-from spleeter_2.config.loading import CHECKPOINT
+from spleeter_2.config.loading import PRESETS
 from spleeter_2.config.schema import Configuration
+from spleeter_2.weights.checkpoint import open_checkpoint
 
 NAME = "model.onnx"
 INPUT = "mixture"  # planes [1, T, F, 2C]; each output has the name of its target and this shape
-DIGEST, WINDOW, DIFFERENCE = "spleeter_2_digest", "stft_window", "difference"  # metadata
+# keys of the metadata; TARGETS in the order of the configuration
+DIGEST, WINDOW, DIFFERENCE = "spleeter_2_digest", "stft_window", "difference"
+TARGETS = "targets"
+GRAPHS = PRESETS / "graphs"  # networks without weights, by architecture
 
 
-def digest(configuration: Configuration) -> str:
-    """Digests of all that determines the exported network, of its architecture and its weights."""
+def architecture(configuration: Configuration) -> str:
+    """Digest of all that determines a network, apart from its weights and names."""
     facts = (
-        configuration.targets,
+        len(configuration.targets),
         configuration.nb_channels,
         configuration.stft,
         configuration.segment.nb_frames,
         configuration.model,
     )
-    architecture = hashlib.sha256(msgspec.json.encode(facts)).hexdigest()[:32]
+    return hashlib.sha256(msgspec.json.encode(facts)).hexdigest()[:32]
+
+
+def digest(configuration: Configuration) -> str:
+    """Digests of all that determines the exported network, of its architecture and its weights."""
     # the index holds the CRC of every tensor
-    index = Path(configuration.weights) / f"{CHECKPOINT}.index"
-    weights = hashlib.sha256(index.read_bytes() if index.is_file() else b"").hexdigest()[:32]
-    return f"{architecture}-{weights}"
+    index = Path(f"{open_checkpoint(configuration.weights, configuration.targets).prefix}.index")
+    weights = hashlib.sha256(index.read_bytes()).hexdigest()[:32]
+    return f"{architecture(configuration)}-{weights}"
 
 
 def has_same_architecture(one: str, other: str) -> bool:
@@ -47,7 +56,18 @@ def path_of(configuration: Configuration, is_variant: bool = False) -> Path:
         is_variant: ``model.onnx`` is another architecture's with the same weights, as for a
             configuration that changes the segment of its base.
     """
-    name = NAME
-    if is_variant:
-        name = f"model-{digest(configuration).partition('-')[0][:12]}.onnx"
+    name = f"model-{architecture(configuration)[:12]}.onnx" if is_variant else NAME
     return Path(configuration.weights) / name
+
+
+def anonymous(configuration: Configuration) -> Configuration:
+    """The configuration with numbered targets: its network is the same for any instruments."""
+    numbers = range(1, len(configuration.targets) + 1)
+    return replace(configuration, targets=tuple(f"instrument_{number}" for number in numbers))
+
+
+def graph_path(configuration: Configuration) -> Path:
+    """Path of a network without weights, one that ships or else one in the user's cache."""
+    name = f"{architecture(configuration)[:12]}.onnx"
+    shipped = GRAPHS / name
+    return shipped if shipped.is_file() else user_cache("graphs") / name

@@ -18,8 +18,10 @@ from spleeter_2.config.schema import Configuration
 from spleeter_2.errors import SeparationError
 from spleeter_2.extras import gpu_command, install_command, is_installed
 from spleeter_2.files import WriteError
+from spleeter_2.weights.checkpoint import open_checkpoint
 
 from . import model_file
+from .references import input_name, references
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +33,7 @@ PROVIDERS = (
     "DmlExecutionProvider",
     "CoreMLExecutionProvider",
 )
+EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"  # an entry of a session
 ADVICE = "delete it, and it is exported again where TensorFlow is installed"
 
 
@@ -65,16 +68,23 @@ def load_network(
         SeparationError: a network that is damaged, foreign or not exported; an unknown device.
     """
     targets = configuration.targets_needed(instruments)
-    session = _session_of(configuration, device)
-    missing = set(targets) - set(session.outputs)
-    if missing:
-        names = ", ".join(sorted(missing))
-        raise SeparationError(f"{session.path} does not estimate {names}: {ADVICE}")
+    checkpoint = open_checkpoint(configuration.weights, configuration.targets)
+    if checkpoint.is_spleeters:
+        session = _with_weights(configuration, device)
+    else:
+        session = _session_of(configuration, device)
+    if len(session.targets) != len(configuration.targets):
+        raise SeparationError(
+            f"{session.path} estimates {', '.join(session.targets)}, not "
+            f"{', '.join(configuration.targets)}: {ADVICE}"
+        )
+    # a network without weights may be used for instruments of other names
+    outputs = dict(zip(configuration.targets, session.targets, strict=True))
 
     def estimate(mixture: np.ndarray) -> dict[str, np.ndarray]:
         planes = to_planes(mixture)[np.newaxis]
-        estimates = session.estimate(planes, targets)
-        return {name: from_planes(estimates[name][0]) for name in targets}
+        estimates = session.estimate(planes, [outputs[name] for name in targets])
+        return {name: from_planes(estimates[outputs[name]][0]) for name in targets}
 
     return Network(estimate, targets, session.window)
 
@@ -101,7 +111,7 @@ class Session:
     Attributes:
         digest: see ``model_file.digest``; empty in a file of another origin.
         window: STFT window ``[frame_length]``, or None for the Hann window.
-        outputs: the targets.
+        targets: names of the outputs, in the order of the configuration that was exported.
     """
 
     def __init__(self, path: Path, session) -> None:
@@ -114,19 +124,28 @@ class Session:
         except ValueError as error:
             raise SeparationError(f"the metadata of {path} are damaged: {ADVICE}") from error
         self.window = window if len(window) else None
-        self.outputs = tuple(output.name for output in session.get_outputs())
+        outputs = [output.name for output in session.get_outputs()]
+        self.targets = tuple(facts.get(model_file.TARGETS, ",".join(outputs)).split(","))
+        if sorted(self.targets) != sorted(outputs):
+            raise _foreign(path)
 
     def estimate(
         self, planes: np.ndarray, targets: Iterable[str] | None = None
     ) -> dict[str, np.ndarray]:
         """Planes float32 ``[1, T, F, 2C]`` -> ``{target: planes [1, T, F, 2C]}``."""
-        names = list(self.outputs if targets is None else targets)
+        names = list(self.targets if targets is None else targets)
         found = self._session.run(names, {model_file.INPUT: planes})  # computes all outputs
         return dict(zip(names, found, strict=True))
 
 
-def open_session(path: Path, device: str | None = None) -> Session:
-    """Load an ONNX file.
+def open_session(
+    source: Path | bytes, device: str | None = None, folder: Path | None = None
+) -> Session:
+    """Load an ONNX model.
+
+    Args:
+        source: a file, or the contents of one.
+        folder: of the tensors that the contents of a file refer to.
 
     Raises:
         SeparationError: it is missing, damaged, or has other inputs; an unknown device.
@@ -141,8 +160,11 @@ def open_session(path: Path, device: str | None = None) -> Session:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.enable_mem_pattern = False  # it plans one block for all tensors of a run, a larger one
     options.intra_op_num_threads = nb_threads()
+    path = source if isinstance(source, Path) else folder
+    if folder is not None:
+        options.add_session_config_entry(EXTERNAL_FOLDER, str(folder))
     try:
-        session = onnxruntime.InferenceSession(path, options, providers)
+        session = onnxruntime.InferenceSession(source, options, providers)
     except Exception as error:  # classes of their own, all derived from Exception
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         if re.search("bad_alloc|failed to allocate", reason, re.I):
@@ -210,12 +232,31 @@ def _session_of(configuration: Configuration, device: str | None) -> Session:
     if session and session.digest == wanted:
         return session
     fault = "was exported from another checkpoint" if session else "is missing"
+    _require_tensorflow(f"{path} {fault}")
+    return _exported(configuration, path, fault, device)
+
+
+def _require_tensorflow(fault: str) -> None:
     if not is_installed("tensorflow"):
         raise SeparationError(
-            f"{path} {fault}: export it where TensorFlow is installed "
-            f"({install_command('train')}), by separating a song there"
+            f"{fault}: export it where TensorFlow is installed ({install_command('train')}), by "
+            "separating a song there"
         )
-    return _exported(configuration, path, fault, device)
+
+
+def _with_weights(configuration: Configuration, device: str | None) -> Session:
+    """A network that is exported without weights, with those of a checkpoint of Spleeter."""
+    configuration = model_file.anonymous(configuration)
+    path = model_file.graph_path(configuration)
+    if not path.is_file():
+        _require_tensorflow(f"the network of {configuration.name} is not one of those that ship")
+        from .export import write_graph
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_graph(configuration, path)
+    checkpoint = open_checkpoint(configuration.weights, configuration.targets)
+    found = references(checkpoint, {name: input_name(name) for name in checkpoint.index.entries})
+    return open_session(found + path.read_bytes(), device, Path(checkpoint.prefix).parent)
 
 
 def _exported(configuration: Configuration, path: Path, fault: str, device: str | None) -> Session:

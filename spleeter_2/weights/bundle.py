@@ -170,7 +170,7 @@ def write_bundle(values: Mapping[str, np.ndarray], prefix: str | os.PathLike) ->
     """
     prefix = os.fspath(prefix)
     arrays = {name.encode(): _writable(name, value) for name, value in values.items()}
-    header = _field(1, 1) + _field(3, _field(1, VERSION))
+    header = encode_field(1, 1) + encode_field(3, encode_field(1, VERSION))
     pairs = {b"": header}
     offset = 0
     with open(_shard_path(prefix, 0, 1), "wb") as file:
@@ -389,13 +389,13 @@ def _writable(name: str, value: np.ndarray) -> np.ndarray:
 
 
 def _encode_entry(array: np.ndarray, offset: int, crc: int) -> bytes:
-    shape = b"".join(_field(2, _field(1, side), always=True) for side in array.shape)
-    message = _field(1, NUMBERS[array.dtype]) + _field(2, shape, always=True)
-    message += _field(4, offset) + _field(5, array.nbytes)
+    shape = b"".join(encode_field(2, encode_field(1, side), always=True) for side in array.shape)
+    message = encode_field(1, NUMBERS[array.dtype]) + encode_field(2, shape, always=True)
+    message += encode_field(4, offset) + encode_field(5, array.nbytes)
     return message + (bytes([6 << 3 | FIXED32]) + struct.pack("<I", crc) if crc else b"")
 
 
-def _field(number: int, value: int | bytes, always: bool = False) -> bytes:
+def encode_field(number: int, value: int | bytes, always: bool = False) -> bytes:
     """A field of a protocol buffer; zero and empty values are left out unless ``always``."""
     if not value and not always:
         return b""

@@ -1,13 +1,15 @@
-"""Checkpoint in the folder of a model, whose keys are the names of the variables.
+"""The checkpoint of a model: tensors by the names of our variables.
 
 Variables are matched by name and shape, never by position, since the order of layers depends on
-the Keras version. A folder has the files ``checkpoint``, ``checkpoint.index`` and
-``checkpoint.data-*``, which ``tf.train.load_checkpoint(folder)`` reads.
+the Keras version. A folder of ours has the files ``checkpoint``, ``checkpoint.index`` and
+``checkpoint.data-*``, which ``tf.train.load_checkpoint(folder)`` reads; one of Spleeter's has
+``checkpoint``, which names the others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,8 @@ from spleeter_2.config.loading import CHECKPOINT as PREFIX
 from spleeter_2.config.loading import has_weights
 from spleeter_2.errors import SeparationError
 
-from .bundle import read_bundle, write_bundle
+from . import spleeter
+from .bundle import Index, latest_checkpoint, read_bundle, read_index, write_bundle
 
 
 def half_precision(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -42,19 +45,67 @@ def write_checkpoint(values: Mapping[str, np.ndarray], folder: Path) -> None:
     )
 
 
-def read_checkpoint(folder: Path, verify: bool = False) -> dict[str, np.ndarray]:
-    """All named arrays of a checkpoint in a folder, float16 converted to float32.
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint in a folder.
+
+    Attributes:
+        prefix: path without ``.index``.
+        index: tensors by the names of our variables.
+        is_spleeters: the files are those of Spleeter, with its names.
+    """
+
+    prefix: str
+    index: Index
+    is_spleeters: bool
+    _names: Mapping[str, str]  # stored names by ours
+
+    def read(self, verify: bool = False) -> dict[str, np.ndarray]:
+        """All arrays by the names of our variables, float16 converted to float32.
+
+        Args:
+            verify: compare the checksums of the arrays (see ``bundle.read_bundle``).
+
+        Raises:
+            SeparationError: a damaged checkpoint.
+        """
+        stored = read_bundle(self.prefix, self._names.values(), verify)
+        arrays = {name: stored[other] for name, other in self._names.items()}
+        return {
+            name: array.astype(np.float32) if array.dtype == np.float16 else array
+            for name, array in arrays.items()
+        }
+
+
+def open_checkpoint(folder: Path, targets: Sequence[str] = ()) -> Checkpoint:
+    """Find the checkpoint in a folder of ours or of Spleeter's.
 
     Args:
-        verify: compare the checksums of the arrays (see ``bundle.read_bundle``).
+        targets: of the model, in the order of Spleeter's networks.
 
     Raises:
-        SeparationError: there is no checkpoint, or a damaged or incomplete one.
+        SeparationError: there is no checkpoint, a damaged one, or one without these targets.
     """
-    if not has_weights(folder):
-        raise SeparationError(f"there are no weights in {folder}")
-    arrays = read_bundle(folder / PREFIX, verify=verify)
-    return {
-        name: array.astype(np.float32) if array.dtype == np.float16 else array
-        for name, array in arrays.items()
-    }
+    is_ours = has_weights(folder)
+    prefix = str(folder / PREFIX) if is_ours else latest_checkpoint(folder)
+    index = read_index(prefix)
+    is_spleeters = spleeter.FIRST in index.entries
+    if not is_spleeters:
+        names = {name: name for name, entry in index.entries.items() if entry.dtype is not None}
+        return Checkpoint(prefix, index, False, names)
+    names = spleeter.tensor_names(targets)
+    for name, other in names.items():
+        if other not in index.entries:
+            raise SeparationError(
+                f"the weights in {folder} have no network for {name.partition('_')[0]}: "
+                f"they lack {other}"
+            )
+    entries = {name: index.entries[other] for name, other in names.items()}
+    return Checkpoint(prefix, Index(entries, index.shards), True, names)
+
+
+def read_checkpoint(
+    folder: Path, targets: Sequence[str] = (), verify: bool = False
+) -> dict[str, np.ndarray]:
+    """All named arrays of a checkpoint in a folder; see ``open_checkpoint``."""
+    return open_checkpoint(folder, targets).read(verify)
