@@ -1,0 +1,1 @@
+"""Spleeter's released weights: found, fetched and read, without TensorFlow."""
