@@ -14,6 +14,7 @@ import os
 import re
 import secrets
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -52,6 +53,31 @@ def temporary_folder(advice: str = "name one in TMPDIR") -> str:
         raise SeparationError(
             f"there is no folder for temporary files that can be written: {advice}"
         ) from error
+
+
+def user_cache(name: str, advice: str) -> Path:
+    """A folder of this program in the user's cache; it need not exist.
+
+    ``$XDG_CACHE_HOME/spleeter-2/NAME``, or below ``~/.cache``, ``~/Library/Caches`` (macOS) or
+    ``%LOCALAPPDATA%`` (Windows).
+
+    Args:
+        advice: end of the message, what to do without a home.
+
+    Raises:
+        SeparationError: the user has no home.
+    """
+    bases = [os.environ.get("XDG_CACHE_HOME", "")]
+    if sys.platform == "win32":
+        bases.append(os.environ.get("LOCALAPPDATA", ""))
+    # the XDG specification says to ignore relative paths
+    base = next(filter(os.path.isabs, bases), None)
+    try:
+        below = "Library/Caches" if sys.platform == "darwin" else ".cache"
+        folder = Path.home() / below if base is None else Path(base)
+    except RuntimeError as error:
+        raise SeparationError(f"there is no home folder for {advice}") from error
+    return folder / "spleeter-2" / name
 
 
 @contextlib.contextmanager
@@ -255,16 +281,17 @@ def read_json(path: Path, name: str) -> dict[str, Any]:
     return data
 
 
-def lock(folder: Path, refusal: str) -> filelock.BaseFileLock:
+def lock(folder: Path, refusal: str, timeout: float = 0) -> filelock.BaseFileLock:
     """Lock a folder until ``release`` is called or the process ends.
 
     Args:
         refusal: error message if another process holds the lock.
+        timeout: seconds to wait for that process; -1: without end.
 
     Raises:
         SeparationError: then, or if the folder cannot be written.
     """
-    found = filelock.FileLock(folder / ".lock", timeout=0, thread_local=False)
+    found = filelock.FileLock(folder / ".lock", timeout=timeout, thread_local=False)
     with writing(folder):
         try:
             found.acquire()

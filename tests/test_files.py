@@ -13,7 +13,15 @@ from support.common import files_below, locked_by_another
 
 from spleeter_2 import files
 from spleeter_2.errors import SeparationError
-from spleeter_2.files import Draft, atomic_file, atomic_folder, lock, write_json, write_text
+from spleeter_2.files import (
+    Draft,
+    atomic_file,
+    atomic_folder,
+    lock,
+    user_cache,
+    write_json,
+    write_text,
+)
 
 
 def test_a_file_appears_when_the_block_ends(tmp_path):
@@ -316,3 +324,36 @@ def test_a_lock_is_for_one_process(tmp_path):
     held = lock(tmp_path, "somebody is here")
     held.release()
     lock(tmp_path, "somebody is here").release()
+
+
+def test_waiting_for_a_lock(tmp_path):
+    with locked_by_another(tmp_path):
+        began = time.monotonic()
+        with pytest.raises(SeparationError, match="taken"):
+            lock(tmp_path, "taken", timeout=0.3)
+        assert time.monotonic() - began >= 0.3
+        with pytest.raises(SeparationError, match="taken"):
+            lock(tmp_path, "taken")
+    lock(tmp_path, "taken", timeout=-1).release()
+
+
+@pytest.mark.parametrize(
+    "platform, name, below",
+    [
+        ("linux", "HOME", ".cache"),
+        ("darwin", "HOME", "Library/Caches"),
+        ("win32", "LOCALAPPDATA", ""),
+        ("win32", "HOME", ".cache"),
+        ("linux", "XDG_CACHE_HOME", ""),
+        ("darwin", "XDG_CACHE_HOME", ""),
+    ],
+)
+def test_the_users_cache(tmp_path, monkeypatch, platform, name, below):
+    monkeypatch.setattr(sys, "platform", platform)
+    for each in ("HOME", "LOCALAPPDATA", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(each, raising=False)
+    monkeypatch.setenv(name, str(tmp_path))
+    assert user_cache("models", "") == tmp_path / below / "spleeter-2" / "models"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    assert user_cache("models", "").is_relative_to(tmp_path)

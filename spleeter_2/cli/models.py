@@ -1,4 +1,4 @@
-"""``spleeter models``: table of the embedded models, and their model cards."""
+"""``spleeter models``: table of the embedded models, their model cards, and downloads ahead."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from spleeter_2.config.loading import (
 )
 from spleeter_2.console import VerboseOption
 from spleeter_2.errors import SeparationError
+
+UPSTREAM = "spleeter:"
 
 
 def table() -> str:
@@ -61,9 +63,37 @@ def card(name: str) -> str:
     return path.read_text(encoding="utf-8").rstrip()
 
 
+def download(name: str) -> str:
+    """Fetch one of upstream's models, unless it is there; return the line to print.
+
+    Raises:
+        SeparationError: an unknown name, or it cannot be fetched.
+    """
+    from spleeter_2.weights.download import find_or_fetch
+    from spleeter_2.weights.folders import MODEL_FOLDERS
+
+    name = name.removeprefix(UPSTREAM)
+    if name not in MODEL_FOLDERS:
+        known = ", ".join(UPSTREAM + each for each in MODEL_FOLDERS)
+        raise SeparationError(f"there is no model {name} to download; known models: {known}")
+    return f"{UPSTREAM}{name} is in {find_or_fetch(MODEL_FOLDERS[name])}"
+
+
 def models(
     name: Optional[str] = typer.Argument(None, help="Model whose card is printed."),
+    fetched: Optional[str] = typer.Option(
+        None,
+        "--download",
+        metavar="MODEL",
+        help="Download a model of Spleeter, such as spleeter:4stems, into the folder MODEL_PATH or "
+        "the user's cache.",
+    ),
     verbose: bool = VerboseOption,
 ) -> None:
-    """List the models of spleeter-2, or print the card of one."""
+    """List the models of spleeter-2, print the card of one, or download one of Spleeter's."""
+    if fetched is not None:
+        if name is not None:
+            raise SeparationError("--download and a card are two commands: give one of them")
+        typer.echo(download(fetched))
+        return
     typer.echo(card(name) if name else table())

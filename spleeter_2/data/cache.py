@@ -2,7 +2,7 @@
 
 A stem is stored as int16 at the model's sample rate and channels: 10.6 MB per minute of stereo at
 44.1 kHz, 170 MB for a song of four minutes with four stems. The files are in
-``$XDG_CACHE_HOME/spleeter-2/stems`` (``~/.cache/...``); they may be deleted when nothing trains.
+``spleeter-2/stems`` in the user's cache; they may be deleted when nothing trains.
 A file's name is a hash of its source (path, size, modification time) and of the settings, so a stem
 that changes is decoded again. Files are written atomically. Their layout allows memory mapping:
 samples, metadata as JSON, length of the metadata in 8 bytes.
@@ -27,7 +27,7 @@ from spleeter_2.audio.mixing import with_channels
 from spleeter_2.audio.reader import AudioReader
 from spleeter_2.audio.resampling import resample
 from spleeter_2.errors import SeparationError
-from spleeter_2.files import Draft
+from spleeter_2.files import Draft, user_cache
 
 from .songs import LEFT_OUT, Note, Song, Songs, StemFile, refuse_none
 
@@ -287,21 +287,15 @@ class StemCache:
 
 
 def default_folder() -> Path:
-    """``$XDG_CACHE_HOME/spleeter-2/stems``, or below ``~/.cache``.
+    """``spleeter-2/stems`` in the user's cache.
 
     Raises:
         SeparationError: the user has no home.
     """
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    # the XDG specification says to ignore relative paths
-    try:
-        folder = Path(base) if os.path.isabs(base) else Path.home() / ".cache"
-    except RuntimeError as error:
-        raise SeparationError(
-            "there is no home folder for the cache of decoded stems: name a folder with --cache, "
-            "or in XDG_CACHE_HOME"
-        ) from error
-    return folder / "spleeter-2" / "stems"
+    return user_cache(
+        "stems",
+        "the cache of decoded stems: name a folder with --cache, or in XDG_CACHE_HOME",
+    )
 
 
 def _write_all(target: BinaryIO, data: bytes) -> None:

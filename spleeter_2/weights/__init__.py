@@ -1,1 +1,1 @@
-"""Weights in files: TensorFlow's checkpoints, read and written with NumPy."""
+"""Weights in files: TensorFlow's checkpoints, and the models that Spleeter released."""
