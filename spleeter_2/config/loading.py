@@ -1,8 +1,8 @@
 """Descriptor -> validated ``Configuration``.
 
-A descriptor is ``spleeter_2:NAME`` (embedded in ``presets/``), a JSON file, or a folder with a
-``config.json`` (a converted checkpoint, a training run). A JSON file with a ``base`` descriptor
-holds only the changes. Paths in a JSON file are relative to its folder.
+A descriptor is ``spleeter_2:NAME`` or ``spleeter:NAME`` (embedded in ``presets/``), a JSON file, or a
+folder with a ``config.json`` (a converted checkpoint, a training run). A JSON file of Spleeter is read
+as one of ours. A file with a ``base`` descriptor holds only the changes. Paths in a JSON file are relative to its folder.
 """
 
 from __future__ import annotations
@@ -19,21 +19,27 @@ from spleeter_2.errors import SeparationError
 from spleeter_2.files import read_json
 
 from .schema import Configuration
+from .upstream import from_upstream, is_upstream
 from .validation import parse
 
-PREFIX = "spleeter_2:"
+PREFIX, UPSTREAM_PREFIX = "spleeter_2:", "spleeter:"
+PREFIXES = (PREFIX, UPSTREAM_PREFIX)
 PRESETS = Path(__file__).parent / "presets"
+FOLDERS = {PREFIX: PRESETS, UPSTREAM_PREFIX: PRESETS / "spleeter"}
 CHECKPOINT = "checkpoint"  # prefix of a checkpoint's files in the folder of the weights
 WINDOW = "stft/window"  # optional array in the checkpoint: the STFT's window
 MODEL = "the descriptor of a model"  # in messages
-FORMAT = 1  # value of the key "spleeter_2", which upstream's configurations lack
-UPSTREAM_KEY = "instrument_list"  # required in upstream's configurations, unknown in ours
+FORMAT = 1  # value of the key "spleeter_2", which Spleeter's configurations lack
 OUR_KEYS = ("base", "targets", "residual", "stft", "segment", "weights", "training")
 
 
-def embedded_names() -> list[str]:
-    """Names that may follow ``spleeter_2:``, sorted."""
-    return sorted(path.stem for path in PRESETS.glob("*.json"))
+def embedded_models() -> list[str]:
+    """Descriptors of the models that ship, sorted: ours, then Spleeter's."""
+    return [
+        prefix + path.stem
+        for prefix, folder in FOLDERS.items()
+        for path in sorted(folder.glob("*.json"))
+    ]
 
 
 def has_weights(folder: Path | None) -> bool:
@@ -43,41 +49,16 @@ def has_weights(folder: Path | None) -> bool:
 
 def require_weights(descriptor: str | os.PathLike, configuration: Configuration) -> None:
     """Raise SeparationError if the model of a descriptor has no checkpoint."""
-    if has_weights(configuration.weights):
-        return
     if configuration.weights is None:
         raise SeparationError(
             f"{descriptor} has no weights: train it, or convert a checkpoint into it"
         )
-    where = "" if str(descriptor).startswith(PREFIX) else f" in {configuration.weights}"
-    raise SeparationError(
-        f"the weights of {descriptor} are missing{where}: "
-        "reinstall spleeter-2, or train or convert the model again"
-    )
-
-
-def is_ours(descriptor: str | os.PathLike) -> bool:
-    """Return True for a configuration of spleeter-2, False for one of upstream Spleeter.
-
-    Raises:
-        SeparationError: the file or folder does not exist or is not JSON, or it has keys of
-            spleeter-2 without the key ``spleeter_2``.
-    """
-    descriptor = check_path(MODEL, descriptor)
-    if descriptor.startswith(PREFIX):
-        return True
-    if descriptor.startswith("spleeter:"):
-        return False
-    path = _locate(descriptor)
-    data = read_json(path, "configuration")
-    if "spleeter_2" in data or UPSTREAM_KEY in data:
-        return "spleeter_2" in data
-    if found := [key for key in OUR_KEYS if key in data]:
+    if not os.path.isfile(configuration.weights / CHECKPOINT):
+        where = "" if str(descriptor).startswith(PREFIX) else f" in {configuration.weights}"
         raise SeparationError(
-            f'{path} has the key {found[0]} of a spleeter-2 configuration, but lacks "spleeter_2": '
-            f"{FORMAT}, which such a file must contain"
+            f"the weights of {descriptor} are missing{where}: "
+            "reinstall spleeter-2, or train or convert the model again"
         )
-    return False
 
 
 def read_configuration(descriptor: str | os.PathLike) -> dict[str, Any]:
@@ -119,18 +100,20 @@ def to_json(configuration: Configuration) -> dict[str, Any]:
 
 def _locate(descriptor: str) -> Path:
     """Path of a descriptor's JSON file."""
-    if descriptor.startswith(PREFIX):
-        name = descriptor[len(PREFIX) :]
-        if name not in embedded_names():
-            known = ", ".join(PREFIX + known for known in embedded_names())
-            raise SeparationError(f"there is no model {descriptor}; known models: {known}")
-        return PRESETS / f"{name}.json"
+    for prefix, folder in FOLDERS.items():
+        if descriptor.startswith(prefix):
+            known = [name for name in embedded_models() if name.startswith(prefix)]
+            if descriptor not in known:
+                raise SeparationError(
+                    f"there is no model {descriptor}; known models: {', '.join(known)}"
+                )
+            return folder / f"{descriptor[len(prefix) :]}.json"
     path = Path(descriptor)
     if os.path.isdir(path):
         path = path / "config.json"
     if not os.path.isfile(path):  # Path.is_file raises PermissionError in a closed folder
         raise SeparationError(
-            f"there is no configuration {path}; give spleeter_2:NAME (see 'spleeter models'), "
+            f"there is no configuration {path}; give spleeter_2:NAME or spleeter:NAME (see 'spleeter models'), "
             "a JSON file or a folder with config.json"
         )
     return path
@@ -153,6 +136,8 @@ def complete(data: dict[str, Any], path: Path, seen: tuple[Path, ...] = ()) -> d
     Raises:
         SeparationError: another format, or a base that does not exist.
     """
+    if is_upstream(data):
+        data = from_upstream(data, path)
     if data.get("spleeter_2") != FORMAT:
         raise SeparationError(
             f"{path} is not a spleeter-2 configuration of format {FORMAT}: "
@@ -163,7 +148,7 @@ def complete(data: dict[str, Any], path: Path, seen: tuple[Path, ...] = ()) -> d
     if base is not None:
         if not isinstance(base, str):
             raise SeparationError(f"{path}: base must be a descriptor, not {base!r}")
-        if not base.startswith(PREFIX):
+        if not base.startswith(PREFIXES):
             base = str(path.parent / base)
         data = merge(_resolve(base, (*seen, path)), data)
     if isinstance(data.get("model"), dict):
@@ -192,7 +177,7 @@ def with_models(data: Mapping[str, Any], change: Callable[[str], str]) -> dict[s
     def changed(value: Any) -> Any:
         if isinstance(value, (list, tuple)):
             return [changed(item) for item in value]
-        is_path = isinstance(value, str) and not value.startswith((PREFIX, "spleeter:"))
+        is_path = isinstance(value, str) and not value.startswith(PREFIXES)
         return change(value) if is_path else value
 
     training = data.get("training")

@@ -173,12 +173,12 @@ class _Network:
         """
         import tensorflow as tf
 
-        shapes = {node.name: node.attr["value"].tensor for node in self.graph.node}
+        constants = {node.name: node for node in self.graph.node if node.op == "Const"}
         signature = [
             *self.signature,
             *(
                 tf.TensorSpec(
-                    tf.TensorShape(shapes[name].tensor_shape),
+                    tf.TensorShape(constants[name].attr["value"].tensor.tensor_shape),
                     tf.float32,
                     name=input_name(self.variables[name]),
                 )
@@ -265,7 +265,7 @@ def _write_onnx(network: _Network, path: Path) -> Estimate:
     from onnx import numpy_helper
 
     model = _onnx_model(network)
-    constants = {node.name: node for node in network.graph.node}
+    constants = {node.name: node for node in network.graph.node if node.op == "Const"}
     for constant, variable in network.variables.items():
         value = _value_of(constants[constant])
         model.graph.initializer.append(numpy_helper.from_array(value, input_name(variable)))

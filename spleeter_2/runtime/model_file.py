@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from spleeter_2.config.loading import PRESETS
 from spleeter_2.config.schema import Configuration
+from spleeter_2.files import user_cache
 from spleeter_2.weights.checkpoint import open_checkpoint
 
 NAME = "model.onnx"
@@ -70,4 +71,4 @@ def graph_path(configuration: Configuration) -> Path:
     """Path of a network without weights, one that ships or else one in the user's cache."""
     name = f"{architecture(configuration)[:12]}.onnx"
     shipped = GRAPHS / name
-    return shipped if shipped.is_file() else user_cache("graphs") / name
+    return shipped if shipped.is_file() else user_cache("graphs", "an exported network: name a cache in XDG_CACHE_HOME") / name

@@ -1,0 +1,125 @@
+"""Configurations of Spleeter, read as configurations of spleeter-2.
+
+The keys are those of Spleeter 2.4.2 (``spleeter/resources/*.json``). The network, its masks and the
+way in which a song is cut are the same; of the training, what our trainer has.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from spleeter_2.errors import SeparationError
+
+from .validation import Positive, parse, require
+
+KEY = "instrument_list"  # required in Spleeter's configurations, unknown in ours
+TYPES = {"unet.unet": "mask", "unet.softmax_unet": "softmax"}  # head of each model type
+ACTIVATIONS = {"ReLU": "relu", "ELU": "elu", "LeakyReLU": "leaky_relu"}
+
+
+class Model(msgspec.Struct, frozen=True):
+    """The ``model`` object; ``params`` may have keys that no network reads."""
+
+    type: str = "unet.unet"
+    params: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        require(
+            self.type in TYPES,
+            f"type {self.type} is not supported: known are {' and '.join(TYPES)}",
+        )
+
+
+class Upstream(msgspec.Struct, frozen=True):
+    """What separation and training need of a configuration; other keys are ignored."""
+
+    instrument_list: Annotated[tuple[str, ...], Meta(min_length=1)]
+    model_dir: str
+    sample_rate: Positive = 44100
+    frame_length: Positive = 4096
+    frame_step: Positive = 1024
+    T: Positive = 512
+    F: Positive = 1024
+    n_channels: Literal[1, 2] = 2
+    separation_exponent: float = 2
+    mask_extension: Literal["zeros", "average"] = "zeros"
+    model: Model = Model()
+    batch_size: Positive = 4
+    learning_rate: float = 1e-4
+    train_max_steps: Positive = 100_000
+    save_checkpoints_steps: Positive = 300
+    random_seed: int = 0
+    loss_type: Literal["L1_mask", "weighted_L1_mask"] = "L1_mask"
+    optimizer: str = "Adam"
+
+
+def is_upstream(data: Mapping[str, Any]) -> bool:
+    """True for the JSON object of a configuration of Spleeter."""
+    return "spleeter_2" not in data and KEY in data
+
+
+def from_upstream(data: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The JSON object of a configuration of spleeter-2 with the same network.
+
+    Args:
+        data: JSON object of a configuration of Spleeter.
+        path: of its file, which gives the name.
+
+    Raises:
+        SeparationError: a missing or invalid key, or an unknown network.
+    """
+    try:
+        given = parse(Upstream, dict(data))
+    except SeparationError as error:
+        raise SeparationError(f"{path} is not a configuration of Spleeter: {error}") from error
+    return {
+        "spleeter_2": 1,
+        "name": re.sub(r"[^A-Za-z0-9_.-]+", "-", path.stem).strip("-_") or "spleeter",
+        "sample_rate": given.sample_rate,
+        "nb_channels": given.n_channels,
+        "targets": list(given.instrument_list),
+        "residual": None,
+        "stft": {"frame_length": given.frame_length, "frame_step": given.frame_step},
+        "segment": {"nb_frames": given.T, "trim": 0, "join": "frames"},
+        "model": _network(given),
+        "ratio_mask": {"exponent": given.separation_exponent, "extension": given.mask_extension},
+        "stem_format": "model",
+        "model_dir": given.model_dir,
+        "training": _training(given),
+    }
+
+
+def _network(given: Upstream) -> dict[str, Any]:
+    params = given.model.params or {}
+    network = {
+        "type": "unet",
+        "nb_bins": given.F,
+        "level": None,
+        # an unknown activation is no error of Spleeter's, which then takes its default
+        "encoder_activation": ACTIVATIONS.get(str(params.get("conv_activation")), "leaky_relu"),
+        "decoder_activation": ACTIVATIONS.get(str(params.get("deconv_activation")), "relu"),
+        "head": {"type": TYPES[given.model.type]},
+    }
+    if "conv_n_filters" in params:
+        network["filters"] = params["conv_n_filters"]
+    return network
+
+
+def _training(given: Upstream) -> dict[str, Any]:
+    steps = min(given.save_checkpoints_steps, given.train_max_steps)
+    return {
+        "loss": {"spectrogram": "magnitude_l1"},
+        "batch_size": given.batch_size,
+        "learning_rate": given.learning_rate,
+        "steps_per_epoch": steps,
+        "epochs": -(-given.train_max_steps // steps),
+        "seed": max(given.random_seed, 0),
+        "clip_norm": None,
+        "freeze_statistics": True,  # Spleeter's trainer never updates them
+    }
