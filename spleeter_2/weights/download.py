@@ -201,7 +201,8 @@ class _Download:
             size = _length(response)
             size = None if size is None else start + size
             blocks = self._blocks(response, start, size)
-            first = next(blocks)  # of an archive, or what is there would be lost to an error page
+            # of an archive, or what is there would be lost to an error page
+            first = next(blocks, b"")
             self._announce(start, size)
             nb_received = start
             with writing(self._part), open(self._part, "ab" if start else "wb") as file:
@@ -225,6 +226,7 @@ class _Download:
                     raise _Fault(f"{_describe(response, block)} came in place of an archive")
                 nb_received += len(block)
                 if nb_received > MOST_BYTES:
+                    _remove(self._part)
                     raise _Fault(f"more than {MOST_BYTES / 1e9:.1f} GB came")
                 yield block
             if size is not None and nb_received < size:
@@ -329,17 +331,18 @@ class _Release:
         headers = {"User-Agent": "spleeter-2"}
         if start:
             headers["Range"] = f"bytes={start}-"
+        redirects = _Redirects(self._scheme)
         try:
             request = Request(f"{self._root}/{file}", headers=headers)
-            opener = build_opener(_Redirects(self._scheme))
-            response = opener.open(request, timeout=TIMEOUT)
+            response = build_opener(redirects).open(request, timeout=TIMEOUT)
         except HTTPError as error:
             error.close()
             if error.code == 416 and start:  # the file is shorter
                 return self.open(file)
             raise _Fault(_status(error)) from error
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise _Fault(_reason(error)) from error
+            to = f"redirected to {redirects.host}: " if redirects.host else ""
+            raise _Fault(f"{to}{_reason(error)}") from error
         if response.status == 206:
             range_ = response.headers.get("Content-Range", "")
             if start and re.match(rf"bytes {start}-", range_):
@@ -352,9 +355,14 @@ class _Release:
 
 
 class _Redirects(HTTPRedirectHandler):
-    """Follows redirects, from https to https only unless ``GITHUB_HOST`` is http itself."""
+    """Follows redirects, from https to https only unless ``GITHUB_HOST`` is http itself.
+
+    Attributes:
+        host: of the last redirect, or None.
+    """
 
     def __init__(self, scheme: str) -> None:
+        self.host: str | None = None
         self._schemes = ("https",) if scheme == "https" else ("https", "http")
 
     def redirect_request(self, req, fp, code, msg, headers, newurl):
@@ -364,6 +372,7 @@ class _Redirects(HTTPRedirectHandler):
             raise _Fault(
                 f"it redirects to {target.scheme}://{target.hostname or ''}, which is not encrypted"
             )
+        self.host = target.hostname
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 

@@ -1,9 +1,12 @@
 """``spleeter models --download``, from a local server."""
 
+import fcntl
 import os
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 
 import pytest
@@ -69,3 +72,16 @@ def test_ctrl_c_and_again(release, program, tmp_path):
     assert status == 0 and "MB are there)" in output
     assert files_below(tmp_path / "models/4stems") == COMPLETE
     assert release.requests[-1][1].startswith("bytes=")
+
+
+def test_a_bar_on_a_terminal(release, tmp_path):
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 25, 100, 0, 0))
+    command = [sys.executable, "-m", "spleeter_2", "models", "--download", "spleeter:4stems"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=theirs, timeout=60)
+    os.close(theirs)
+    shown = os.read(ours, 10_000).decode()
+    os.close(ours)
+    assert done.returncode == 0 and done.stdout.decode().endswith("models/4stems\n")
+    size = len(release.files["4stems.tar.gz"]) / 1000
+    assert "4stems: 100%" in shown and f"{size:.0f}k/{size:.0f}k" in shown

@@ -188,6 +188,12 @@ def test_a_redirect_to_another_host(release, models):
     assert left(models) == COMPLETE and other.requests == [(ARCHIVE, None)]
 
 
+def test_a_redirect_to_a_host_that_cannot_be_reached(release, models):
+    release.answers[ARCHIVE] = redirect("http://nowhere.invalid/x")
+    refused("from 127.0.0.1: redirected to nowhere.invalid: its name cannot be resolved")
+    assert left(models) == []
+
+
 def test_a_proxy(release, models, monkeypatch):
     monkeypatch.setenv("http_proxy", release.host)
     monkeypatch.setenv("GITHUB_HOST", "http://nowhere.invalid")
@@ -302,6 +308,21 @@ def test_a_wrong_range_is_begun_anew(release, models):
     assert left(models) == COMPLETE
 
 
+def test_an_empty_range_is_begun_anew(release, models):
+    keep(release, models, bytes(5000))
+
+    def answer(handler):
+        handler.send_response(206)
+        handler.send_header("Content-Range", "bytes 5000-4999/5000")
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+        release.answers.clear()
+
+    release.answers[ARCHIVE] = answer
+    find_or_fetch("4stems")
+    assert left(models) == COMPLETE
+
+
 def test_a_chunked_archive_that_is_cut(release, models):
     def answer(handler):
         handler.protocol_version = "HTTP/1.1"
@@ -323,11 +344,11 @@ def test_a_stalled_server(release, models, monkeypatch, name):
 
 
 def test_a_slow_server_is_no_stalled_one(release, models, monkeypatch):
-    monkeypatch.setattr(download, "TIMEOUT", 0.6)
-    release.answers[ARCHIVE] = slow(ARCHIVE, 0.2)
+    monkeypatch.setattr(download, "TIMEOUT", 1.0)
+    release.answers[ARCHIVE] = slow(ARCHIVE, 0.3)
     began = time.monotonic()
     find_or_fetch("4stems")
-    assert time.monotonic() - began > 2 * 0.6 and left(models) == COMPLETE
+    assert time.monotonic() - began > 2.0 and left(models) == COMPLETE
 
 
 def test_an_interrupt(release, models, caplog):
@@ -422,7 +443,8 @@ def test_an_archive_that_is_too_large(release, models, monkeypatch):
     refused("the archive has too many or too large files")
     assert left(models) == []
     monkeypatch.setattr(download, "MOST_BYTES", 100_000)
-    refused("more than 0.0 GB came")
+    assert "resume" not in refused("more than 0.0 GB came")
+    assert left(models) == []
 
 
 def test_folders_and_attributes_of_macos(release, models):

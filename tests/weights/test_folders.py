@@ -123,7 +123,7 @@ def test_what_cannot_be_read(tmp_path):
     (tmp_path / "pretrained_models/4stems").touch()
     with pytest.raises(ModelError, match="cannot read the model .*/4stems: Not a directory"):
         find("4stems")
-    with pytest.raises(ModelError, match="cannot read the model .*: embedded null byte"):
+    with pytest.raises(ModelError, match="cannot read the model .*: .*embedded null"):
         find("a\0b")
     with pytest.raises(ModelError, match="cannot read the model .*: File name too long"):
         find("a" * 300)
