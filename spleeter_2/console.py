@@ -40,7 +40,8 @@ AdapterOption = typer.Option(
     None,
     "--adapter",
     "-a",
-    help="Audio adapter of upstream's models. [default: Spleeter's ffmpeg adapter]",
+    metavar="MODULE.CLASS",
+    help="Class that loads and saves audio in place of ffmpeg, as in Spleeter.",
 )
 
 MwfOption = typer.Option(

@@ -38,9 +38,9 @@ def evaluate(
     require_extra("evaluation", "an evaluation")
     from evaluation.runner import Settings
     from evaluation.runner import evaluate as score
-    from spleeter_2.separation.upstream import DEFAULT_ADAPTER
+    from spleeter_2.audio.adapter import DEFAULT
 
-    if adapter not in (None, DEFAULT_ADAPTER):
+    if adapter not in (None, DEFAULT):
         raise SeparationError(
             f"'spleeter evaluate' reads data sets itself, without --adapter {adapter}"
         )

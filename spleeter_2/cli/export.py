@@ -7,10 +7,12 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Optional
 
+import msgspec
 import typer
 
 from spleeter_2 import __version__
-from spleeter_2.config.loading import is_ours, load_configuration, require_weights
+from spleeter_2.config.loading import load_configuration
+from spleeter_2.weights.resolve import with_weights
 from spleeter_2.config.schema import Configuration
 from spleeter_2.console import ModelOption, VerboseOption
 from spleeter_2.errors import SeparationError
@@ -44,7 +46,7 @@ def export(
     from spleeter_2.runtime.export import FILES, export_network
     from spleeter_2.separation.separator import choose_stems
 
-    configuration = _configuration(model)
+    configuration = with_weights(model, load_configuration(model))
     names = None if stems is None else [name.strip() for name in stems.split(",")]
     instruments = choose_stems(configuration.name, configuration.instruments, names)
     file = FILES[form.value]
@@ -90,28 +92,14 @@ def describe(configuration: Configuration, exported: Any) -> dict[str, Any]:
             "step": windows.step,
             "overlap": segment.overlap,
             "join": segment.join,
+            "lead": windows.lead,
         },
         "targets": list(exported.targets),
         "residual": configuration.residual if complete else None,
+        "ratio_mask": msgspec.to_builtins(configuration.ratio_mask),
         "input": {"name": INPUT, "shape": list(exported.shape)},
         "outputs": [{"name": name, "shape": list(exported.shape)} for name in exported.targets],
     }
-
-
-def _configuration(model: str) -> Configuration:
-    """Configuration of a model with weights.
-
-    Raises:
-        SeparationError: one of upstream's models, or one without weights.
-    """
-    if not is_ours(model):
-        raise SeparationError(
-            f"{model} is a model of upstream's Spleeter: convert its weights first (python -m "
-            "weight_converter --from spleeter), and export the result"
-        )
-    configuration = load_configuration(model)
-    require_weights(model, configuration)
-    return configuration
 
 
 def _check_folder(folder: Path, model: str, file: str) -> None:

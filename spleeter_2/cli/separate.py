@@ -70,7 +70,7 @@ def separate(
         None,
         "--duration",
         "-d",
-        help="Seconds to separate. [default: all; 600 for upstream's models]",
+        help="Seconds to separate. [default: all]",
     ),
     offset: float = typer.Option(0.0, "--offset", "-s", help="Seconds to skip at the start."),
     adapter: Optional[str] = AdapterOption,

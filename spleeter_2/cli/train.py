@@ -35,22 +35,12 @@ def train(
     verbose: bool = VerboseOption,
 ) -> None:
     """Train a model, or resume its training."""
-    from spleeter_2.config.loading import is_ours
+    from spleeter_2.audio.adapter import DEFAULT
 
-    if not is_ours(model):
-        for name, value in (("--output_path", output_path), ("--cache", cache)):
-            if value is not None:
-                raise SeparationError(f"{name} is for the models of spleeter-2, not {model}")
-        if not data.is_dir():
-            raise SeparationError(f"there is no folder {data}")
-        from spleeter_2.separation.upstream import run_upstream
-
-        run_upstream(
-            "train", params_filename=model, data=str(data), adapter=adapter, verbose=verbose
+    if adapter not in (None, DEFAULT):
+        raise SeparationError(
+            f"'spleeter train' reads data sets itself, without --adapter {adapter}"
         )
-        return
-    if adapter is not None:
-        raise SeparationError(f"--adapter is for upstream's models, not {model}")
     require_extra("train", "training")
     from spleeter_2.runtime.tensorflow_import import import_tensorflow
 

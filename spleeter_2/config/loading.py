@@ -30,7 +30,6 @@ CHECKPOINT = "checkpoint"  # prefix of a checkpoint's files in the folder of the
 WINDOW = "stft/window"  # optional array in the checkpoint: the STFT's window
 MODEL = "the descriptor of a model"  # in messages
 FORMAT = 1  # value of the key "spleeter_2", which Spleeter's configurations lack
-OUR_KEYS = ("base", "targets", "residual", "stft", "segment", "weights", "training")
 
 
 def embedded_models() -> list[str]:
@@ -44,21 +43,7 @@ def embedded_models() -> list[str]:
 
 def has_weights(folder: Path | None) -> bool:
     """Return True if the folder holds a checkpoint; its contents are not checked."""
-    return folder is not None and os.path.isfile(folder / f"{CHECKPOINT}.index")
-
-
-def require_weights(descriptor: str | os.PathLike, configuration: Configuration) -> None:
-    """Raise SeparationError if the model of a descriptor has no checkpoint."""
-    if configuration.weights is None:
-        raise SeparationError(
-            f"{descriptor} has no weights: train it, or convert a checkpoint into it"
-        )
-    if not os.path.isfile(configuration.weights / CHECKPOINT):
-        where = "" if str(descriptor).startswith(PREFIX) else f" in {configuration.weights}"
-        raise SeparationError(
-            f"the weights of {descriptor} are missing{where}: "
-            "reinstall spleeter-2, or train or convert the model again"
-        )
+    return folder is not None and os.path.isfile(folder / CHECKPOINT)
 
 
 def read_configuration(descriptor: str | os.PathLike) -> dict[str, Any]:

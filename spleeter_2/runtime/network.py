@@ -260,7 +260,7 @@ def _with_weights(configuration: Configuration, device: str | None) -> Session:
 
 
 def _exported(configuration: Configuration, path: Path, fault: str, device: str | None) -> Session:
-    from .export import export_onnx, write_model_file
+    from .export import export_network, write_model_file
 
     try:
         write_model_file(configuration, path)
@@ -270,5 +270,5 @@ def _exported(configuration: Configuration, path: Path, fault: str, device: str 
         log.warning(f"note: {error}: the network will be exported again the next time")
     with tempfile.TemporaryDirectory() as folder:
         draft = Path(folder) / path.name
-        export_onnx(configuration, draft)
+        export_network(configuration, draft, "onnx")
         return open_session(draft, device)

@@ -11,18 +11,18 @@ from dataclasses import dataclass
 
 from tqdm import tqdm
 
+from spleeter_2.audio.adapter import DEFAULT as DEFAULT_ADAPTER
+from spleeter_2.audio.adapter import Adapter
 from spleeter_2.audio.codecs import Encoding
 from spleeter_2.audio.ffmpeg import STDIO
 from spleeter_2.audio.reader import AudioReader
 from spleeter_2.audio.stft import import_fft
-from spleeter_2.config.loading import is_ours
 from spleeter_2.errors import ModelError, OutputClosed, SeparationError
 from spleeter_2.runtime.memory import use_one_arena
 
 from .existing import fault_of_stems
 from .paths import Job, plan_outputs
 from .separator import SeparationResult, Separator
-from .upstream import DEFAULT_ADAPTER, DEFAULT_DURATION, UpstreamSeparator
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +88,7 @@ def separate_songs(files: list[str], settings: Settings) -> bool:
         SeparationError: an error that affects all songs: options, paths, the model.
     """
     use_one_arena()
+    adapter = _adapter(settings)
     separator = _open(settings)
     unsearched: list[SeparationError] = []
     songs = plan_outputs(
@@ -100,13 +101,14 @@ def separate_songs(files: list[str], settings: Settings) -> bool:
     )
     for error in unsearched:
         log.error(f"error: {error}")
+    separator.find_weights()  # in the main thread, where Ctrl-C ends a download
     failures, nb_skipped = [], 0
     for song in songs:
         try:
             if settings.skip_existing and _is_done(separator, song, settings):
                 nb_skipped += 1
             else:
-                _report(_separate(separator, song, settings), song)
+                _report(_separate(separator, song, settings, adapter), song)
         except (ModelError, OutputClosed):
             raise
         except SeparationError as error:
@@ -121,69 +123,59 @@ def separate_songs(files: list[str], settings: Settings) -> bool:
     return not (failures or unsearched)
 
 
-def _open(settings: Settings) -> Separator | UpstreamSeparator:
-    if is_ours(settings.model):
-        if settings.adapter not in (None, DEFAULT_ADAPTER):
-            raise SeparationError(f"--adapter is for upstream's models, not {settings.model}")
-        return Separator(
-            settings.model,
-            settings.stems,
-            settings.overlap,
-            settings.mwf,
-            settings.device,
-            settings.shifts,
-        )
-    not_upstream = {
-        "--bits": settings.encoding.bits != "16",
-        "--sample_rate": settings.sample_rate is not None,
-        "--stream": settings.stream is not None,
-        "--overlap": settings.overlap is not None,
-        "--shifts": settings.shifts != 1,
-        "--device": settings.device is not None,
-    }
-    for option, given in not_upstream.items():
-        if given:
-            raise SeparationError(f"{option} is for the models of spleeter-2, not {settings.model}")
-    return UpstreamSeparator(
-        settings.model, settings.stems, settings.adapter, settings.mwf, settings.verbose
+def _open(settings: Settings) -> Separator:
+    return Separator(
+        settings.model,
+        settings.stems,
+        settings.overlap,
+        settings.mwf,
+        settings.device,
+        settings.shifts,
     )
 
 
-def _is_done(separator: Separator | UpstreamSeparator, song: Job, settings: Settings) -> bool:
+def _adapter(settings: Settings) -> Adapter | None:
+    """The user's audio adapter, or None for ours."""
+    if settings.adapter in (None, DEFAULT_ADAPTER):
+        return None
+    for option, given in {
+        "--bits": settings.encoding.bits != "16",
+        "--stream": settings.stream is not None,
+        "--skip-existing": settings.skip_existing,
+    }.items():
+        if given:
+            raise SeparationError(f"{option} has no effect with --adapter: omit one of them")
+    return Adapter(settings.adapter)
+
+
+def _is_done(separator: Separator, song: Job, settings: Settings) -> bool:
     """Return True if all stems are whole; log why others are separated again."""
     outputs = list(song.outputs.values())
     if STDIO in outputs or not any(map(os.path.lexists, outputs)):
         return False
     if not os.path.isfile(song.source):  # a pipe can be read only once
         return False
-    rate, duration, is_exact = settings.sample_rate, settings.duration, True
-    if isinstance(separator, UpstreamSeparator):
-        rate, is_exact = separator.parameters["sample_rate"], False
-        duration = DEFAULT_DURATION if duration is None else duration
-    with AudioReader(song.source, rate, settings.offset, duration, settings.index) as reader:
-        is_exact = is_exact and settings.encoding.is_lossless
-        fault = fault_of_stems(outputs, reader, is_exact)
+    rate = separator.stem_rate(settings.sample_rate)
+    with AudioReader(
+        song.source, rate, settings.offset, settings.duration, settings.index
+    ) as reader:
+        fault = fault_of_stems(outputs, reader, settings.encoding.is_lossless)
     if fault:
         log.info(f"{song.source} is separated again: {fault}")
     return not fault
 
 
 def _separate(
-    separator: Separator | UpstreamSeparator, song: Job, settings: Settings
+    separator: Separator, song: Job, settings: Settings, adapter: Adapter | None
 ) -> SeparationResult:
-    if isinstance(separator, UpstreamSeparator):
-        return separator.separate_to_file(
-            song.source,
-            song.outputs,
-            settings.offset,
-            settings.duration,
-            settings.encoding,
-        )
+    rate = separator.stem_rate(settings.sample_rate)
+    options = song.source, rate, settings.offset, settings.duration
     with ThreadPoolExecutor(1) as pool:  # the network is read while ffmpeg starts
         loading = pool.submit(separator.load)
-        reader = AudioReader(
-            song.source, settings.sample_rate, settings.offset, settings.duration, settings.index
-        )
+        if adapter is None:
+            reader = AudioReader(*options, settings.index)
+        else:
+            reader = adapter.reader(*options)
         import_fft()  # as long as the network is read
     with reader:
         loading.result()
@@ -198,6 +190,7 @@ def _separate(
                 song.outputs,
                 settings.encoding,
                 lambda seconds: bar.update(round(seconds - bar.n, 1)),
+                adapter,
             )
 
 

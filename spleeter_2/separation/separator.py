@@ -10,12 +10,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from spleeter_2.audio.adapter import AdaptedReader, Adapter
 from spleeter_2.audio.codecs import Encoding, check_sample_rate
 from spleeter_2.audio.mark import mark_tags
 from spleeter_2.audio.mixing import residual, with_channels
 from spleeter_2.audio.reader import BLOCK, AudioReader
 from spleeter_2.audio.resampling import resample
 from spleeter_2.audio.stft import Transform
+from spleeter_2.audio.waveforms import check_blocks, check_waveform
 from spleeter_2.audio.writer import AudioWriter
 from spleeter_2.checks import (
     check_flag,
@@ -27,14 +29,14 @@ from spleeter_2.checks import (
     check_type,
     check_whole,
 )
-from spleeter_2.config.loading import load_configuration, require_weights
+from spleeter_2.config.loading import load_configuration
 from spleeter_2.errors import SeparationError, model_errors
 from spleeter_2.runtime.network import Network, load_network, parse_device
+from spleeter_2.weights.resolve import with_weights
 
 from .background import in_background
 from .filters import ratio_masks, wiener
 from .paths import plan_outputs
-from .waveforms import check_blocks, check_waveform
 from .windows import OverlapAdd, Windows
 
 MOST_SHIFTS = 16
@@ -89,7 +91,9 @@ class Separator:
             parse_device(device)
         self.configuration = load_configuration(descriptor)
         self.stems = choose_stems(self.configuration.name, self.configuration.instruments, stems)
-        require_weights(os.fspath(descriptor), self.configuration)
+        self._descriptor = os.fspath(descriptor)
+        if self.configuration.model_dir is None:
+            with_weights(self._descriptor, self.configuration)
         shifts = check_whole("shifts", shifts, 1, MOST_SHIFTS)
         self._starts = first_frames(shifts, self.configuration.model.stride)
         self._windows = Windows.of(
@@ -103,6 +107,14 @@ class Separator:
         self._device = device
         self._network: Network | None = None
 
+    def find_weights(self) -> None:
+        """Find the weights, or fetch Spleeter's released ones; ``load`` does it too.
+
+        Raises:
+            ModelError: they are incomplete, or cannot be fetched.
+        """
+        self.configuration = with_weights(self._descriptor, self.configuration)
+
     @model_errors()
     def load(self) -> None:
         """Build the network and read its weights; no-op if already done.
@@ -112,6 +124,7 @@ class Separator:
         """
         if self._network is not None:
             return
+        self.find_weights()
         # the Wiener filter needs the estimates of all instruments
         instruments = None if self._mwf else self.stems
         network = load_network(self.configuration, instruments, self._device)
@@ -214,22 +227,25 @@ class Separator:
 
     def write_stems(
         self,
-        reader: AudioReader,
+        reader: AudioReader | AdaptedReader,
         outputs: Mapping[str, str],
         encoding: Encoding,
         progress: Progress | None = None,
+        adapter: Adapter | None = None,
     ) -> SeparationResult:
         """Separate the audio of a reader into files, which appear when all are complete.
 
         Args:
             outputs: path of each stem by instrument.
             progress: called with the seconds of audio done so far.
+            adapter: writes the files (default: ``AudioWriter``).
 
         Raises:
             SeparationError: audio that cannot be read or written, or an invalid argument. Then no
                 stem is written.
         """
-        check_type("reader", reader, AudioReader)
+        if not isinstance(reader, AdaptedReader):
+            check_type("reader", reader, AudioReader)
         check_type("outputs", outputs, Mapping)
         choose_stems(self.configuration.name, self.stems, outputs)
         outputs = {name: check_path(f"the path of {name}", path) for name, path in outputs.items()}
@@ -243,8 +259,11 @@ class Separator:
         with contextlib.ExitStack() as stack:
             writers = {}
             for name, path in outputs.items():
-                tags = {**mark_tags(encoding.codec), **reader.tags}
-                writer = AudioWriter(path, reader.sample_rate, nb_channels, encoding, tags)
+                if adapter is None:
+                    tags = {**mark_tags(encoding.codec), **reader.tags}
+                    writer = AudioWriter(path, reader.sample_rate, nb_channels, encoding, tags)
+                else:
+                    writer = adapter.writer(path, reader.sample_rate, encoding)
                 writers[name] = stack.enter_context(writer)
             blocks = (with_channels(block, nb_channels) for block in reader.blocks())
             stream = self._stream(blocks, reader.sample_rate)

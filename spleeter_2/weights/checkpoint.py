@@ -86,8 +86,9 @@ def open_checkpoint(folder: Path, targets: Sequence[str] = ()) -> Checkpoint:
     Raises:
         SeparationError: there is no checkpoint, a damaged one, or one without these targets.
     """
-    is_ours = has_weights(folder)
-    prefix = str(folder / PREFIX) if is_ours else latest_checkpoint(folder)
+    if not has_weights(folder):
+        raise SeparationError(f"there are no weights in {folder}")
+    prefix = latest_checkpoint(folder)
     index = read_index(prefix)
     is_spleeters = spleeter.FIRST in index.entries
     if not is_spleeters:

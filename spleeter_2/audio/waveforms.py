@@ -1,4 +1,4 @@
-"""Checks of the arrays that callers pass to a ``Separator``."""
+"""Checks of waveforms that callers pass as arrays."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from spleeter_2.audio.reader import first_invalid_sample
 from spleeter_2.checks import check_type
 from spleeter_2.errors import SeparationError
+
+from .reader import first_invalid_sample
 
 
 def check_waveform(waveform: Any) -> np.ndarray:
