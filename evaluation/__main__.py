@@ -48,6 +48,9 @@ def run_command(
     overlap: Optional[float] = typer.Option(
         None, "--overlap", help="Share of each window that is computed twice, 0 to 0.5."
     ),
+    shifts: int = typer.Option(
+        1, "--shifts", metavar="N", help="Mean of N passes that start at different frames."
+    ),
     device: Optional[str] = typer.Option(None, "--device", help="cpu, gpu or gpu:N."),
     verbose: bool = VerboseOption,
 ) -> None:
@@ -68,6 +71,7 @@ def run_command(
             save_audio=save_audio,
             mwf=mwf,
             overlap=overlap,
+            shifts=shifts,
             device=device,
             verbose=verbose,
         )

@@ -41,6 +41,7 @@ class Method:
     sources: tuple[str, ...]
     mwf: bool = False
     overlap: float | None = None
+    shifts: int = 1
     device: str | None = None
 
     @property
@@ -76,6 +77,7 @@ class Method:
             sources=self.sources,
             mwf=self.mwf,
             overlap=self.overlap,
+            shifts=self.shifts,
             configuration=hashlib.sha256(content.encode()).hexdigest(),
             weights=_digest(load_configuration(self.descriptor).weights) if has_weights else None,
         )
@@ -177,7 +179,11 @@ def _ours(method: Method) -> Estimator:
     from spleeter_2.separation.separator import Separator
 
     separator = Separator(
-        method.descriptor, overlap=method.overlap, mwf=method.mwf, device=method.device
+        method.descriptor,
+        overlap=method.overlap,
+        mwf=method.mwf,
+        device=method.device,
+        shifts=method.shifts,
     )
     return lambda song: regroup(separator.separate(song.mixture, song.sample_rate), method.sources)
 
@@ -187,8 +193,13 @@ def _upstream(method: Method) -> Estimator:
     from spleeter_2.separation.upstream import require_programs, upstream_configuration
 
     parameters = upstream_configuration(method.descriptor)
-    for option, given in (("--overlap", method.overlap), ("--device", method.device)):
-        if given is not None:
+    options = {
+        "--overlap": method.overlap is not None,
+        "--shifts": method.shifts != 1,
+        "--device": method.device is not None,
+    }
+    for option, given in options.items():
+        if given:
             raise SeparationError(
                 f"{option} is for the models of spleeter-2, not {method.descriptor}"
             )

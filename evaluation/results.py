@@ -44,6 +44,7 @@ class Identity(msgspec.Struct, frozen=True, omit_defaults=True):
     overlap: float | None
     configuration: str = ""
     weights: str | None = None
+    shifts: int = 1
 
     def same_estimates(self, other: Identity) -> bool:
         """Return True if the estimates are equal: weights may have moved to another place."""

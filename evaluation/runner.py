@@ -30,6 +30,7 @@ from spleeter_2.data.songs import Song
 from spleeter_2.errors import SeparationError
 from spleeter_2.files import atomic_file, write_json
 from spleeter_2.runtime.network import parse_device
+from spleeter_2.separation.separator import MOST_SHIFTS
 
 from .methods import Estimator, Method, choose_sources, open_estimator, prepare
 from .results import (
@@ -75,7 +76,7 @@ class Settings:
         jobs: processes (default: as cores and memory allow).
 
     Raises:
-        SeparationError: a value of another type, or an overlap or device that does not exist.
+        SeparationError: a value of another type, or out of range; a device that does not exist.
     """
 
     model: str
@@ -89,6 +90,7 @@ class Settings:
     save_audio: bool = False
     mwf: bool = False
     overlap: float | None = None
+    shifts: int = 1
     device: str | None = None
     verbose: bool = False
 
@@ -109,6 +111,7 @@ class Settings:
             checked["jobs"] = check_whole("--jobs", self.jobs)
         if self.overlap is not None:
             checked["overlap"] = check_number("the overlap", self.overlap, 0, 0.5)
+        checked["shifts"] = check_whole("shifts", self.shifts, 1, MOST_SHIFTS)
         if self.device is not None:
             parse_device(self.device)
         for name, value in checked.items():
@@ -125,6 +128,7 @@ class Settings:
             "--sources": self.nb_sources,
             "--baseline": self.baselines or None,
             "--overlap": self.overlap,
+            "--shifts": self.shifts if self.shifts != 1 else None,
             "--device": self.device,
         }
         for option, value in values.items():
@@ -188,7 +192,14 @@ def score_missing(settings: Settings) -> tuple[list[Run], list[Song]]:
 def _methods(settings: Settings) -> list[Method]:
     others = [name.strip() for name in settings.baselines.split(",") if name.strip()]
     sources = choose_sources(settings.model, others, settings.nb_sources)
-    model = Method(settings.model, sources, settings.mwf, settings.overlap, settings.device)
+    model = Method(
+        settings.model,
+        sources,
+        settings.mwf,
+        settings.overlap,
+        settings.shifts,
+        settings.device,
+    )
     methods = [model, *(Method(name, sources) for name in dict.fromkeys(others))]
     names = [method.name for method in methods]
     for name in names:

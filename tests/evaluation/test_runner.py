@@ -38,6 +38,7 @@ from evaluation.tracks import TrackAudio, find_tracks, load_track
 from evaluation.workers import Failure, interrupts_deferred, run_tasks
 from spleeter_2.errors import SeparationError
 from spleeter_2.separation.paths import plan_outputs
+from spleeter_2.separation.separator import Separator
 from spleeter_2.separation.upstream import DEFAULT_ADAPTER
 
 TWO, FOUR = SET_UPS[2], SET_UPS[4]
@@ -212,10 +213,11 @@ def test_set_ups_are_not_mixed(evaluation, musdb18_hq, tmp_path):
 def test_other_options_do_not_share_a_folder(evaluation, plain, finished, musdb18, tmp_path):
     folder, _ = finished
     before = files_below(folder)
-    status, _, messages = evaluation(
-        "run", "-p", "spleeter_2:grouped", "--overlap", 0.5, "--mus_dir", musdb18, "-o", folder
-    )
-    assert status == 1 and "choose another folder" in messages
+    for option, value in (("--overlap", 0.5), ("--shifts", 2)):
+        status, _, messages = evaluation(
+            "run", "-p", "spleeter_2:grouped", option, value, "--mus_dir", musdb18, "-o", folder
+        )
+        assert status == 1 and "choose another folder" in messages
     status, _, messages = evaluation(
         "run", "-p", "spleeter_2:grouped", "--subset", "train", "--mus_dir", musdb18, "-o", folder
     )
@@ -602,6 +604,18 @@ def test_the_training_does_not_count_in_an_identity(tmp_path):
     assert digests[0] == digests[1] != digests[2]
 
 
+def test_an_estimator_overlaps_and_shifts(plain):
+    song = load_track(find_tracks(plain)[0], TWO)
+    options = {"overlap": 0.25, "shifts": 2}
+    with Separator("spleeter_2:mask", **options) as separator:
+        expected = separator.separate(song.mixture, song.sample_rate)
+    found = open_estimator(Method("spleeter_2:mask", TWO, **options))(song)
+    for name in TWO:
+        np.testing.assert_array_equal(found[name], expected[name])
+    without = open_estimator(Method("spleeter_2:mask", TWO))(song)
+    assert np.abs(found["vocals"] - without["vocals"]).max() > 1e-4
+
+
 @pytest.mark.spleeter
 @pytest.mark.slow
 def test_upstreams_model(spleeter, deezer_2stems, plain, tmp_path, monkeypatch):
@@ -664,6 +678,8 @@ def test_the_three_commands_of_the_comparison(deezer_2stems, plain, tmp_path, mo
         ({"mwf": 1}, "mwf must be True or False"),
         ({"verbose": None}, "verbose must be True or False"),
         ({"overlap": 2}, "the overlap must be a number between 0 and 0.5, not 2"),
+        ({"shifts": 0}, "shifts must be a whole number between 1 and 16, not 0"),
+        ({"shifts": "2"}, "shifts must be a whole number between 1 and 16, not '2'"),
         ({"device": 0}, "the device must be a string"),
         ({"device": "tpu"}, "must be cpu"),
     ],
@@ -680,8 +696,10 @@ def test_settings_take_paths_as_text():
 
 
 def test_settings_tell_the_command_that_repeats_them():
-    settings = Settings("spleeter_2:mask", Path("a b"), Path("out"), tracks=("x",), mwf=True)
+    settings = Settings(
+        "spleeter_2:mask", Path("a b"), Path("out"), tracks=("x",), mwf=True, shifts=5
+    )
     assert settings.command() == (
         "python -m evaluation run -p spleeter_2:mask --mus_dir 'a b' -o out --subset test "
-        "--tracks x --mwf"
+        "--tracks x --shifts 5 --mwf"
     )
