@@ -14,10 +14,13 @@ import numpy as np
 
 from spleeter_2.audio.reader import BLOCK
 from spleeter_2.audio.stft import Transform
-from spleeter_2.config.loading import CHECKPOINT, is_ours, load_configuration
+from spleeter_2.config.loading import load_configuration
 from spleeter_2.config.schema import Segment, Stft
 from spleeter_2.errors import SeparationError
+from spleeter_2.separation.separator import Separator
 from spleeter_2.separation.windows import OverlapAdd, Windows
+from spleeter_2.weights.checkpoint import open_checkpoint
+from spleeter_2.weights.resolve import is_there, with_weights
 
 from .results import Identity
 from .scores import SET_UPS, check_regroup, regroup
@@ -57,10 +60,6 @@ class Method:
         """The model's configuration as JSON; empty for an anchor."""
         if self.descriptor in ANCHORS:
             return {}
-        if not is_ours(self.descriptor):
-            from spleeter_2.separation.upstream import upstream_configuration
-
-            return upstream_configuration(self.descriptor)
         # the weights' digest is part of the identity, their folder is not
         configuration = msgspec.structs.replace(load_configuration(self.descriptor), weights=None)
         return msgspec.to_builtins(configuration)
@@ -71,7 +70,6 @@ class Method:
         if "training" in configuration:  # estimates depend on the weights, not on their training
             configuration["training"] = None
         content = json.dumps(configuration, sort_keys=True)
-        has_weights = self.descriptor not in ANCHORS and is_ours(self.descriptor)
         return Identity(
             descriptor=self.descriptor,
             sources=self.sources,
@@ -79,7 +77,7 @@ class Method:
             overlap=self.overlap,
             shifts=self.shifts,
             configuration=hashlib.sha256(content.encode()).hexdigest(),
-            weights=_digest(load_configuration(self.descriptor).weights) if has_weights else None,
+            weights=None if self.descriptor in ANCHORS else _digest(self.descriptor),
         )
 
 
@@ -91,11 +89,7 @@ def instruments_of(descriptor: str) -> tuple[str, ...]:
     """
     if descriptor in ANCHORS:
         return SET_UPS[4]
-    if is_ours(descriptor):
-        return load_configuration(descriptor).instruments
-    from spleeter_2.separation.upstream import upstream_configuration
-
-    return tuple(upstream_configuration(descriptor)["instrument_list"])
+    return load_configuration(descriptor).instruments
 
 
 def choose_sources(model: str, others: list[str], nb_sources: int | None) -> tuple[str, ...]:
@@ -132,7 +126,14 @@ def open_estimator(method: Method) -> Estimator:
         return lambda song: dict.fromkeys(song.references, song.mixture)
     if method.descriptor == "irm":
         return ideal_ratio_mask
-    return _ours(method) if is_ours(method.descriptor) else _upstream(method)
+    separator = Separator(
+        method.descriptor,
+        overlap=method.overlap,
+        mwf=method.mwf,
+        device=method.device,
+        shifts=method.shifts,
+    )
+    return lambda song: regroup(separator.separate(song.mixture, song.sample_rate), method.sources)
 
 
 def ideal_ratio_mask(song: TrackAudio) -> dict[str, np.ndarray]:
@@ -161,77 +162,24 @@ def ideal_ratio_mask(song: TrackAudio) -> dict[str, np.ndarray]:
 
 
 def prepare(method: Method) -> None:
-    """Check a method before any process starts, and download missing weights of upstream's.
+    """Check a method before any process starts, and fetch missing weights of Spleeter's.
 
     Raises:
         SeparationError: the model or its weights are missing, or an option is not for it.
     """
     open_estimator(method)
-    if method.descriptor not in ANCHORS and not is_ours(method.descriptor):
-        from spleeter_2.runtime.tensorflow_import import import_tensorflow
-        from spleeter_2.separation.upstream import check_weights, upstream_configuration
-
-        import_tensorflow()
-        check_weights(method.descriptor, upstream_configuration(method.descriptor)["model_dir"])
+    if method.descriptor not in ANCHORS:
+        with_weights(method.descriptor, load_configuration(method.descriptor))
 
 
-def _ours(method: Method) -> Estimator:
-    from spleeter_2.separation.separator import Separator
-
-    separator = Separator(
-        method.descriptor,
-        overlap=method.overlap,
-        mwf=method.mwf,
-        device=method.device,
-        shifts=method.shifts,
-    )
-    return lambda song: regroup(separator.separate(song.mixture, song.sample_rate), method.sources)
-
-
-def _upstream(method: Method) -> Estimator:
-    """Estimator that calls upstream's code on the whole waveform."""
-    from spleeter_2.separation.upstream import require_programs, upstream_configuration
-
-    parameters = upstream_configuration(method.descriptor)
-    options = {
-        "--overlap": method.overlap is not None,
-        "--shifts": method.shifts != 1,
-        "--device": method.device is not None,
-    }
-    for option, given in options.items():
-        if given:
-            raise SeparationError(
-                f"{option} is for the models of spleeter-2, not {method.descriptor}"
-            )
-    require_programs(method.descriptor)
-    separator = None
-
-    def estimate(song: TrackAudio) -> dict[str, np.ndarray]:
-        nonlocal separator
-        if song.sample_rate != parameters["sample_rate"]:
-            raise SeparationError(
-                f"{method.descriptor} works at {parameters['sample_rate']} Hz only, "
-                f"not at the track's {song.sample_rate} Hz"
-            )
-        if separator is None:
-            from spleeter_2.runtime.tensorflow_import import import_tensorflow
-
-            import_tensorflow()
-            from spleeter.separator import Separator
-            from spleeter.utils.logging import configure_logger
-
-            configure_logger(False)
-            separator = Separator(method.descriptor, MWF=method.mwf, multiprocess=False)
-        return regroup(separator.separate(song.mixture), method.sources)
-
-    return estimate
-
-
-def _digest(weights: Path | None) -> str | None:
-    """SHA-256 of a checkpoint's files."""
-    if weights is None:
+def _digest(descriptor: str) -> str | None:
+    """SHA-256 of the files of a model's checkpoint; None if they are not on this machine."""
+    configuration = load_configuration(descriptor)
+    if not is_there(configuration):
         return None
+    configuration = with_weights(descriptor, configuration)
+    checkpoint = open_checkpoint(configuration.weights, configuration.targets)
     digest = hashlib.sha256()
-    for path in sorted(weights.glob(f"{CHECKPOINT}*")):
-        digest.update(path.name.encode() + path.read_bytes())
+    for path in [f"{checkpoint.prefix}.index", *checkpoint.index.shards.values()]:
+        digest.update(Path(path).name.encode() + Path(path).read_bytes())
     return digest.hexdigest()

@@ -9,14 +9,14 @@ import typer
 from spleeter_2.config.loading import (
     PREFIX,
     PRESETS,
-    embedded_names,
-    has_weights,
+    UPSTREAM_PREFIX,
+    embedded_models,
     load_configuration,
 )
+from spleeter_2.config.schema import Configuration
 from spleeter_2.console import VerboseOption
 from spleeter_2.errors import SeparationError
-
-UPSTREAM = "spleeter:"
+from spleeter_2.weights.resolve import is_there, with_weights
 
 
 def table() -> str:
@@ -30,14 +30,14 @@ def table() -> str:
         "description",
     )
     rows = [header]
-    for name in embedded_names():
-        model = load_configuration(PREFIX + name)
+    for name in embedded_models():
+        model = load_configuration(name)
         rows.append(
             (
-                PREFIX + name,
+                name,
                 f"{model.card.parameters / 1e6:.1f} M" if model.card else "?",
                 f"{model.band / 1000:.1f} kHz",
-                "yes" if has_weights(model.weights) else "no",
+                _weights(model),
                 ", ".join(model.instruments),
                 model.description,
             )
@@ -63,20 +63,25 @@ def card(name: str) -> str:
     return path.read_text(encoding="utf-8").rstrip()
 
 
-def download(name: str) -> str:
-    """Fetch one of upstream's models, unless it is there; return the line to print.
+def _weights(model: Configuration) -> str:
+    """Entry of the column "weights"."""
+    if is_there(model):
+        return "yes"
+    return "no" if model.model_dir is None else "at first use"
+
+
+def download(descriptor: str) -> str:
+    """Fetch the weights of one of Spleeter's models ahead; return the line to print.
 
     Raises:
-        SeparationError: an unknown name, or it cannot be fetched.
+        SeparationError: an unknown name, another kind of model, or it cannot be fetched.
     """
-    from spleeter_2.weights.download import find_or_fetch
-    from spleeter_2.weights.folders import MODEL_FOLDERS
-
-    name = name.removeprefix(UPSTREAM)
-    if name not in MODEL_FOLDERS:
-        known = ", ".join(UPSTREAM + each for each in MODEL_FOLDERS)
-        raise SeparationError(f"there is no model {name} to download; known models: {known}")
-    return f"{UPSTREAM}{name} is in {find_or_fetch(MODEL_FOLDERS[name])}"
+    if ":" not in descriptor:
+        descriptor = UPSTREAM_PREFIX + descriptor
+    configuration = load_configuration(descriptor)
+    if configuration.model_dir is None:
+        raise SeparationError(f"{descriptor} is no model of Spleeter, whose weights are fetched")
+    return f"{descriptor} is in {with_weights(descriptor, configuration).weights}"
 
 
 def models(

@@ -256,6 +256,7 @@ def _onnx_model(network: _Network):
     inputs = [item for item in model.graph.input if item.name == model_file.INPUT]
     del model.graph.input[:]
     model.graph.input.extend(inputs)
+    _store_in_half(model)
     return model
 
 
@@ -269,7 +270,7 @@ def _write_onnx(network: _Network, path: Path) -> Estimate:
     for constant, variable in network.variables.items():
         value = _value_of(constants[constant])
         model.graph.initializer.append(numpy_helper.from_array(value, input_name(variable)))
-    _store_in_half(model)
+    _store_in_half(model)  # the weights too
     path.write_bytes(model.SerializeToString())
     onnx.checker.check_model(os.fspath(path))
     return open_session(path).estimate

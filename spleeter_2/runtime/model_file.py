@@ -67,8 +67,16 @@ def anonymous(configuration: Configuration) -> Configuration:
     return replace(configuration, targets=tuple(f"instrument_{number}" for number in numbers))
 
 
+def ships(configuration: Configuration) -> bool:
+    """True if the network of a configuration ships without weights."""
+    return _shipped(configuration).is_file()
+
+
 def graph_path(configuration: Configuration) -> Path:
     """Path of a network without weights, one that ships or else one in the user's cache."""
-    name = f"{architecture(configuration)[:12]}.onnx"
-    shipped = GRAPHS / name
-    return shipped if shipped.is_file() else user_cache("graphs", "an exported network: name a cache in XDG_CACHE_HOME") / name
+    name = _shipped(configuration).name
+    return _shipped(configuration) if ships(configuration) else user_cache("graphs", "an exported network: name a cache in XDG_CACHE_HOME") / name
+
+
+def _shipped(configuration: Configuration) -> Path:
+    return GRAPHS / f"{architecture(configuration)[:12]}.onnx"

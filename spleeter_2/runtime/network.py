@@ -18,7 +18,8 @@ from spleeter_2.config.schema import Configuration
 from spleeter_2.errors import SeparationError
 from spleeter_2.extras import gpu_command, install_command, is_installed
 from spleeter_2.files import WriteError
-from spleeter_2.weights.checkpoint import open_checkpoint
+from spleeter_2.weights.checkpoint import Checkpoint, open_checkpoint
+from spleeter_2.weights.spleeter import tensor_names
 
 from . import model_file
 from .references import input_name, references
@@ -69,8 +70,8 @@ def load_network(
     """
     targets = configuration.targets_needed(instruments)
     checkpoint = open_checkpoint(configuration.weights, configuration.targets)
-    if checkpoint.is_spleeters:
-        session = _with_weights(configuration, device)
+    if checkpoint.is_spleeters or model_file.ships(configuration):
+        session = _with_weights(checkpoint, configuration, device)
     else:
         session = _session_of(configuration, device)
     if len(session.targets) != len(configuration.targets):
@@ -244,19 +245,22 @@ def _require_tensorflow(fault: str) -> None:
         )
 
 
-def _with_weights(configuration: Configuration, device: str | None) -> Session:
-    """A network that is exported without weights, with those of a checkpoint of Spleeter."""
-    configuration = model_file.anonymous(configuration)
-    path = model_file.graph_path(configuration)
+def _with_weights(
+    checkpoint: Checkpoint, configuration: Configuration, device: str | None
+) -> Session:
+    """A network that is exported without weights, with those of a checkpoint."""
+    anonymous = model_file.anonymous(configuration)
+    path = model_file.graph_path(anonymous)
     if not path.is_file():
         _require_tensorflow(f"the network of {configuration.name} is not one of those that ship")
         from .export import write_graph
 
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_graph(configuration, path)
-    checkpoint = open_checkpoint(configuration.weights, configuration.targets)
-    found = references(checkpoint, {name: input_name(name) for name in checkpoint.index.entries})
-    return open_session(found + path.read_bytes(), device, Path(checkpoint.prefix).parent)
+        write_graph(anonymous, path)
+    numbered = tensor_names(anonymous.targets)
+    names = dict(zip(tensor_names(configuration.targets), map(input_name, numbered), strict=True))
+    folder = Path(checkpoint.prefix).parent
+    return open_session(references(checkpoint, names) + path.read_bytes(), device, folder)
 
 
 def _exported(configuration: Configuration, path: Path, fault: str, device: str | None) -> Session:
