@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spleeter_2.checks import check_path
+from spleeter_2.checks import check_names, check_path
 from spleeter_2.errors import SeparationError
 from spleeter_2.files import reason_of
 
@@ -56,7 +56,7 @@ BFLOAT16 = 14  # the upper half of a float32
 VERSION = 1  # of the format
 VARINT, BYTES, FIXED32 = 0, 2, 5  # kinds of fields of a protocol buffer
 FIXED = {1: 8, FIXED32: 4}  # their sizes in bytes
-LARGEST_INDEX = 1 << 24  # bytes; an entry has about 40
+LARGEST_INDEX = 1 << 22  # bytes; an entry has about 40
 LARGEST_STATE = 1 << 20  # bytes of the file checkpoint
 MOST_AXES = 32  # of NumPy's arrays before version 2
 STATE = re.compile(r"""^[ \t]*model_checkpoint_path[ \t]*:[ \t]*(["'])(.*)\1[ \t]*\r?$""", re.M)
@@ -144,7 +144,7 @@ def read_bundle(
     index = read_index(prefix)
     entries = {name: entry for name, entry in index.entries.items() if entry.dtype is not None}
     if names is not None:
-        names = dict.fromkeys(names)
+        names = dict.fromkeys(check_names("names", names))
         if missing := [name for name in names if name not in entries]:
             raise SeparationError(f"the weights in {_folder(prefix)} lack {missing[0]}")
         entries = {name: entries[name] for name in names}
@@ -301,8 +301,8 @@ def _parse_entry(name: str, message: bytes, nb_shards: int) -> Entry:
     stored = 2 if number == BFLOAT16 else dtype.itemsize if dtype else 0
     if not number or shard >= nb_shards or dtype and size != math.prod(shape) * stored:
         raise Damaged(f"the entry of {shown} contradicts itself")
-    if len(shape) > MOST_AXES or math.prod(max(side, 1) for side in shape) >= 1 << 60:
-        raise Unsupported(f"{shown} has more axes or elements than NumPy's arrays can have")
+    if math.prod(max(side, 1) for side in shape) >= 1 << 60:
+        raise Unsupported(f"{shown} has more elements than NumPy's arrays can have")
     return Entry(dtype, shape, shard, offset, size, crc, number)
 
 
@@ -316,6 +316,8 @@ def _parse_shape(message: bytes) -> tuple[int, ...]:
     sides, unknown = _parse(message, {2: BYTES, 3: VARINT})
     if any(unknown):
         raise Damaged("a tensor has no shape")
+    if len(sides) > MOST_AXES:
+        raise Unsupported(f"a tensor has more than {MOST_AXES} axes")
     return tuple(_last(_parse(side, {1: VARINT})[0], 0) for side in sides)
 
 
