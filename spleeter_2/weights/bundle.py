@@ -118,13 +118,11 @@ def read_index(prefix: str | os.PathLike) -> Index:
             for name, value in pairs.items()
             if not name.startswith(b"\0")  # a slice: the entry of its tensor is refused
         }
-    shards = {
-        shard: _shard_path(prefix, shard, nb_shards)
-        for shard in sorted({entry.shard for entry in entries.values()})
-    }
-    for shard, path in shards.items():
+    shards = {}
+    for shard, names in sorted(_by_shard(entries).items()):
+        path = shards[shard] = _shard_path(prefix, shard, nb_shards)
         with _reading(prefix, path):
-            _check_shard(path, [entry for entry in entries.values() if entry.shard == shard])
+            _check_shard(path, [entries[name] for name in names])
     return Index(entries, shards)
 
 
@@ -149,11 +147,11 @@ def read_bundle(
             raise SeparationError(f"the weights in {_folder(prefix)} lack {missing[0]}")
         entries = {name: entries[name] for name in names}
     arrays = dict.fromkeys(entries)
-    for shard, path in index.shards.items():
+    for shard, members in _by_shard(entries).items():
+        path = index.shards[shard]
         with _reading(prefix, path), open(path, "rb") as file:
-            for name, entry in entries.items():
-                if entry.shard == shard:
-                    arrays[name] = _read_tensor(file, name, entry, verify)
+            for name in members:
+                arrays[name] = _read_tensor(file, name, entries[name], verify)
     return arrays
 
 
@@ -263,6 +261,14 @@ def _check_shard(path: str, entries: list[Entry]) -> None:
 
 def _shard_path(prefix: str, shard: int, nb_shards: int) -> str:
     return f"{prefix}.data-{shard:05d}-of-{nb_shards:05d}"
+
+
+def _by_shard(entries: Mapping[str, Entry]) -> dict[int, list[str]]:
+    """Names of the tensors in each data file."""
+    names: dict[int, list[str]] = {}
+    for name, entry in entries.items():
+        names.setdefault(entry.shard, []).append(name)
+    return names
 
 
 def _decode_name(name: bytes) -> str:
