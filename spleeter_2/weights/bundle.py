@@ -131,7 +131,9 @@ def read_index(prefix: str | os.PathLike) -> Index:
 def read_bundle(
     prefix: str | os.PathLike, names: Iterable[str] | None = None, verify: bool = False
 ) -> dict[str, np.ndarray]:
-    """Named arrays of a bundle, in one block of memory; bfloat16 becomes float32.
+    """Named arrays of a bundle; bfloat16 becomes float32.
+
+    They share one block of memory, which is freed with the last of them.
 
     Args:
         prefix: path of the bundle without ``.index``.
@@ -146,7 +148,7 @@ def read_bundle(
     if names is not None:
         names = dict.fromkeys(check_names("names", names))
         if missing := [name for name in names if name not in entries]:
-            raise SeparationError(f"the weights in {_folder(prefix)} lack {missing[0]}")
+            raise SeparationError(f"the weights in {_folder(prefix)} lack {_shown(missing[0])}")
         entries = {name: entries[name] for name in names}
     arrays = dict.fromkeys(entries)
     ends = [0, *itertools.accumulate(_aligned(entry.size) for entry in entries.values())]
