@@ -12,11 +12,11 @@ import typer
 
 from spleeter_2 import __version__
 from spleeter_2.config.loading import load_configuration
-from spleeter_2.weights.resolve import with_weights
 from spleeter_2.config.schema import Configuration
 from spleeter_2.console import ModelOption, VerboseOption
 from spleeter_2.errors import SeparationError
 from spleeter_2.files import atomic_folder, read_json, write_json
+from spleeter_2.weights.resolve import with_weights
 
 DESCRIPTION = "network.json"
 

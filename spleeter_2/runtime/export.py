@@ -78,7 +78,7 @@ def export_network(
     """
     network = _build(configuration, instruments)
     write = {"onnx": _write_onnx, "saved_model": _write_saved_model, "litert": _write_litert}
-    difference = _compare(network, write[form](network, path))
+    difference = _difference(network, write[form](network, path))
     if form == "onnx":
         with open(path, "ab") as file:
             file.write(metadata(_facts(network, difference)))
@@ -136,7 +136,7 @@ def _compared_graph(configuration: Configuration) -> _Graph:
     found = references(checkpoint, {name: input_name(name) for name in network.variables.values()})
     content = _onnx_model(network).SerializeToString()
     session = open_session(found + content, folder=Path(configuration.weights))
-    difference = _compare(network, session.estimate)
+    difference = _difference(network, session.estimate)
     return _Graph(found, content + metadata(_facts(network, difference)), difference)
 
 
@@ -350,11 +350,15 @@ def _store_in_half(graph) -> None:
     graph.graph.node.extend([*casts, *nodes])
 
 
-def _inputs(network: _Network) -> list[np.ndarray]:
+def _difference(network: _Network, found: Estimate) -> float:
+    """Largest difference to Keras' estimates; see ``_compare``."""
+    return _compare(network.estimate, found, _inputs(network.configuration, network.shape))
+
+
+def _inputs(configuration: Configuration, shape: tuple[int, ...]) -> list[np.ndarray]:
     """Planes ``[1, T, F, 2C]`` of noise and of something like music."""
-    configuration = network.configuration
     stft = configuration.stft
-    nb_samples = (network.shape[1] - 1) * stft.frame_step
+    nb_samples = (shape[1] - 1) * stft.frame_step
     time = np.arange(nb_samples) / configuration.sample_rate
     chord = sum(
         np.sin(2 * np.pi * frequency * partial * time) / partial
@@ -370,16 +374,16 @@ def _inputs(network: _Network) -> list[np.ndarray]:
     return [to_planes(spectrogram)[np.newaxis] for spectrogram in spectrograms]
 
 
-def _compare(network: _Network, found: Estimate) -> float:
-    """Largest difference to Keras' estimates, relative to the largest of them.
+def _compare(expected: Estimate, found: Estimate, inputs: list[np.ndarray]) -> float:
+    """Largest difference of estimates, relative to the largest expected one.
 
     Raises:
         SeparationError: it exceeds ``TOLERANCE``.
     """
     worst = 0.0
-    for planes in _inputs(network):
+    for planes in inputs:
         other = found(planes)
-        for name, estimate in network.estimate(planes).items():
+        for name, estimate in expected(planes).items():
             scale = float(np.abs(estimate).max()) or 1.0
             difference = float(np.abs(other[name] - estimate).max()) / scale
             worst = float(np.maximum(worst, difference))  # max() would drop NaN

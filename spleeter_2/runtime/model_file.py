@@ -73,9 +73,15 @@ def ships(configuration: Configuration) -> bool:
 
 
 def graph_path(configuration: Configuration) -> Path:
-    """Path of a network without weights, one that ships or else one in the user's cache."""
-    name = _shipped(configuration).name
-    return _shipped(configuration) if ships(configuration) else user_cache("graphs", "an exported network: name a cache in XDG_CACHE_HOME") / name
+    """Path of a network without weights, one that ships or else one in the user's cache.
+
+    Raises:
+        SeparationError: it does not ship, and the user has no home.
+    """
+    shipped = _shipped(configuration)
+    if shipped.is_file():
+        return shipped
+    return user_cache("graphs", "exported networks: name one in XDG_CACHE_HOME") / shipped.name
 
 
 def _shipped(configuration: Configuration) -> Path:

@@ -163,7 +163,7 @@ def test_a_difference_is_an_error(mask, tmp_path, monkeypatch):
     assert export._compare(lambda x: {"a": 0 * x}, lambda x: {"a": 0 * x}, [one]) == 0
     monkeypatch.setattr(export, "TOLERANCE", -1.0)
     with pytest.raises(SeparationError, match="differs from Keras"):
-        export.export_onnx(configuration, tmp_path / "model.onnx")
+        export.export_network(configuration, tmp_path / "model.onnx", "onnx")
 
 
 def test_kernels_of_16_bits_are_stored_as_such(mask, tmp_path):
@@ -173,9 +173,10 @@ def test_kernels_of_16_bits_are_stored_as_such(mask, tmp_path):
     weights.write_checkpoint(weights.half_precision(arrays), tmp_path)
     sizes = []
     for folder in (mask, tmp_path):
-        export.export_onnx(load_configuration(folder), tmp_path / "whole.onnx")
+        export.export_network(load_configuration(folder), tmp_path / "whole.onnx", "onnx")
         sizes.append((tmp_path / "whole.onnx").stat().st_size)
-    assert sizes[1] < 0.7 * sizes[0]
+    large = [array.nbytes for array in arrays.values() if array.size >= export.MIN_HALVED]
+    assert len(large) > 2 and abs(sizes[0] - sizes[1] - sum(large) / 2) < 1000
     mixture = noise(configuration)[0]
     whole, half = (load_network(load_configuration(f)).estimate(mixture) for f in (mask, tmp_path))
     assert np.abs(whole["vocals"] - half["vocals"]).max() < 1e-2 * np.abs(whole["vocals"]).max()
@@ -217,7 +218,7 @@ def odd_window(graph):
         (lambda path: path.write_bytes(path.read_bytes()[:5000]), "cannot load the network"),
         (lambda path: rewrite(path, other_input), "is no network that spleeter-2 has exported"),
         (lambda path: rewrite(path, no_metadata), "is no network that spleeter-2 has exported"),
-        (lambda path: rewrite(path, no_drums), "does not estimate drums"),
+        (lambda path: rewrite(path, no_drums), "is no network that spleeter-2 has exported"),
         (lambda path: rewrite(path, odd_window), "the metadata of .* are damaged"),
     ],
     ids=["rubbish", "empty", "cut", "input", "metadata", "output", "window"],
@@ -365,10 +366,11 @@ def test_the_description(exporting, mask, tmp_path, form):
         "stft": {"frame_length": 128, "frame_step": 32, "window": "periodic hann"},
         "windows": {
             "nb_frames": 32, "length": 992, "trim": 64, "step": 648, "overlap": 0.25,
-            "join": "equal",
+            "join": "equal", "lead": 0,
         },
         "targets": ["vocals", "drums"],
         "residual": "other",
+        "ratio_mask": None,
         "input": {"name": "mixture", "shape": shape},
         "outputs": [{"name": "vocals", "shape": shape}, {"name": "drums", "shape": shape}],
     }  # fmt: skip
@@ -427,7 +429,6 @@ def test_a_model_folder_is_refused(exporting, mask):
     [
         (["--stems", "bass"], "small separates vocals, drums, other; not bass"),
         (["--stems", ""], "not an empty list"),
-        (["-p", "spleeter:2stems"], "is a model of upstream's Spleeter: convert its weights first"),
         (["-p", "spleeter_2:lasaft"], "has no weights: train it, or convert a checkpoint into it"),
         (["-p", "nowhere"], "there is no configuration nowhere"),
         (["-o", "file/x"], "cannot write file/x: Not a directory"),
