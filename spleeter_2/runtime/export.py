@@ -60,6 +60,7 @@ def export_network(
     form: str,
     instruments: Iterable[str] | None = None,
     refer: bool = False,
+    choose: bool = False,
 ) -> Exported:
     """Write the network of a configuration with its weights, and load it again to compare it.
 
@@ -71,6 +72,8 @@ def export_network(
         form: a key of ``FILES``.
         instruments: instruments to separate (default: all).
         refer: let an ONNX file refer to the tensors of the checkpoint, which must be beside it.
+        choose: give the ONNX file of a conditioned network an optional input of the instruments to
+            compute (``instrument_loop``), about which ONNX Runtime logs a warning.
 
     Raises:
         SeparationError: no weights, or weights that do not fit; a package that is not installed;
@@ -80,7 +83,7 @@ def export_network(
     require_extra("train", "exporting a network")
     import_tensorflow().get_logger().setLevel(logging.ERROR)
     network = _build(configuration, instruments)
-    write_onnx = functools.partial(_write_onnx, refer=refer)
+    write_onnx = functools.partial(_write_onnx, refer=refer, choose=choose)
     write = {"onnx": write_onnx, "saved_model": _write_saved_model, "litert": _write_litert}
     estimate = write[form](network, path)
     difference = _compare(network.estimate, estimate, _inputs(configuration, network.shape))
@@ -92,7 +95,7 @@ def export_network(
 def export_onnx(
     configuration: Configuration, path: Path, instruments: Iterable[str] | None = None
 ) -> float:
-    """Write the network of a configuration as a self-contained ONNX file.
+    """Write the network of a configuration as a self-contained ONNX file for ``network.Session``.
 
     Kernels whose values are 16-bit floats are stored as such. The metadata has the digest of the
     checkpoint, the STFT's window and the difference to Keras.
@@ -100,7 +103,7 @@ def export_onnx(
     Returns:
         The difference to Keras; see ``Exported``. For all else see ``export_network``.
     """
-    return export_network(configuration, path, "onnx", instruments).difference
+    return export_network(configuration, path, "onnx", instruments, choose=True).difference
 
 
 def write_model_file(configuration: Configuration, path: Path | None = None) -> float:
@@ -116,7 +119,7 @@ def write_model_file(configuration: Configuration, path: Path | None = None) -> 
         SeparationError: see ``export_network``; the folder cannot be written (``WriteError``).
     """
     with atomic_file(path or model_file.path_of(configuration)) as draft:
-        return export_network(configuration, draft, "onnx", refer=True).difference
+        return export_network(configuration, draft, "onnx", refer=True, choose=True).difference
 
 
 @dataclass(frozen=True)
@@ -124,13 +127,13 @@ class _Network:
     """A network as a function from planes ``[1, T, F, 2C]`` to ``{target: planes}``.
 
     Attributes:
-        keras: tf.function of the Keras model.
-        constant: tf.function of the same graph with all weights and captured tensors as constants.
-        signature: their argument.
+        function: of the Keras model.
+        keras: tf.function of it.
+        signature: its argument.
     """
 
+    function: Callable
     keras: Callable
-    constant: Callable
     signature: list
     targets: tuple[str, ...]
     shape: tuple[int, int, int, int]
@@ -150,43 +153,103 @@ def _build(configuration: Configuration, instruments: Iterable[str] | None) -> _
         shape = (1, configuration.segment.nb_frames, *model.input_shape)
         signature = [tf.TensorSpec(shape, tf.float32, name=model_file.INPUT)]
         keras = tf.function(model.function, signature, autograph=False)
-        graph, outputs = _constant_graph(keras)
-        names = sorted(model.targets)  # the order of a dictionary's values in a graph
-
-        @tf.function(input_signature=signature, autograph=False)
-        def constant(mixture):
-            inputs = {model_file.INPUT: mixture}
-            estimates = tf.graph_util.import_graph_def(graph, inputs, outputs, name="")
-            return dict(zip(names, estimates, strict=True))
-
-    return _Network(keras, constant, signature, model.targets, shape, model.window)
+    return _Network(model.function, keras, signature, model.targets, shape, model.window)
 
 
-def _constant_graph(function: Callable) -> tuple[Any, list[str]]:
-    """GraphDef of a tf.function without variables and captured tensors, and its outputs."""
+def _constant(function: Callable, signature: list) -> Callable:
+    """tf.function of the same graph with all weights and captured tensors as constants.
+
+    Args:
+        function: its result is a dictionary of tensors.
+        signature: its arguments, which have names.
+    """
+    import tensorflow as tf
+
+    with tf.device("CPU"):
+        concrete = tf.function(function, signature, autograph=False).get_concrete_function()
+        graph, outputs = _constant_graph(concrete)
+        names = sorted(concrete.structured_outputs)  # the order of a dictionary's values
+
+    @tf.function(input_signature=signature, autograph=False)
+    def constant(*arguments):
+        inputs = {spec.name: value for spec, value in zip(signature, arguments, strict=True)}
+        results = tf.graph_util.import_graph_def(graph, inputs, outputs, name="")
+        return dict(zip(names, results, strict=True))
+
+    return constant
+
+
+def _constant_graph(function: Any) -> tuple[Any, list[str]]:
+    """GraphDef of a concrete function without variables and captured tensors, and its outputs."""
     from tensorflow.python.framework.convert_to_constants import (
         convert_variables_to_constants_v2_as_graph,
     )
 
-    constant, graph = convert_variables_to_constants_v2_as_graph(function.get_concrete_function())
+    constant, graph = convert_variables_to_constants_v2_as_graph(function)
     for node in graph.node:  # gradients defined in Python, which a SavedModel would refer to
         node.attr.pop("_gradient_op_type", None)
         node.device = ""  # a SavedModel's user chooses
     return graph, [output.name for output in constant.outputs]
 
 
-def _write_onnx(network: _Network, path: Path, refer: bool) -> Estimate:
+def _write_onnx(network: _Network, path: Path, refer: bool, choose: bool) -> Estimate:
     import onnx
-    import tf2onnx
 
-    logging.getLogger("tf2onnx").setLevel(logging.WARNING)
-    graph, _ = tf2onnx.convert.from_function(network.constant, network.signature, opset=OPSET)
+    from spleeter_2.models.inference import PerInstrument
+
+    if isinstance(network.function, PerInstrument):
+        graph = _instrument_loop(network, choose)
+    else:
+        graph = _as_onnx(network.function, network.signature)
     _store_in_half(graph)
     if refer:
         refer_to_checkpoint(graph, path.parent)
     path.write_bytes(graph.SerializeToString())
     onnx.checker.check_model(os.fspath(path))
     return open_session(path).estimate
+
+
+def _as_onnx(function: Callable, signature: list):
+    """``onnx.ModelProto`` of a function from tensors to a dictionary of tensors."""
+    # else tf2onnx copies all weights before each of its optimizers, for the case that it fails
+    os.environ.setdefault("TF2ONNX_CATCH_ERRORS", "FALSE")
+    import tf2onnx
+
+    logging.getLogger("tf2onnx").setLevel(logging.WARNING)
+    constant = _constant(function, signature)
+    graph, _ = tf2onnx.convert.from_function(constant, signature, opset=OPSET)
+    return graph
+
+
+def _instrument_loop(network: _Network, choose: bool):
+    """``onnx.ModelProto`` of a network that computes one instrument at a time."""
+    import tensorflow as tf
+
+    from . import instrument_loop
+
+    parts, (mixture,) = network.function, network.signature
+    name = instrument_loop.SHARED.format
+
+    def shared(planes):
+        return {name(number): x for number, x in enumerate(parts.shared(planes))}
+
+    def own(planes, index, *tensors):
+        return {instrument_loop.ESTIMATE: parts.own(planes, index, list(tensors))}
+
+    index = tf.TensorSpec((), tf.int64, name=instrument_loop.INDEX)
+    with tf.device("CPU"):
+        found = tf.function(shared, [mixture], autograph=False).get_concrete_function()
+    tensors = [
+        tf.TensorSpec(found.structured_outputs[name(number)].shape, tf.float32, name=name(number))
+        for number in range(len(found.structured_outputs))
+    ]
+    return instrument_loop.join(
+        _as_onnx(shared, [mixture]),
+        _as_onnx(own, [mixture, index, *tensors]),
+        parts.targets,
+        network.shape,
+        choose,
+    )
 
 
 def _add_metadata(
@@ -212,9 +275,9 @@ def _write_saved_model(network: _Network, path: Path) -> Estimate:
     from spleeter_2.models.checkpoint import file_errors
 
     module = tf.Module()
-    module.estimate = network.constant
+    module.estimate = _constant(network.function, network.signature)
     with file_errors():
-        tf.saved_model.save(module, os.fspath(path), network.constant)
+        tf.saved_model.save(module, os.fspath(path), module.estimate)
     loaded = tf.saved_model.load(os.fspath(path)).signatures["serving_default"]
 
     def estimate(planes: np.ndarray) -> dict[str, np.ndarray]:

@@ -16,6 +16,7 @@ from spleeter_2.config.schema import Configuration
 
 NAME = "model.onnx"
 INPUT = "mixture"  # planes [1, T, F, 2C]; each output has the name of its target and this shape
+INSTRUMENTS = "loop/instruments"  # optional input of conditioned networks; see ``instrument_loop``
 DIGEST, WINDOW, DIFFERENCE = "spleeter_2_digest", "stft_window", "difference"  # metadata
 
 

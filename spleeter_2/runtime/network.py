@@ -115,13 +115,18 @@ class Session:
             raise SeparationError(f"the metadata of {path} are damaged: {ADVICE}") from error
         self.window = window if len(window) else None
         self.outputs = tuple(output.name for output in session.get_outputs())
+        optional = [item.name for item in session.get_overridable_initializers()]
+        self._can_choose = model_file.INSTRUMENTS in optional
 
     def estimate(
         self, planes: np.ndarray, targets: Iterable[str] | None = None
     ) -> dict[str, np.ndarray]:
         """Planes float32 ``[1, T, F, 2C]`` -> ``{target: planes [1, T, F, 2C]}``."""
         names = list(self.outputs if targets is None else targets)
-        found = self._session.run(names, {model_file.INPUT: planes})  # computes all outputs
+        feeds = {model_file.INPUT: planes}
+        if self._can_choose:  # other networks compute all outputs at once
+            feeds[model_file.INSTRUMENTS] = np.array([*map(self.outputs.index, names)], np.int64)
+        found = self._session.run(names, feeds)
         return dict(zip(names, found, strict=True))
 
 
