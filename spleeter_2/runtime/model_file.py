@@ -19,6 +19,7 @@ from spleeter_2.weights.checkpoint import open_checkpoint
 
 NAME = "model.onnx"
 INPUT = "mixture"  # planes [1, T, F, 2C]; each output has the name of its target and this shape
+INSTRUMENTS = "loop/instruments"  # optional input of conditioned networks; see ``instrument_loop``
 # keys of the metadata; TARGETS in the order of the configuration
 DIGEST, WINDOW, DIFFERENCE = "spleeter_2_digest", "stft_window", "difference"
 TARGETS = "targets"
