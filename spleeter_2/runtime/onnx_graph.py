@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from . import instrument_loop, model_file
+from . import instrument_loop
 from .references import input_name
 
 OPSET = 17
@@ -127,9 +127,7 @@ class Graph:
         return self.model
 
 
-def build_graph(
-    function: Callable, signature: list, shape: tuple[int, ...], choose: bool
-) -> Graph:
+def build_graph(function: Callable, signature: list, shape: tuple[int, ...], choose: bool) -> Graph:
     """ONNX model of a function from planes to ``{target: planes}``.
 
     Args:
