@@ -28,9 +28,7 @@ RELEASED = {2: "spleeter:2stems", 4: "spleeter:4stems", 5: "spleeter:5stems"}
 OF_ANOTHER = ("weights", "model_dir", "card")  # keys about the weights of the given model
 
 
-def read_spleeter(
-    folder: str | os.PathLike, model: str | None = None, seed: int = 0
-) -> Conversion:
+def read_spleeter(folder: str | os.PathLike, model: str | None = None, seed: int = 0) -> Conversion:
     """Plan the conversion of a checkpoint of Spleeter's, a released one or one of the user's.
 
     Args:
@@ -108,9 +106,7 @@ def _names(
     return found
 
 
-def _instruments(
-    folder: Path, number: int, model: str, parsed: Configuration
-) -> Sequence[str]:
+def _instruments(folder: Path, number: int, model: str, parsed: Configuration) -> Sequence[str]:
     """Instruments of a released model's networks, of which a configuration has some."""
     released = load_configuration(_released(folder, number))
     for target in parsed.targets:

@@ -229,9 +229,7 @@ class _Network(_Keras):
         return function
 
 
-def _build_keras(
-    configuration: Configuration, instruments: Iterable[str] | None = None
-) -> _Keras:
+def _build_keras(configuration: Configuration, instruments: Iterable[str] | None = None) -> _Keras:
     import_tensorflow().get_logger().setLevel(logging.ERROR)
     import tensorflow as tf
 

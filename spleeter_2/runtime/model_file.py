@@ -79,7 +79,11 @@ def ships(configuration: Configuration) -> bool:
 def graph_path(configuration: Configuration) -> Path:
     """Path of a network without weights, one that ships or else one in the user's cache."""
     name = _shipped(configuration).name
-    return _shipped(configuration) if ships(configuration) else user_cache("graphs", "an exported network: name a cache in XDG_CACHE_HOME") / name
+    return (
+        _shipped(configuration)
+        if ships(configuration)
+        else user_cache("graphs", "an exported network: name a cache in XDG_CACHE_HOME") / name
+    )
 
 
 def _shipped(configuration: Configuration) -> Path:
