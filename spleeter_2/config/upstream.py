@@ -1,8 +1,8 @@
 """Configurations of Spleeter, read as configurations of spleeter-2.
 
-The keys are those of Spleeter 2.4.2 (``spleeter/resources/*.json``), the defaults those of its code.
-The network, its masks and the way in which a song is cut are the same; of the training, what our
-trainer has.
+The keys are those of Spleeter 2.4.2 (``spleeter/resources/*.json``), the defaults those of its
+code. The network, its masks and the way in which a song is cut are the same; of the training, what
+our trainer has.
 """
 
 from __future__ import annotations
