@@ -178,7 +178,9 @@ def test_lists_that_do_not_exist_are_named(write, tmp_path, caplog, monkeypatch)
     monkeypatch.setenv("MODEL_PATH", str(tmp_path))
     lists = {"train_csv": "path/to/train.csv", "validation_csv": "path/to/test.csv"}
     with pytest.raises(SeparationError, match="none of the 3 songs in .*/songs can be used"):
-        train(write(**lists, instrument_list=["vocals", "rest"]), tmp_path / "songs", tmp_path / "run")
+        train(
+            write(**lists, instrument_list=["vocals", "rest"]), tmp_path / "songs", tmp_path / "run"
+        )
     (note,) = (text for text in caplog.messages if "is a configuration of Spleeter" in text)
     assert "trainer; train_csv, validation_csv, model_dir, mix_name and training_cache have" in note
     caplog.clear()
