@@ -70,7 +70,13 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["spleeter_2*", "weight_converter*", "evaluation*"]),
     package_data={
-        "spleeter_2.config": ["presets/*", "presets/spleeter/*", "presets/graphs/*", "presets/weights/*", "presets/weights/*/*"],
+        "spleeter_2.config": [
+            "presets/*",
+            "presets/spleeter/*",
+            "presets/graphs/*",
+            "presets/weights/*",
+            "presets/weights/*/*",
+        ],
         "evaluation": ["report.html.jinja"],
     },
     # pip installs what is part of a cycle last: our program spleeter replaces that of Spleeter

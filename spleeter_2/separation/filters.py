@@ -71,6 +71,4 @@ def wiener(
         sources.append(residual(mixture, estimates))
     magnitudes = np.abs(np.stack(sources, axis=-1))  # [T, F, C, J]
     filtered = norbert.wiener(magnitudes, mixture.astype(np.complex128))
-    return {
-        name: filtered[..., index].astype(np.complex64) for index, name in enumerate(estimates)
-    }
+    return {name: filtered[..., index].astype(np.complex64) for index, name in enumerate(estimates)}

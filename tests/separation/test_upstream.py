@@ -6,10 +6,10 @@ import sys
 import numpy as np
 import pytest
 import soundfile
+from spleeter_2.separation.upstream import UpstreamSeparator
 from support.common import RATE, files_below
 
 from spleeter_2.errors import SeparationError
-from spleeter_2.separation.upstream import UpstreamSeparator
 
 pytestmark = pytest.mark.spleeter
 

@@ -646,7 +646,7 @@ def test_the_defaults_and_names_are_upstreams():
 
     from spleeter.model.provider.github import GithubModelProvider
 
-    from spleeter_2.weights.folders import MODEL_FOLDERS
+    from spleeter_2.config.loading import UPSTREAM_PREFIX, embedded_models, load_configuration
 
     assert list(download.DEFAULTS.values()) == [
         GithubModelProvider.DEFAULT_HOST,
@@ -660,4 +660,7 @@ def test_the_defaults_and_names_are_upstreams():
         if path.name.endswith(".json")
     }
     assert found.pop("musdb") == "musdb_model"  # never released
-    assert found == MODEL_FOLDERS
+    ours = [name for name in embedded_models() if name.startswith(UPSTREAM_PREFIX)]
+    assert found == {
+        name.removeprefix(UPSTREAM_PREFIX): load_configuration(name).model_dir for name in ours
+    }
