@@ -18,12 +18,12 @@ import numpy as np
 from spleeter_2.audio.stft import Transform
 from spleeter_2.config.schema import Configuration
 from spleeter_2.errors import SeparationError
-from spleeter_2.extras import require_extra
+from spleeter_2.extras import is_installed, require_extra
 from spleeter_2.files import atomic_file
 from spleeter_2.weights.checkpoint import open_checkpoint
 
 from . import model_file, onnx_graph
-from .network import open_session, to_planes
+from .network import complete_model, open_session, to_planes
 from .references import input_name, metadata, references
 from .tensorflow_import import import_tensorflow
 
@@ -76,32 +76,42 @@ def export_network(
             an unknown instrument; estimates that differ by more than ``TOLERANCE``.
         OSError: the path cannot be written.
     """
+    require_extra("train", "exporting a network")
     network = _build(configuration, instruments)
     write_onnx = functools.partial(_write_onnx, choose=choose)
     write = {"onnx": write_onnx, "saved_model": _write_saved_model, "litert": _write_litert}
     difference = _difference(network, write[form](network, path))
     if form == "onnx":
         with open(path, "ab") as file:
-            file.write(metadata(_facts(network, difference)))
+            file.write(metadata(_facts(network, difference)) + _stamp(configuration))
     return Exported(network.targets, network.shape, network.window, difference)
 
 
-def write_model_file(configuration: Configuration, path: Path | None = None) -> float:
+def write_model_file(configuration: Configuration, path: Path | None = None) -> float | None:
     """Write a network beside its checkpoint, to which the file refers, atomically.
+
+    A network that ships without weights is not exported again, so TensorFlow is not needed.
 
     Args:
         path: of the file (default: ``model.onnx``).
 
     Returns:
-        The difference to Keras; see ``Exported``.
+        The difference to Keras, see ``Exported``; None for a network that ships, without
+        TensorFlow.
 
     Raises:
         SeparationError: see ``export_network``; the folder cannot be written (``WriteError``).
     """
     with atomic_file(path or model_file.path_of(configuration)) as draft:
-        graph = _compared_graph(configuration)
-        draft.write_bytes(graph.references + graph.content)
-    return graph.difference
+        if model_file.ships(configuration):
+            checkpoint = open_checkpoint(configuration.weights, configuration.targets)
+            content = complete_model(checkpoint, configuration)
+            difference = _compared_model(configuration, content)
+        else:
+            graph = _compared_graph(configuration)
+            content, difference = graph.references + graph.content, graph.difference
+        draft.write_bytes(content + _stamp(configuration))
+    return difference
 
 
 def write_graph(configuration: Configuration, path: Path) -> float:
@@ -132,6 +142,7 @@ class _Graph:
 
 
 def _compared_graph(configuration: Configuration) -> _Graph:
+    require_extra("train", "exporting a network")
     network = _build(configuration)
     checkpoint = open_checkpoint(configuration.weights, configuration.targets)
     graph = network.graph(choose=True)
@@ -140,6 +151,22 @@ def _compared_graph(configuration: Configuration) -> _Graph:
     session = open_session(found + content, folder=Path(configuration.weights))
     difference = _difference(network, session.estimate)
     return _Graph(found, content + metadata(_facts(network, difference)), difference)
+
+
+def _compared_model(configuration: Configuration, content: bytes) -> float | None:
+    """Load a complete model; its difference to Keras, or None without TensorFlow."""
+    session = open_session(content, folder=Path(configuration.weights))
+    if not is_installed("tensorflow"):
+        return None
+
+    def estimate(planes: np.ndarray) -> dict[str, np.ndarray]:
+        estimates = session.estimate(planes)  # by the names of the network that ships
+        return {
+            target: estimates[name]
+            for target, name in zip(configuration.targets, session.targets, strict=True)
+        }
+
+    return _difference(_build(configuration), estimate)
 
 
 @dataclass(frozen=True)
@@ -169,7 +196,6 @@ class _Network:
 
 
 def _build(configuration: Configuration, instruments: Iterable[str] | None = None) -> _Network:
-    require_extra("train", "exporting a network")
     import_tensorflow().get_logger().setLevel(logging.ERROR)
     import tensorflow as tf
 
@@ -194,11 +220,15 @@ def _write_onnx(network: _Network, path: Path, choose: bool = False) -> Estimate
     return open_session(path).estimate
 
 
+def _stamp(configuration: Configuration) -> bytes:
+    """The part of an ONNX model that names its checkpoint and its architecture."""
+    return metadata({model_file.DIGEST: model_file.digest(configuration)})
+
+
 def _facts(network: _Network, difference: float) -> dict[str, str]:
-    """Metadata of an ONNX file."""
+    """Metadata of an ONNX file, without its ``_stamp``."""
     values = b"" if network.window is None else network.window.astype("<f4").tobytes()
     return {
-        model_file.DIGEST: model_file.digest(network.configuration),
         model_file.TARGETS: ",".join(network.targets),
         model_file.WINDOW: base64.b64encode(values).decode(),
         model_file.DIFFERENCE: f"{difference:.1e}",

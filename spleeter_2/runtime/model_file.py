@@ -13,6 +13,7 @@ import msgspec
 from msgspec.structs import replace
 
 from spleeter_2.config.loading import PRESETS
+from spleeter_2.config.networks import UNet
 from spleeter_2.config.schema import Configuration
 from spleeter_2.files import user_cache
 from spleeter_2.weights.checkpoint import open_checkpoint
@@ -28,12 +29,15 @@ GRAPHS = PRESETS / "graphs"  # networks without weights, by architecture
 
 def architecture(configuration: Configuration) -> str:
     """Digest of all that determines a network, apart from its weights and names."""
+    model = configuration.model
+    if isinstance(model, UNet):
+        model = replace(model, dropout=UNet().dropout)  # which a trained network does not have
     facts = (
         len(configuration.targets),
         configuration.nb_channels,
         configuration.stft,
         configuration.segment.nb_frames,
-        configuration.model,
+        model,
     )
     return hashlib.sha256(msgspec.json.encode(facts)).hexdigest()[:32]
 

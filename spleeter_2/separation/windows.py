@@ -115,18 +115,18 @@ class Windows:
         source = iter(blocks)
         before, length = self.trim + self.margin, self.length + 2 * self.margin
         buffer: np.ndarray | None = None  # begins ``before`` samples before the window's kept part
-        ended = False
+        ended, silent = False, before + self.lead  # samples in front of the song
         while True:
             while not ended and (buffer is None or len(buffer) <= length):
                 block = next(source, None)
                 if block is None:
                     ended = True
                 elif buffer is None:
-                    silence = np.zeros((before + self.lead, block.shape[1]), np.float32)
+                    silence = np.zeros((silent, block.shape[1]), np.float32)
                     buffer = np.concatenate([silence, block])
                 else:
                     buffer = np.concatenate([buffer, block])
-            if buffer is None or len(buffer) <= before + self.lead:
+            if buffer is None or len(buffer) <= silent:
                 return
             window = buffer[:length]
             missing = length - len(window)
@@ -134,7 +134,7 @@ class Windows:
             yield np.pad(window, ((0, missing), (0, 0))), nb_left
             if ended and self.ends(nb_left):
                 return
-            buffer = buffer[self.step :]
+            buffer, silent = buffer[self.step :], before
 
 
 class OverlapAdd:

@@ -94,6 +94,25 @@ def test_equal_join_halves_what_overlaps():
     assert np.allclose(result[2 * step :], 1)
 
 
+@pytest.mark.parametrize("overlap", [0.0, 0.3])
+@pytest.mark.parametrize("nb_late", [0, 3])
+def test_windows_between_frames_give_back_every_sample(overlap, nb_late):
+    """Songs of all lengths: the last samples may begin a window of their own."""
+    stft = SMALL
+    windows = Windows.of(stft, Segment(12, 0, overlap, "frames"), nb_late=nb_late)
+    transform = Transform(stft.frame_length, stft.frame_step, centred=False)
+
+    def identity(window, index):
+        spectrogram = transform.forward(window)
+        return transform.inverse(spectrogram[nb_late : len(spectrogram) - nb_late], windows.length)
+
+    for nb_samples in range(1, 500):
+        waveform = np.random.default_rng(nb_samples).normal(size=(nb_samples, 1)).astype("f4")
+        result = np.concatenate(list(overlap_add([waveform], windows, identity)))
+        assert result.shape == waveform.shape
+        assert np.abs(result - waveform).max() < 1e-5, nb_samples
+
+
 def test_nothing_in_nothing_out():
     windows = Windows.of(SMALL, Segment(64, 32))
     assert list(overlap_add([], windows, lambda window, index: window)) == []

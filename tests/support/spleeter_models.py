@@ -1,0 +1,43 @@
+"""Checkpoints of Spleeter's with random weights, written without TensorFlow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from spleeter_2.weights.bundle import write_bundle
+from spleeter_2.weights.spleeter import tensor_names, variable_shapes
+
+FILTERS = (16, 32, 64, 128, 256, 512)
+UNUSED = "batch_normalization_5/gamma"  # of the deepest encoder
+
+
+def write_spleeter_model(
+    folder: Path,
+    instruments: Sequence[str],
+    filters: Sequence[int] = FILTERS,
+    more: Mapping[str, np.ndarray] | None = None,
+    prefix: str = "model",
+) -> dict[str, np.ndarray]:
+    """Write a model's folder in upstream's layout; return its arrays by our variables' names.
+
+    Args:
+        more: further tensors, as those of an optimizer.
+    """
+    rng = np.random.default_rng(0)
+    names = tensor_names(instruments)
+    arrays = {}
+    for name, shape in variable_shapes(instruments, filters, 2).items():
+        if len(shape) > 1:  # activations have a similar size in all layers
+            bound = (6 / np.prod(shape[:-1])) ** 0.5
+            arrays[name] = rng.uniform(-bound, bound, shape).astype(np.float32)
+        else:
+            centre = 1.0 if name.endswith(("gamma", "moving_variance")) else 0.0
+            arrays[name] = (centre + 0.1 * rng.normal(size=shape)).astype(np.float32)
+    folder.mkdir(parents=True, exist_ok=True)
+    stored = {names[name]: array for name, array in arrays.items()}
+    write_bundle({**stored, UNUSED: np.ones(filters[-1], "f4"), **(more or {})}, folder / prefix)
+    (folder / "checkpoint").write_text(f'model_checkpoint_path: "{prefix}"\n')
+    return arrays
