@@ -114,6 +114,7 @@ class Windows:
         """
         source = iter(blocks)
         before, length = self.trim + self.margin, self.length + 2 * self.margin
+        lead = self.lead
         buffer: np.ndarray | None = None  # begins ``before`` samples before the window's kept part
         ended = False
         while True:
@@ -122,12 +123,13 @@ class Windows:
                 if block is None:
                     ended = True
                 elif buffer is None:
-                    silence = np.zeros((before + self.lead, block.shape[1]), np.float32)
+                    silence = np.zeros((before + lead, block.shape[1]), np.float32)
                     buffer = np.concatenate([silence, block])
                 else:
                     buffer = np.concatenate([buffer, block])
-            if buffer is None or len(buffer) <= before + self.lead:
+            if buffer is None or len(buffer) <= before + lead:
                 return
+            lead = 0  # later windows begin with samples of the song
             window = buffer[:length]
             missing = length - len(window)
             nb_left = len(buffer) - before
