@@ -35,8 +35,10 @@ SHA256 = "00d495ca8efa1f8447c1076f205198c37302da5452e645d8c2c7bff9f2a47e37"
 
 
 def pytest_collection_modifyitems(items):
-    """Tests that use Deezer's weights download them; upstream's code needs an older Python."""
+    """Tests that use Deezer's weights download them; others run Spleeter's own code."""
     for item in items:
+        if "upstream" in getattr(item, "fixturenames", ()):
+            item.add_marker("upstream")
         if "deezer_2stems" in getattr(item, "fixturenames", ()):
             item.add_marker("network")
         if item.get_closest_marker("spleeter") and sys.version_info >= (3, 12):
@@ -175,7 +177,7 @@ def convert(program):
     return functools.partial(program, weight_converter.__main__.entrypoint)
 
 
-pytest_plugins = ["support.evaluation"]
+pytest_plugins = ["support.evaluation", "support.upstream"]
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from .validation import Positive, parse, require
 
 KEY = "instrument_list"  # required in Spleeter's configurations, unknown in ours
 TYPES = {"unet.unet": "mask", "unet.softmax_unet": "softmax"}  # head of each model type
+NB_FILTERS = 6  # levels of the U-Net
 ACTIVATIONS = {"ReLU": "relu", "ELU": "elu", "LeakyReLU": "leaky_relu"}
 
 
@@ -34,6 +35,18 @@ class Model(msgspec.Struct, frozen=True):
             self.type in TYPES,
             f"type {self.type} is not supported: known are {' and '.join(TYPES)}",
         )
+        filters = self.filters
+        require(
+            filters is None
+            or (isinstance(filters, list) and len(filters) >= NB_FILTERS)
+            and all(type(number) is int and number > 0 for number in filters),
+            f"params.conv_n_filters must hold {NB_FILTERS} whole numbers, not {filters!r}",
+        )
+
+    @property
+    def filters(self) -> Any:
+        """Filters of the levels, or None for the default."""
+        return (self.params or {}).get("conv_n_filters")
 
 
 class Upstream(msgspec.Struct, frozen=True):
@@ -57,6 +70,15 @@ class Upstream(msgspec.Struct, frozen=True):
     random_seed: int = 0
     loss_type: Literal["L1_mask", "weighted_L1_mask"] = "L1_mask"
     optimizer: str = "Adam"
+
+    def __post_init__(self) -> None:
+        stride, available = 2**NB_FILTERS, self.frame_length // 2 + 1
+        for name in ("T", "F"):
+            value = getattr(self, name)
+            require(value % stride == 0, f"{name} must be a multiple of {stride}, not {value}")
+        require(
+            self.F <= available, f"F is {self.F}, but the STFT has only {available} bins"
+        )
 
 
 def is_upstream(data: Mapping[str, Any]) -> bool:
@@ -106,8 +128,8 @@ def _network(given: Upstream) -> dict[str, Any]:
         "decoder_activation": ACTIVATIONS.get(str(params.get("deconv_activation")), "relu"),
         "head": {"type": TYPES[given.model.type]},
     }
-    if "conv_n_filters" in params:
-        network["filters"] = params["conv_n_filters"]
+    if given.model.filters is not None:
+        network["filters"] = given.model.filters[:NB_FILTERS]
     return network
 
 

@@ -114,29 +114,27 @@ class Windows:
         """
         source = iter(blocks)
         before, length = self.trim + self.margin, self.length + 2 * self.margin
-        lead = self.lead
         buffer: np.ndarray | None = None  # begins ``before`` samples before the window's kept part
-        ended = False
+        ended, silent = False, before + self.lead  # samples in front of the song
         while True:
             while not ended and (buffer is None or len(buffer) <= length):
                 block = next(source, None)
                 if block is None:
                     ended = True
                 elif buffer is None:
-                    silence = np.zeros((before + lead, block.shape[1]), np.float32)
+                    silence = np.zeros((silent, block.shape[1]), np.float32)
                     buffer = np.concatenate([silence, block])
                 else:
                     buffer = np.concatenate([buffer, block])
-            if buffer is None or len(buffer) <= before + lead:
+            if buffer is None or len(buffer) <= silent:
                 return
-            lead = 0  # later windows begin with samples of the song
             window = buffer[:length]
             missing = length - len(window)
             nb_left = len(buffer) - before
             yield np.pad(window, ((0, missing), (0, 0))), nb_left
             if ended and self.ends(nb_left):
                 return
-            buffer = buffer[self.step :]
+            buffer, silent = buffer[self.step :], before
 
 
 class OverlapAdd:
