@@ -277,7 +277,7 @@ def _describe_end(error: BaseException, interrupted: int | None) -> tuple[int, s
         interrupted: status after a signal, which may have caused any exception in an import.
     """
     if interrupted is not None:
-        return interrupted, "interrupted, no incomplete files are left"
+        return interrupted, "interrupted: no incomplete output is left"
     if isinstance(error, _ClickException):
         with contextlib.suppress(OSError, ValueError):
             error.show()

@@ -68,7 +68,7 @@ finally:
 """
     done = a_program(tmp_path, body)
     assert (done.returncode, done.stdout) == (status, "closed\nend\n"), done.stderr
-    assert done.stderr == "test: interrupted, no incomplete files are left\n"
+    assert done.stderr == "test: interrupted: no incomplete output is left\n"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -91,7 +91,7 @@ def test_what_a_signal_turns_into_is_an_interrupt(tmp_path, raised):
     """C extensions that are interrupted at import raise exceptions of their own."""
     done = a_program(tmp_path, f"try: kill('SIGINT')\nexcept BaseException: raise {raised}")
     assert done.returncode == 130
-    assert done.stderr == "test: interrupted, no incomplete files are left\n"
+    assert done.stderr == "test: interrupted: no incomplete output is left\n"
 
 
 def test_a_draft_that_no_block_holds_yet_is_removed(tmp_path):

@@ -45,7 +45,7 @@ def check_folder(folder: Path, values: Mapping[str, np.ndarray]) -> float:
     Raises:
         SeparationError: an array differs, or an estimate is not finite.
     """
-    found = weights.read_checkpoint(folder)
+    found = weights.read_checkpoint(folder, verify=True)
     if found.keys() != values.keys():
         raise SeparationError(f"{folder} does not hold the arrays that were written")
     for name, value in values.items():

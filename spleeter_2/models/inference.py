@@ -55,7 +55,7 @@ def load_for_inference(
         SeparationError: no weights, or weights that do not fit; an unknown instrument.
     """
     folder = configuration.weights
-    arrays = read_checkpoint(folder, configuration.targets)
+    arrays = read_checkpoint(folder, configuration.targets, verify=True)
     model = build_model(without_neutral_parts(configuration, arrays), instruments)
     assign(model, arrays, folder)
     return InferenceModel(

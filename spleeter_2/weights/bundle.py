@@ -10,6 +10,7 @@ since the package tensorflow-checkpoint-reader needs protobuf < 3.19, which excl
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import os
 import re
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spleeter_2.checks import check_path
+from spleeter_2.checks import check_names, check_path
 from spleeter_2.errors import SeparationError
 from spleeter_2.files import reason_of
 
@@ -56,8 +57,9 @@ BFLOAT16 = 14  # the upper half of a float32
 VERSION = 1  # of the format
 VARINT, BYTES, FIXED32 = 0, 2, 5  # kinds of fields of a protocol buffer
 FIXED = {1: 8, FIXED32: 4}  # their sizes in bytes
-LARGEST_INDEX = 1 << 24  # bytes; an entry has about 40
+LARGEST_INDEX = 1 << 22  # bytes; an entry has about 40
 LARGEST_STATE = 1 << 20  # bytes of the file checkpoint
+ALIGNMENT = 64  # bytes, of the arrays in memory: a cache line
 MOST_AXES = 32  # of NumPy's arrays before version 2
 STATE = re.compile(r"""^[ \t]*model_checkpoint_path[ \t]*:[ \t]*(["'])(.*)\1[ \t]*\r?$""", re.M)
 
@@ -118,20 +120,20 @@ def read_index(prefix: str | os.PathLike) -> Index:
             for name, value in pairs.items()
             if not name.startswith(b"\0")  # a slice: the entry of its tensor is refused
         }
-    shards = {
-        shard: _shard_path(prefix, shard, nb_shards)
-        for shard in sorted({entry.shard for entry in entries.values()})
-    }
-    for shard, path in shards.items():
+    shards = {}
+    for shard, names in sorted(_by_shard(entries).items()):
+        path = shards[shard] = _shard_path(prefix, shard, nb_shards)
         with _reading(prefix, path):
-            _check_shard(path, [entry for entry in entries.values() if entry.shard == shard])
+            _check_shard(path, [entries[name] for name in names])
     return Index(entries, shards)
 
 
 def read_bundle(
     prefix: str | os.PathLike, names: Iterable[str] | None = None, verify: bool = False
 ) -> dict[str, np.ndarray]:
-    """Named arrays of a bundle, in memory of their own; bfloat16 becomes float32.
+    """Named arrays of a bundle; bfloat16 becomes float32.
+
+    They share one block of memory, which is freed with the last of them.
 
     Args:
         prefix: path of the bundle without ``.index``.
@@ -144,16 +146,23 @@ def read_bundle(
     index = read_index(prefix)
     entries = {name: entry for name, entry in index.entries.items() if entry.dtype is not None}
     if names is not None:
-        names = dict.fromkeys(names)
+        names = dict.fromkeys(check_names("names", names))
         if missing := [name for name in names if name not in entries]:
-            raise SeparationError(f"the weights in {_folder(prefix)} lack {missing[0]}")
+            raise SeparationError(f"the weights in {_folder(prefix)} lack {_shown(missing[0])}")
         entries = {name: entries[name] for name in names}
     arrays = dict.fromkeys(entries)
-    for shard, path in index.shards.items():
+    ends = [0, *itertools.accumulate(_aligned(entry.size) for entry in entries.values())]
+    starts = dict(zip(entries, ends, strict=False))
+    with _reading(prefix, f"{prefix}.index"):
+        # of one block, most pages are huge: many small ones take longer to map than to read
+        memory = np.empty(ends[-1] + ALIGNMENT, np.uint8)
+    memory = memory[-memory.ctypes.data % ALIGNMENT :]
+    for shard, members in _by_shard(entries).items():
+        path = index.shards[shard]
         with _reading(prefix, path), open(path, "rb") as file:
-            for name, entry in entries.items():
-                if entry.shard == shard:
-                    arrays[name] = _read_tensor(file, name, entry, verify)
+            for name in members:
+                raw = memory[starts[name] :][: entries[name].size]
+                arrays[name] = _read_tensor(file, name, entries[name], raw, verify)
     return arrays
 
 
@@ -190,6 +199,22 @@ def latest_checkpoint(folder: str | os.PathLike) -> str:
     Raises:
         SeparationError: the file or the bundle is missing, or the file holds something else.
     """
+    prefix = named_prefix(folder)
+    if not os.path.isfile(f"{prefix}.index"):
+        name = os.path.basename(prefix)
+        raise SeparationError(
+            f"there is no TensorFlow checkpoint in {folder}: it names {name!r}, which has no file "
+            ".index"
+        )
+    return prefix
+
+
+def named_prefix(folder: str | os.PathLike) -> str:
+    """The prefix in the file ``checkpoint`` of a folder, whether or not its files are there.
+
+    Raises:
+        SeparationError: the file is missing, or it holds something else.
+    """
     folder = check_path("folder", folder)
     refusal = f"there is no TensorFlow checkpoint in {folder}"
     path = os.path.join(folder, "checkpoint")
@@ -201,14 +226,13 @@ def latest_checkpoint(folder: str | os.PathLike) -> str:
         found = STATE.findall(text)[-1][1]
         # quoted as in C: bytes beyond ASCII as octal numbers
         name = found.encode("latin-1").decode("unicode_escape").encode("latin-1").decode()
+        if not name or "\0" in name:
+            raise ValueError
     except OSError as error:
         raise SeparationError(f"cannot read {path}: {reason_of(error)}") from error
     except (IndexError, ValueError) as error:
         raise SeparationError(f"{refusal}: the file checkpoint names none") from error
-    prefix = os.path.join(folder, name)
-    if not name or not os.path.isfile(f"{prefix}.index"):
-        raise SeparationError(f"{refusal}: it names {name!r}, which has no file .index")
-    return prefix
+    return os.path.join(folder, name)
 
 
 # === Errors ===
@@ -265,6 +289,14 @@ def _shard_path(prefix: str, shard: int, nb_shards: int) -> str:
     return f"{prefix}.data-{shard:05d}-of-{nb_shards:05d}"
 
 
+def _by_shard(entries: Mapping[str, Entry]) -> dict[int, list[str]]:
+    """Names of the tensors in each data file."""
+    names: dict[int, list[str]] = {}
+    for name, entry in entries.items():
+        names.setdefault(entry.shard, []).append(name)
+    return names
+
+
 def _decode_name(name: bytes) -> str:
     try:
         return name.decode()
@@ -301,8 +333,8 @@ def _parse_entry(name: str, message: bytes, nb_shards: int) -> Entry:
     stored = 2 if number == BFLOAT16 else dtype.itemsize if dtype else 0
     if not number or shard >= nb_shards or dtype and size != math.prod(shape) * stored:
         raise Damaged(f"the entry of {shown} contradicts itself")
-    if len(shape) > MOST_AXES or math.prod(max(side, 1) for side in shape) >= 1 << 60:
-        raise Unsupported(f"{shown} has more axes or elements than NumPy's arrays can have")
+    if math.prod(max(side, 1) for side in shape) >= 1 << 60:
+        raise Unsupported(f"{shown} has more elements than NumPy's arrays can have")
     return Entry(dtype, shape, shard, offset, size, crc, number)
 
 
@@ -316,6 +348,8 @@ def _parse_shape(message: bytes) -> tuple[int, ...]:
     sides, unknown = _parse(message, {2: BYTES, 3: VARINT})
     if any(unknown):
         raise Damaged("a tensor has no shape")
+    if len(sides) > MOST_AXES:
+        raise Unsupported(f"a tensor has more than {MOST_AXES} axes")
     return tuple(_last(_parse(side, {1: VARINT})[0], 0) for side in sides)
 
 
@@ -352,22 +386,24 @@ def _parse(message: bytes, kinds: Mapping[int, int]) -> list[list]:
     return list(found.values())
 
 
-def _read_tensor(file, name: str, entry: Entry, verify: bool) -> np.ndarray:
-    stored = np.dtype("<u2") if entry.number == BFLOAT16 else entry.dtype
-    array = np.empty(entry.shape, stored)
-    raw = array.reshape(-1).view(np.uint8)
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def _read_tensor(file, name: str, entry: Entry, raw: np.ndarray, verify: bool) -> np.ndarray:
+    """Array of a tensor whose bytes are read into ``raw``."""
     file.seek(entry.offset)
     if file.readinto(raw) != entry.size:
         raise Damaged("it is cut off")
     if verify and masked_crc32c(raw) != entry.crc:
         raise Damaged(f"the checksum of {_shown(name)} differs")
     if entry.number == BFLOAT16:
-        halves = np.zeros((*entry.shape, 2), "<u2")
-        halves[..., 1] = array
-        return halves.view("<f4").reshape(entry.shape)
+        halves = np.zeros((entry.size // 2, 2), "<u2")
+        halves[:, 1] = raw.view("<u2")
+        raw = halves
     if entry.dtype == bool:
         np.minimum(raw, 1, out=raw)  # another byte is no bool
-    return array
+    return raw.view(entry.dtype).reshape(entry.shape)
 
 
 # === Writing ===

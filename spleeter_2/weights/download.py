@@ -30,7 +30,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 from spleeter_2.errors import ModelError, SeparationError
 from spleeter_2.files import WriteError, atomic_folder, lock, reason_of, writing
 
-from .folders import PROBE, find, missing_file, parents
+from .folders import PROBE, download_folder, find, missing_file
 
 # upstream's environment variables and its defaults
 DEFAULTS = {
@@ -71,7 +71,7 @@ def find_or_fetch(name: str, progress: Progress | None = None) -> Path:
     found = find(name)
     if found is not None:
         return found
-    folder = parents()[-1] / name
+    folder = download_folder() / name
     with _locked(folder.parent):
         found = find(name)  # by now another process may have fetched it
         if found is not None:

@@ -8,6 +8,7 @@ user's cache.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from pathlib import Path
@@ -15,31 +16,31 @@ from pathlib import Path
 from spleeter_2.errors import ModelError, model_errors
 from spleeter_2.files import reason_of, user_cache
 
-# upstream's names of its models, and the ``model_dir`` of each: both bands share the weights
-MODEL_FOLDERS = {
-    "2stems": "2stems",
-    "2stems-16kHz": "2stems",
-    "4stems": "4stems",
-    "4stems-16kHz": "4stems",
-    "5stems": "5stems",
-    "5stems-16kHz": "5stems",
-}
+from .bundle import named_prefix
+
 PROBE = ".probe"  # upstream's mark of a complete folder; it need not be there
-_PREFIX = re.compile(rb'^\s*model_checkpoint_path\s*:\s*"((?:[^"\\\n]|\\.)*)"', re.M)
 _PIECE = re.compile(r"\.data-\d{5}-of-(\d{5})$")
 
 
 @model_errors()
-def parents() -> list[Path]:
-    """Absolute folders in which models are searched, in this order; the last is for downloads.
+def download_folder() -> Path:
+    """Absolute folder for downloads, the parent of the models' folders.
 
     Raises:
         ModelError: ``MODEL_PATH`` is not set and the user has no home.
     """
     if os.environ.get("MODEL_PATH"):
-        return [Path(os.path.abspath(os.environ["MODEL_PATH"]))]
+        return Path(os.path.abspath(os.environ["MODEL_PATH"]))
     cache = user_cache("models", "Spleeter's models: name a folder in MODEL_PATH")
-    return [Path(os.path.abspath("pretrained_models")), cache]
+    return Path(os.path.abspath(cache))
+
+
+def _parents() -> list[Path]:
+    """Absolute folders in which models are searched, in this order."""
+    parents = [] if os.environ.get("MODEL_PATH") else [Path(os.path.abspath("pretrained_models"))]
+    with contextlib.suppress(ModelError):  # without a home there is no cache to search
+        parents.append(download_folder())
+    return parents
 
 
 def find(name: str) -> Path | None:
@@ -51,9 +52,9 @@ def find(name: str) -> Path | None:
         name: ``model_dir`` of an upstream configuration, also an absolute path.
 
     Raises:
-        ModelError: it lacks a file or cannot be read, or there is no home to search.
+        ModelError: it lacks a file or cannot be read.
     """
-    for parent in parents():
+    for parent in _parents():
         folder = parent / name
         if not _is_empty(folder):
             checkpoint_prefix(folder)
@@ -70,9 +71,10 @@ def checkpoint_prefix(folder: Path) -> Path:
     prefix, missing = _resolve(folder)
     if missing is None:
         return prefix
-    again = ", or delete the folder and it is fetched again"
-    advice = again if folder.name in MODEL_FOLDERS.values() else ""
-    raise ModelError(f"the model {folder} is incomplete: put {missing} there{advice}")
+    raise ModelError(
+        f"the model {folder} is incomplete: put {missing} there, or delete the folder, and a model "
+        "that Spleeter has released is fetched again"
+    )
 
 
 def missing_file(folder: Path) -> str | None:
@@ -84,15 +86,12 @@ def missing_file(folder: Path) -> str | None:
     return _resolve(folder)[1]
 
 
+@model_errors()
 def _resolve(folder: Path) -> tuple[Path, str | None]:
     """A checkpoint's prefix, and the first missing file."""
-    try:
-        text = (folder / "checkpoint").read_bytes()
-    except FileNotFoundError:
+    if not os.path.lexists(folder / "checkpoint"):
         return folder, "checkpoint"
-    except OSError as error:
-        raise _unreadable(folder / "checkpoint", error) from error
-    prefix = folder / _prefix_of(text, folder / "checkpoint")
+    prefix = Path(named_prefix(folder))
     index = Path(f"{prefix}.index")
     if not index.is_file():
         return prefix, _shown(index, folder)
@@ -104,21 +103,6 @@ def _resolve(folder: Path) -> tuple[Path, str | None]:
         if not piece.is_file():
             return prefix, _shown(piece, folder)
     return prefix, None
-
-
-def _prefix_of(text: bytes, path: Path) -> str:
-    """The prefix that a ``checkpoint`` file names, a string of protobuf's text format."""
-    found = _PREFIX.search(text)
-    try:
-        if found is None:
-            raise ValueError("no model_checkpoint_path")
-        # escapes of the text format are bytes, in octal, of UTF-8
-        name = found[1].decode("unicode_escape").encode("latin-1").decode("utf-8")
-        if not name or "\0" in name:
-            raise ValueError("no file name")
-        return name
-    except ValueError as error:
-        raise ModelError(f"{path} names no checkpoint: it is damaged ({error})") from error
 
 
 def _is_empty(folder: Path) -> bool:

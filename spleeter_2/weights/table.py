@@ -36,6 +36,8 @@ def varint(data: bytes, at: int) -> tuple[int, int]:
     Raises:
         Damaged: it goes beyond the data or 64 bits.
     """
+    if at < len(data) and data[at] < 0x80:  # most are small
+        return data[at], at + 1
     value = shift = 0
     for place in range(at, min(at + 10, len(data))):
         byte = data[place]
@@ -67,9 +69,13 @@ def read_table(content: bytes) -> dict[bytes, bytes]:
     _, at = _handle(content, len(content) - FOOTER)
     index, _ = _handle(content, at)
     pairs: dict[bytes, bytes] = {}
-    last, size = None, 0
+    last, size, free = None, 0, 0
     for _, place in _entries(_block(content, index)):
-        for key, value in _entries(_block(content, _handle(place, 0)[0])):
+        handle, _ = _handle(place, 0)
+        if handle[0] < free:  # one block listed a million times would take hours
+            raise Damaged("its blocks overlap")
+        free = sum(handle)
+        for key, value in _entries(_block(content, handle)):
             if last is not None and key <= last:
                 raise Damaged("its keys are not in order")
             size += len(key)

@@ -6,9 +6,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from spleeter_2.config.loading import (
-    embedded_names,
+    embedded_models,
     has_weights,
-    is_ours,
     load_configuration,
     parse_configuration,
     read_configuration,
@@ -31,10 +30,10 @@ def write(tmp_path):
     return write
 
 
-@pytest.mark.parametrize("name", embedded_names())
-def test_embedded_configurations_are_valid(name):
-    configuration = load_configuration(f"spleeter_2:{name}")
-    assert configuration.name == name
+@pytest.mark.parametrize("descriptor", embedded_models())
+def test_embedded_configurations_are_valid(descriptor):
+    configuration = load_configuration(descriptor)
+    assert configuration.name == descriptor.partition(":")[2]
     assert configuration.description
 
 
@@ -207,7 +206,7 @@ def test_what_is_not_json(tmp_path, content, words):
 
 @pytest.mark.parametrize("descriptor", [None, 3, b"spleeter_2:mask", ["a"], "a\0b"])
 def test_what_is_no_descriptor(descriptor):
-    for function in (load_configuration, read_configuration, is_ours):
+    for function in (load_configuration, read_configuration):
         with pytest.raises(SeparationError, match="descriptor of a model must be a path"):
             function(descriptor)
 
@@ -221,7 +220,7 @@ def test_what_is_no_json_object(data):
 def test_a_path_that_the_system_refuses(write):
     """Like a folder that must not be entered: asking for it is an error in itself."""
     with pytest.raises(SeparationError, match="there is no configuration xxx"):
-        is_ours(300 * "x")
+        load_configuration(300 * "x")
     assert not has_weights(load_configuration(write(weights=300 * "x")).weights)
 
 
@@ -230,13 +229,6 @@ def test_a_circle_of_bases(tmp_path):
         (tmp_path / f"{name}.json").write_text(json.dumps({"spleeter_2": 1, "base": base}))
     with pytest.raises(SeparationError, match="its own base"):
         load_configuration(str(tmp_path / "a.json"))
-
-
-def test_ours_and_upstreams_are_told_apart(write, tmp_path):
-    upstream = tmp_path / "upstream.json"
-    upstream.write_text('{"instrument_list": ["vocals"]}')
-    assert is_ours("spleeter_2:grouped") and is_ours(write())
-    assert not is_ours("spleeter:2stems") and not is_ours(str(upstream))
 
 
 @pytest.mark.parametrize(
@@ -248,9 +240,9 @@ def test_a_configuration_of_ours_without_its_format_is_told_what_it_lacks(tmp_pa
     path.write_text(json.dumps(content))
     for descriptor in (str(path), str(tmp_path)):
         with pytest.raises(SeparationError) as raised:
-            is_ours(descriptor)
-        assert str(raised.value).startswith(f"{path} has the key {next(iter(content))} of a spl")
-        assert 'lacks "spleeter_2": 1' in str(raised.value)
+            load_configuration(descriptor)
+        assert str(raised.value).startswith(f"{path} is not a spleeter-2 configuration")
+        assert 'must contain "spleeter_2": 1' in str(raised.value)
 
 
 VALUES = st.one_of(

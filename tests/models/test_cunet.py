@@ -6,7 +6,7 @@ import tensorflow as tf
 from msgspec.structs import replace
 from support.models import CUNET, noise, run_model_test, small
 
-from spleeter_2.config.loading import embedded_names, load_configuration
+from spleeter_2.config.loading import embedded_models, load_configuration
 from spleeter_2.errors import SeparationError
 from spleeter_2.models import build_model
 from spleeter_2.models.layers import DenseConvNorm
@@ -111,7 +111,7 @@ def test_another_type_replaces_the_base(tmp_path):
 
 @pytest.mark.parametrize("name", ["lasaft", "lightsaft", "cunet_grouped"])
 def test_embedded_without_weights(name):
-    assert name in embedded_names()
+    assert f"spleeter_2:{name}" in embedded_models()
     configuration = load_configuration(f"spleeter_2:{name}")
     assert configuration.instruments == ("vocals", "drums", "bass", "other")
     with pytest.raises(SeparationError, match="train it, or convert a checkpoint"):

@@ -115,6 +115,7 @@ def test_what_is_refused(deezer_2stems, tmp_path, convert):
 
     assert "no TensorFlow checkpoint" in refused(tmp_path)
     assert not (tmp_path / "out").exists()
+    (tmp_path / "odd").mkdir()
     weights.write_checkpoint({"conv2d/kernel": np.zeros((5, 5, 2, 16), "f4")}, tmp_path / "odd")
     assert "it lacks conv2d_1" in refused(tmp_path / "odd")
     cut = shutil.copytree(deezer_2stems, tmp_path / "cut")
@@ -129,5 +130,6 @@ def test_what_is_refused(deezer_2stems, tmp_path, convert):
         '{"spleeter_2": 1, "base": "spleeter_2:mask", "model": {"filters": [8,8,8,8,8,8]}}'
     )
     assert "has no place for conv2d/bias of shape [16]" in refused(deezer_2stems, "--model", path)
+    (tmp_path / "out").mkdir()
     weights.write_checkpoint({"x": np.zeros(1)}, tmp_path / "out")
     assert "--force" in refused(deezer_2stems)

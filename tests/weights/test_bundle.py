@@ -362,8 +362,8 @@ NEGATIVE = 2**64 - 1  # -1 as a varint
     ({b"w": message(offset=NEGATIVE)}, {}, "has 16 bytes instead of at least 184467"),
     ({b"w": message(sides=[NEGATIVE])}, {}, "the entry of w contradicts itself"),
     ({b"w": message(sides=[2**40], size=2**42)}, {}, "has 16 bytes instead of at least 4398"),
-    ({b"w": message(sides=[0, 2**62], size=0)}, {}, "more axes or elements than NumPy"),
-    ({b"w": message(sides=[1] * 33, size=4)}, {}, "more axes or elements than NumPy"),
+    ({b"w": message(sides=[0, 2**62], size=0)}, {}, "w has more elements than NumPy"),
+    ({b"w": message(sides=[2**62] * 10**5)}, {}, "a tensor has more than 32 axes"),
     ({b"w": message(more=field(2, field(3, 1)))}, {}, "a tensor has no shape"),
     ({b"w": message(more=field(7, b""))}, {}, "w is partitioned"),
     ({b"v": message(), b"w": message(), b"x": message()}, {}, "tensors overlap"),
@@ -430,7 +430,7 @@ def test_damaged_indexes_with_right_checksums(small, count):
 
 
 def outcome(prefix) -> str:
-    """Read a bundle; return "read" or "refused" within a second and with little memory."""
+    """Read a bundle; return "read" or "refused" within seconds and with little memory."""
     started = time.monotonic()
     try:
         read = read_bundle(prefix, verify=False)
@@ -438,7 +438,7 @@ def outcome(prefix) -> str:
         check_sentence(error, prefix)
         return "refused"
     finally:
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 5
     assert sum(array.nbytes for array in read.values()) < 1000
     return "read"
 
@@ -486,6 +486,14 @@ def test_names_that_need_far_more_memory_than_their_file(tmp_path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert "its names have more than" in said and peak < 1.2e8
+
+
+def test_blocks_that_are_listed_many_times(tmp_path):
+    block = struct.pack("<I", 0) * 10**5 + struct.pack("<I", 10**5)  # no entries
+    place = b"\0" + table.encode_varint(len(block))
+    index = table._encode_block({b"%06d" % i: place for i in range(10**5)}, 1)
+    (tmp_path / "x.index").write_bytes(framed(block, index))
+    assert "its blocks overlap" in refusal(tmp_path / "x")
 
 
 def test_index_of_another_kind_of_file(tmp_path):
