@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 import soundfile
 from support.common import RATE, values_of
+from support.upstream import Upstream
 
 import weight_converter.__main__
 from spleeter_2 import Separator
@@ -103,6 +104,17 @@ def deezer_2stems(request) -> Path:
     return model
 
 
+@pytest.fixture(scope="session")
+def upstream() -> Iterator[Upstream]:
+    """Spleeter itself."""
+    python = os.environ.get("UPSTREAM_PYTHON")
+    if not python:
+        pytest.skip("UPSTREAM_PYTHON does not name an interpreter with Spleeter 2.4.2")
+    server = Upstream(python)
+    yield server
+    server.close()
+
+
 @pytest.fixture
 def run_program(monkeypatch, capfd):
     """Run a program here: ``run_program(entry, *arguments) -> (status, output, messages)``."""
@@ -177,7 +189,7 @@ def convert(program):
     return functools.partial(program, weight_converter.__main__.entrypoint)
 
 
-pytest_plugins = ["support.evaluation", "support.upstream"]
+pytest_plugins = ["support.evaluation"]
 
 
 @pytest.fixture

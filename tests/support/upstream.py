@@ -9,12 +9,11 @@ import json
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pytest
 
 SERVER = Path(__file__).with_name("upstream_server.py")
 
@@ -108,9 +107,9 @@ class Upstream:
         """Spleeter's own JSON object of ``spleeter:NAME``."""
         return self._call("configuration", descriptor=descriptor)
 
-    def evaluate(self, expression: str):
-        """The value of a Python expression there, for values that JSON can hold."""
-        return self._call("evaluate", expression=expression)
+    def run(self, code: str, **arguments):
+        """Run Python code there, with the arguments as names; return what it calls ``result``."""
+        return self._call("run", code=code, arguments=arguments)
 
     def _call(self, name: str, **arguments):
         self._process.stdin.write(json.dumps([name, arguments]) + "\n")
@@ -129,19 +128,3 @@ class Upstream:
         self._process.wait()
         self._process.stdout.close()
         self._folder.cleanup()
-
-
-def upstream_python() -> str | None:
-    """The interpreter that UPSTREAM_PYTHON names."""
-    return os.environ.get("UPSTREAM_PYTHON") or None
-
-
-@pytest.fixture(scope="session")
-def upstream() -> Iterator[Upstream]:
-    """Spleeter itself."""
-    python = upstream_python()
-    if python is None:
-        pytest.skip("UPSTREAM_PYTHON does not name an interpreter with Spleeter 2.4.2")
-    server = Upstream(python)
-    yield server
-    server.close()

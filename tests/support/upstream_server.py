@@ -105,10 +105,9 @@ def configuration(descriptor):
     return load_configuration(descriptor)
 
 
-def evaluate(expression):
-    import importlib
-
-    return eval(expression, {"importlib": importlib})
+def run(code, arguments):
+    exec(code, arguments)
+    return arguments["result"]
 
 
 def main():
