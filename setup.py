@@ -74,7 +74,13 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["spleeter_2*", "weight_converter*", "evaluation*"]),
     package_data={
-        "spleeter_2.config": ["presets/*", "presets/spleeter/*", "presets/graphs/*", "presets/weights/*", "presets/weights/*/*"],
+        "spleeter_2.config": [
+            "presets/*",
+            "presets/spleeter/*",
+            "presets/graphs/*",
+            "presets/weights/*",
+            "presets/weights/*/*",
+        ],
         "evaluation": ["report.html.jinja"],
     },
     install_requires=BASE,

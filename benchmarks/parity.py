@@ -3,11 +3,11 @@
     UPSTREAM_PYTHON=... python benchmarks/parity.py
     UPSTREAM_PYTHON=... python benchmarks/parity.py --song song.wav 2stems 4stems-16kHz
 
-UPSTREAM_PYTHON names an interpreter with spleeter 2.4.2. The weights of 2stems are Deezer's; those of
-4stems and 5stems, which are not in the package, are random variables of upstream's own graph. The
-difference is the largest over all stems, in parts of full scale; the SDR, of ours with upstream's
-as reference, the lowest. "mwf" is 2stems with ``--mwf``: upstream filters the whole song at once, we
-filter window by window.
+UPSTREAM_PYTHON names an interpreter with spleeter 2.4.2. The weights of 2stems are Deezer's; those
+of 4stems and 5stems, which are not in the package, are random variables of upstream's own graph.
+The largest difference and the RMS difference are over all stems, in parts of full scale; the SDR,
+of ours with upstream's as reference, is that of the worst stem. "mwf" is 2stems with ``--mwf``:
+upstream filters the whole song at once, we filter window by window.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ sys.path[:1] = [str(REPOSITORY), str(REPOSITORY / "tests")]
 
 import numpy as np
 import soundfile
+from support.spleeter_models import write_deezers_model
 from support.upstream import Song, Upstream
 
 from evaluation.metrics import sdr
-from spleeter_2.config.loading import PRESETS
 from spleeter_2.separation.separator import Separator
 from spleeter_2.weights.folders import MODEL_FOLDERS
 
@@ -39,7 +39,7 @@ DEEZERS = "2stems"
 
 def make_models(upstream: Upstream, folder: Path) -> None:
     """Fill the folder of ``MODEL_PATH``."""
-    (folder / DEEZERS).symlink_to(PRESETS / "weights" / DEEZERS)
+    write_deezers_model(folder / DEEZERS)
     for name in sorted({*MODEL_FOLDERS.values()} - {DEEZERS}):
         upstream.write_model(upstream.configuration(f"spleeter:{name}"), folder / name)
 

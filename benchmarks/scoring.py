@@ -22,16 +22,17 @@ import time
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the repository's packages
+REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path[:1] = [str(REPOSITORY), str(REPOSITORY / "tests")]
 
 import museval
 import numpy as np
 import soundfile
 import stempeg
+from support.spleeter_models import write_deezers_model
 
 from evaluation.results import read_run
 from evaluation.scores import FRAMEWISE, bss_eval, round_to_16_bits
-from spleeter_2.config.loading import PRESETS
 from spleeter_2.data.songs import STREAMS
 
 RATE = 44100
@@ -68,11 +69,7 @@ def make_data(root: Path, nb_tracks: int, seconds: int) -> None:
 def measure(*command: object, python: str = sys.executable) -> tuple[float, float]:
     """Run a command; return its wall seconds and the peak MB of its largest process."""
     words = [sys.executable, "-c", LAUNCHER, python, *map(str, command)]
-    # the package's weights have upstream's layout
-    environment = {**os.environ, "MODEL_PATH": str(PRESETS / "weights")}
-    done = subprocess.run(
-        words, capture_output=True, text=True, check=True, cwd=sys.path[0], env=environment
-    )
+    done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=sys.path[0])
     wall, memory, status = map(float, done.stdout.split())
     if status and "KeyError: 'accompaniment'" not in done.stderr:
         raise SystemExit(done.stderr)
@@ -141,6 +138,8 @@ def benchmark(data: Path, folder: Path, options: argparse.Namespace) -> None:
             )
         print(f"{'':20} speed-up with two processes: {walls[0] / walls[1]:.2f}")
     if options.upstream:
+        write_deezers_model(folder / "models/2stems")
+        os.environ["MODEL_PATH"] = str(folder / "models")
         python = os.environ["UPSTREAM_PYTHON"]
         wall, memory = measure("-c", UPSTREAM, data, folder / "upstream", python=python)
         print(f"upstream's evaluate, spleeter:2stems: {wall:.1f} s, {memory:.0f} MB, then KeyError")

@@ -6,10 +6,10 @@
     python benchmarks/separate.py --only grouped
 
 UPSTREAM_PYTHON names an interpreter with spleeter 2.4.2. Upstream and "2stems" separate with
-``spleeter:2stems``, "grouped" with ``spleeter_2:grouped``. The programs alternate on the same file, each run in a new process. Wall and CPU time
-include child processes (ffmpeg); peak memory is that of the largest process. The table has
-medians. Below it: the time to load the network, and the time of the network and its speed
-relative to a matrix product on the same machine.
+``spleeter:2stems``, "grouped" with ``spleeter_2:grouped``. The programs alternate on the same
+file, each run in a new process. Wall and CPU time include child processes (ffmpeg); peak memory is
+that of the largest process. The table has medians. Below it: the time to load the network, and the
+time of the network and its speed relative to a matrix product on the same machine.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from spleeter_2.config.loading import PRESETS
+sys.path.insert(1, str(Path(__file__).parent.parent / "tests"))
+from support.spleeter_models import write_deezers_model
 
 HERE = Path(__file__).parent
 SONG = HERE.parent / "demo" / "lets-go-fishin.ogg"
@@ -94,9 +95,9 @@ def song_of(seconds: int, folder: Path) -> Path:
 def run(program: str, path: Path, folder: Path) -> tuple[float, float, float]:
     """Run a program once; return wall seconds, CPU seconds and peak MB."""
     command = [*PROGRAMS[program], "-o", str(folder / program), str(path)]
-    # the package's weights have upstream's layout
-    environment = {**os.environ, "MODEL_PATH": str(PRESETS / "weights")}
+    environment = dict(os.environ)
     if program == "upstream":
+        environment["MODEL_PATH"] = str(folder / "models")
         environment.pop("PYTHONPATH", None)
     done = subprocess.run(
         [sys.executable, "-c", LAUNCHER, *command],
@@ -153,6 +154,7 @@ def main() -> None:
     print(" seconds program      wall s    CPU s  peak MB  wall ratio")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        write_deezers_model(folder / "models/2stems")
         for seconds in options.seconds:
             compare(seconds, song_of(seconds, folder), folder, options)
     share()

@@ -17,23 +17,18 @@ from spleeter_2.config.loading import UPSTREAM_PREFIX, embedded_models, load_con
 from spleeter_2.config.schema import Configuration
 from spleeter_2.runtime import model_file
 from spleeter_2.runtime.export import write_graph
-from spleeter_2.runtime.tensorflow_import import import_tensorflow
 from spleeter_2.weights.bundle import write_bundle
-from spleeter_2.weights.spleeter import tensor_names
+from spleeter_2.weights.spleeter import tensor_names, variable_shapes
 
 
 def write_random_weights(configuration: Configuration, folder: Path) -> None:
     """Write a checkpoint of Spleeter's with random weights of a model."""
-    import_tensorflow()
-    from spleeter_2.models import build_model
-    from spleeter_2.models.variables import named_variables
-
     rng = np.random.default_rng(0)
-    names = tensor_names(configuration.targets)
-    variables = named_variables(build_model(configuration))
+    targets, filters = configuration.targets, configuration.model.filters
+    shapes = variable_shapes(targets, filters, configuration.nb_channels)
     values = {
-        names[name]: _random(name, tuple(variable.shape), rng)
-        for name, variable in variables.items()
+        name: _random(variable, shapes[variable], rng)
+        for variable, name in tensor_names(targets).items()
     }
     write_bundle(values, folder / "model")
     (folder / "checkpoint").write_text('model_checkpoint_path: "model"\n')

@@ -73,7 +73,6 @@ def test_models_and_version_need_no_extra():
         ("evaluation", ("report", "results"), EVALUATION),
         ("evaluation", ("ablation", "plan.json", "-d", "songs"), EVALUATION),
         ("weight_converter", ("lasaft.ckpt",), TRAIN),
-        ("weight_converter", ("--from", "spleeter", "2stems", "-o", "out"), TRAIN),
     ],
 )
 def test_a_missing_extra_is_named_with_the_line_that_installs_it(program, arguments, line):

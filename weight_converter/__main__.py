@@ -17,12 +17,12 @@ from typing import Optional
 
 import typer
 
-from spleeter_2.config.loading import load_configuration
+from spleeter_2.config.loading import load_configuration, parse_configuration
 from spleeter_2.console import run
 from spleeter_2.errors import SeparationError
 from spleeter_2.extras import require_extra
 from spleeter_2.files import atomic_folder, temporary_folder, write_json, writing
-from spleeter_2.runtime.tensorflow_import import import_tensorflow
+from spleeter_2.runtime import model_file
 
 from .mapping import HEADER, Conversion
 from .output import check_output, check_report, write_model
@@ -40,7 +40,7 @@ class Project(str, Enum):
 @application.command(no_args_is_help=True)
 def convert(
     source: Path = typer.Argument(
-        ..., help="Checkpoint file of LaSAFT, or folder of a Spleeter 2stems model."
+        ..., help="Checkpoint file of LaSAFT, or folder of a model of Spleeter."
     ),
     project: Project = typer.Option(
         Project.lasaft, "--from", show_default=False, help="Source project. [default: lasaft]"
@@ -65,7 +65,10 @@ def convert(
         help="NumPy file (npz) with inputs and PyTorch's outputs, to be compared.",
     ),
     model: Optional[str] = typer.Option(
-        None, "--model", help="Architecture for Spleeter's weights. [default: spleeter_2:mask]"
+        None,
+        "--model",
+        help="Configuration of Spleeter's networks, or another architecture for them. "
+        "[default: spleeter:2stems, 4stems or 5stems, by their number]",
     ),
     seed: Optional[int] = typer.Option(
         None, "--seed", help="Random seed for layers that Spleeter lacks. [default: 0]"
@@ -79,14 +82,16 @@ def convert(
     verbose: bool = typer.Option(False, "--verbose", show_default=False, help="Show tracebacks."),
 ) -> None:
     """Convert a checkpoint of another project into a folder that 'spleeter separate -p' accepts."""
-    require_extra("train", "a conversion")
+    if project is Project.lasaft:
+        require_extra("train", "a conversion")
     output = output or _default_output(source)
     if not dry_run:
         check_output(output, force, source)
     if report is not None:
         check_report(report, None if dry_run else output, source)
     conversion = _planned(project, source, hyper_parameters, expected, model, seed)
-    import_tensorflow()
+    if not model_file.ships(parse_configuration(conversion.configuration)):
+        require_extra("train", "exporting a network that does not ship")
     if half:
         from spleeter_2.weights.checkpoint import half_precision
 
@@ -125,10 +130,9 @@ def _planned(
 
         return read_lasaft(source, hyper_parameters)
     _refuse(project, {"--hyper-parameters": hyper_parameters, "--expected": expected})
-    import_tensorflow()
     from .spleeter import read_spleeter
 
-    return read_spleeter(source, model or "spleeter_2:mask", seed or 0)
+    return read_spleeter(source, model, seed or 0)
 
 
 def _refuse(project: Project, options: dict[str, object]) -> None:
@@ -176,7 +180,11 @@ def _checks(folder: Path, conversion: Conversion, expected: Path | None) -> dict
 
     arrays = verify.read_expected(expected) if expected is not None else None
     exported = write_model_file(load_configuration(str(folder)))
-    typer.echo(f"model.onnx: largest difference to Keras {exported:.1e} of the maximum")
+    typer.echo(
+        "model.onnx: the network that ships with spleeter-2, with these weights"
+        if exported is None
+        else f"model.onnx: largest difference to Keras {exported:.1e} of the maximum"
+    )
     peak = verify.check_folder(folder, conversion.values)
     typer.echo(
         f"checked: {len(conversion.values)} arrays equal; estimates of noise are finite, "

@@ -6,18 +6,18 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import tensorflow as tf
 
 from spleeter_2.audio.stft import Transform
 from spleeter_2.config.loading import WINDOW, load_configuration
 from spleeter_2.errors import SeparationError
-from spleeter_2.models import build_model
-from spleeter_2.models.inference import inference_function, on_spectrograms
-from spleeter_2.models.variables import assign
 from spleeter_2.separation.separator import Separator
 from spleeter_2.weights import checkpoint as weights
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 TOLERANCE = 1e-4  # of the output's maximum
 NB_SAMPLES = 10000  # of noise to separate
@@ -90,6 +90,12 @@ def differences(folder: Path, expected: Mapping[str, np.ndarray]) -> list[Differ
     Raises:
         SeparationError: the shapes are those of another network.
     """
+    import tensorflow as tf
+
+    from spleeter_2.models import build_model
+    from spleeter_2.models.inference import inference_function, on_spectrograms
+    from spleeter_2.models.variables import assign
+
     configuration = load_configuration(str(folder))
     model = build_model(configuration)
     arrays = weights.read_checkpoint(folder)
@@ -121,6 +127,8 @@ def _spectrograms(
     """Yield the outputs of the network alone, from spectrogram planes."""
     if not {"spec_in", "spec_out"} <= expected.keys():
         return
+    import tensorflow as tf
+
     network = tf.keras.Model(model.get_layer("planes").output, model.get_layer("last_conv").output)
     batch = expected["spec_out"].shape[1]
     planes = np.moveaxis(expected["spec_in"][:batch], 1, -1)[np.newaxis]

@@ -7,16 +7,15 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Optional
 
-import msgspec
 import typer
 
 from spleeter_2 import __version__
 from spleeter_2.config.loading import load_configuration
-from spleeter_2.weights.resolve import with_weights
 from spleeter_2.config.schema import Configuration
 from spleeter_2.console import ModelOption, VerboseOption
 from spleeter_2.errors import SeparationError
 from spleeter_2.files import atomic_folder, read_json, write_json
+from spleeter_2.weights.resolve import with_weights
 
 DESCRIPTION = "network.json"
 
@@ -72,6 +71,7 @@ def describe(configuration: Configuration, exported: Any) -> dict[str, Any]:
 
     stft, segment = configuration.stft, configuration.segment
     windows = Windows.of(stft, segment)
+    masks = configuration.ratio_mask
     complete = set(exported.targets) == set(configuration.targets)
     return {
         "model": configuration.name,
@@ -83,6 +83,7 @@ def describe(configuration: Configuration, exported: Any) -> dict[str, Any]:
         "stft": {
             "frame_length": stft.frame_length,
             "frame_step": stft.frame_step,
+            "centred": segment.join != "frames",
             "window": "periodic hann" if exported.window is None else exported.window.tolist(),
         },
         "windows": {
@@ -92,11 +93,18 @@ def describe(configuration: Configuration, exported: Any) -> dict[str, Any]:
             "step": windows.step,
             "overlap": segment.overlap,
             "join": segment.join,
+            "fade": windows.fade,
             "lead": windows.lead,
+            "tail": windows.tail,
         },
         "targets": list(exported.targets),
         "residual": configuration.residual if complete else None,
-        "ratio_mask": msgspec.to_builtins(configuration.ratio_mask),
+        "ratio_mask": masks
+        and {
+            "exponent": masks.exponent,
+            "extension": masks.extension,
+            "nb_bins": configuration.model.nb_bins,
+        },
         "input": {"name": INPUT, "shape": list(exported.shape)},
         "outputs": [{"name": name, "shape": list(exported.shape)} for name in exported.targets],
     }

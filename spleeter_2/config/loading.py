@@ -55,6 +55,19 @@ def read_configuration(descriptor: str | os.PathLike) -> dict[str, Any]:
     return _resolve(check_path(MODEL, descriptor), seen=())
 
 
+def read_upstream(descriptor: str | os.PathLike) -> dict[str, Any] | None:
+    """JSON object of a file of Spleeter; empty for ``spleeter:NAME``, None for a model of ours.
+
+    Raises:
+        SeparationError: see ``read_configuration``.
+    """
+    descriptor = check_path(MODEL, descriptor)
+    if descriptor.startswith(UPSTREAM_PREFIX):
+        return {}
+    data = read_json(_locate(descriptor), "configuration")
+    return data if is_upstream(data) else None
+
+
 def load_configuration(descriptor: str | os.PathLike) -> Configuration:
     """Read and validate the configuration of a descriptor.
 

@@ -122,7 +122,10 @@ class Songs(Sequence):
 
 
 def find_songs(
-    source: Path, subset: Optional[str] = None, instruments: Sequence[str] = ()
+    source: Path,
+    subset: Optional[str] = None,
+    instruments: Sequence[str] = (),
+    folder: Optional[Path] = None,
 ) -> Songs:
     """Find the songs of a data set, sorted by name; those that cannot be used are included.
 
@@ -131,6 +134,7 @@ def find_songs(
         subset: "train" or "test" of a data set that has subsets; None takes "train" if there is
             such a folder, else ``source`` itself.
         instruments: names of further stems to look for; columns that a CSV file must have.
+        folder: of the paths in a CSV file (default: its own).
 
     Raises:
         SeparationError: no such folder or subset, no songs, a CSV file without the columns needed.
@@ -138,7 +142,7 @@ def find_songs(
     if subset not in (None, *SUBSETS):
         raise SeparationError(f"the subset must be train or test, not {subset}")
     if source.suffix.lower() == ".csv" and not source.is_dir():
-        songs = _csv_songs(source, instruments)
+        songs = _csv_songs(source, instruments, folder or source.parent)
         hint = "it has no rows"
     else:
         try:
@@ -153,11 +157,16 @@ def find_songs(
     return Songs(str(source), tuple(songs))
 
 
-def training_songs(source: Path, instruments: Sequence[str]) -> Songs:
+def training_songs(
+    source: Path, instruments: Sequence[str], folder: Optional[Path] = None
+) -> Songs:
     """The songs of a data set that have all instruments; the others are named in the notes.
 
     A song without ``accompaniment`` gets it as the sum of its drums, bass, other, piano and guitar,
     as far as it has them.
+
+    Args:
+        folder: of the paths in a CSV file (default: its own).
 
     Raises:
         SeparationError: see ``find_songs``; no song can be used.
@@ -165,7 +174,7 @@ def training_songs(source: Path, instruments: Sequence[str]) -> Songs:
     instruments = tuple(instruments)
     if not instruments or len(set(instruments)) < len(instruments):
         raise SeparationError(f"instruments must be different names, not {list(instruments)}")
-    found = find_songs(Path(source), None, instruments)
+    found = find_songs(Path(source), None, instruments, folder)
     songs, notes = [], []
     owners: dict[str, Song] = {}
     for song in found:
@@ -367,8 +376,8 @@ def _folder_song(folder: Path, subset: Optional[str], instruments: Sequence[str]
     return Song(folder.name, folder, stems, subset, fault)
 
 
-def _csv_songs(path: Path, instruments: Sequence[str]) -> list[Song]:
-    """Songs of a CSV file: a stem per column ``NAME_path``; paths are relative to the file.
+def _csv_songs(path: Path, instruments: Sequence[str], folder: Path) -> list[Song]:
+    """Songs of a CSV file: a stem per column ``NAME_path``; paths are relative to a folder.
 
     ``mix_path`` and ``duration`` are ignored: the mixture is the sum, the length is the file's own.
     Columns are separated by commas, semicolons or tabs, with or without blanks around them.
@@ -404,7 +413,7 @@ def _csv_songs(path: Path, instruments: Sequence[str]) -> list[Song]:
         # a song is named after its folder if no other song is in it
         name = "".join(own if len(own) == 1 and folders.count(own) == 1 else ())
         name = name or next(iter(row.values()), f"line {number}")
-        found = {stem: StemFile(path.parent / value) for stem, value in row.items()}
+        found = {stem: StemFile(folder / value) for stem, value in row.items()}
         songs.append(Song(name, path, found))
     return songs
 

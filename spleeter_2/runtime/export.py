@@ -18,12 +18,12 @@ import numpy as np
 from spleeter_2.audio.stft import Transform
 from spleeter_2.config.schema import Configuration
 from spleeter_2.errors import SeparationError
-from spleeter_2.extras import require_extra
+from spleeter_2.extras import is_installed, require_extra
 from spleeter_2.files import atomic_file
 from spleeter_2.weights.checkpoint import open_checkpoint
 
 from . import model_file
-from .network import open_session, to_planes
+from .network import complete_model, open_session, to_planes
 from .references import input_name, metadata, references
 from .tensorflow_import import import_tensorflow
 
@@ -81,26 +81,35 @@ def export_network(
     difference = _compare(network, write[form](network, path))
     if form == "onnx":
         with open(path, "ab") as file:
-            file.write(metadata(_facts(network, difference)))
+            file.write(metadata(_facts(network, difference)) + _stamp(configuration))
     return Exported(network.targets, network.shape, network.window, difference)
 
 
-def write_model_file(configuration: Configuration, path: Path | None = None) -> float:
+def write_model_file(configuration: Configuration, path: Path | None = None) -> float | None:
     """Write a network beside its checkpoint, to which the file refers, atomically.
+
+    A network that ships without weights is not exported again, so TensorFlow is not needed.
 
     Args:
         path: of the file (default: ``model.onnx``).
 
     Returns:
-        The difference to Keras; see ``Exported``.
+        The difference to Keras, see ``Exported``; None for a network that ships, without
+        TensorFlow.
 
     Raises:
         SeparationError: see ``export_network``; the folder cannot be written (``WriteError``).
     """
     with atomic_file(path or model_file.path_of(configuration)) as draft:
-        graph = _compared_graph(configuration)
-        draft.write_bytes(graph.references + graph.content)
-    return graph.difference
+        if model_file.ships(configuration):
+            checkpoint = open_checkpoint(configuration.weights, configuration.targets)
+            content = complete_model(checkpoint, configuration)
+            difference = _compared_model(configuration, content)
+        else:
+            graph = _compared_graph(configuration)
+            content, difference = graph.references + graph.content, graph.difference
+        draft.write_bytes(content + _stamp(configuration))
+    return difference
 
 
 def write_graph(configuration: Configuration, path: Path) -> float:
@@ -140,30 +149,54 @@ def _compared_graph(configuration: Configuration) -> _Graph:
     return _Graph(found, content + metadata(_facts(network, difference)), difference)
 
 
+def _compared_model(configuration: Configuration, content: bytes) -> float | None:
+    """Load a complete model; its difference to Keras, or None without TensorFlow."""
+    session = open_session(content, folder=Path(configuration.weights))
+    if not is_installed("tensorflow"):
+        return None
+
+    def estimate(planes: np.ndarray) -> dict[str, np.ndarray]:
+        estimates = session.estimate(planes)  # by the names of the network that ships
+        return {
+            target: estimates[name]
+            for target, name in zip(configuration.targets, session.targets, strict=True)
+        }
+
+    return _compare(_build_keras(configuration), estimate)
+
+
 @dataclass(frozen=True)
-class _Network:
-    """A network as a function from planes ``[1, T, F, 2C]`` to ``{target: planes}``.
+class _Keras:
+    """A network in Keras as a function from planes ``[1, T, F, 2C]`` to ``{target: planes}``.
 
     Attributes:
-        keras: tf.function of the Keras model.
-        graph: GraphDef of it whose weights are constants.
-        outputs: names of its outputs, sorted by target.
-        variables: names of the variables by the names of the constants that hold their values.
-        signature: argument of the function.
+        call: tf.function of the Keras model.
+        shape: of the planes.
     """
 
     configuration: Configuration
-    keras: Callable
-    graph: Any
-    outputs: list[str]
-    variables: Mapping[str, str]
-    signature: list
+    call: Callable
     targets: tuple[str, ...]
     shape: tuple[int, int, int, int]
     window: np.ndarray | None
 
     def estimate(self, planes: np.ndarray) -> dict[str, np.ndarray]:
-        return {name: value.numpy() for name, value in self.keras(planes).items()}
+        return {name: value.numpy() for name, value in self.call(planes).items()}
+
+
+@dataclass(frozen=True)
+class _Network(_Keras):
+    """The same with its graph.
+
+    Attributes:
+        graph: GraphDef of ``call`` whose weights are constants.
+        outputs: names of its outputs, sorted by target.
+        variables: names of the variables by the names of the constants that hold their values.
+    """
+
+    graph: Any
+    outputs: list[str]
+    variables: Mapping[str, str]
 
     def function(self, variables: Sequence[str] = ()) -> Callable:
         """tf.function of the graph.
@@ -175,7 +208,7 @@ class _Network:
 
         constants = {node.name: node for node in self.graph.node if node.op == "Const"}
         signature = [
-            *self.signature,
+            *_signature(self.shape),
             *(
                 tf.TensorSpec(
                     tf.TensorShape(constants[name].attr["value"].tensor.tensor_shape),
@@ -196,8 +229,7 @@ class _Network:
         return function
 
 
-def _build(configuration: Configuration, instruments: Iterable[str] | None = None) -> _Network:
-    require_extra("train", "exporting a network")
+def _build_keras(configuration: Configuration, instruments: Iterable[str] | None = None) -> _Keras:
     import_tensorflow().get_logger().setLevel(logging.ERROR)
     import tensorflow as tf
 
@@ -206,20 +238,25 @@ def _build(configuration: Configuration, instruments: Iterable[str] | None = Non
     with tf.device("CPU"):  # also where the weights are read
         model = load_for_inference(configuration, instruments)
         shape = (1, configuration.segment.nb_frames, *model.input_shape)
-        signature = [tf.TensorSpec(shape, tf.float32, name=model_file.INPUT)]
-        keras = tf.function(model.function, signature, autograph=False)
-        graph, outputs, variables = _constant_graph(keras)
-    return _Network(
-        configuration,
-        keras,
-        graph,
-        outputs,
-        variables,
-        signature,
-        model.targets,
-        shape,
-        model.window,
-    )
+        call = tf.function(model.function, _signature(shape), autograph=False)
+    return _Keras(configuration, call, model.targets, shape, model.window)
+
+
+def _build(configuration: Configuration, instruments: Iterable[str] | None = None) -> _Network:
+    require_extra("train", "exporting a network")
+    keras = _build_keras(configuration, instruments)
+    import tensorflow as tf
+
+    with tf.device("CPU"):
+        graph, outputs, variables = _constant_graph(keras.call)
+    return _Network(**vars(keras), graph=graph, outputs=outputs, variables=variables)
+
+
+def _signature(shape: tuple[int, ...]) -> list:
+    """Signature of a tf.function of the mixture's planes."""
+    import tensorflow as tf
+
+    return [tf.TensorSpec(shape, tf.float32, name=model_file.INPUT)]
 
 
 def _constant_graph(function: Callable) -> tuple[Any, list[str], dict[str, str]]:
@@ -283,11 +320,15 @@ def _value_of(node) -> np.ndarray:
     return tf.make_ndarray(node.attr["value"].tensor)
 
 
+def _stamp(configuration: Configuration) -> bytes:
+    """The part of an ONNX model that names its checkpoint and its architecture."""
+    return metadata({model_file.DIGEST: model_file.digest(configuration)})
+
+
 def _facts(network: _Network, difference: float) -> dict[str, str]:
-    """Metadata of an ONNX file."""
+    """Metadata of an ONNX file, without its ``_stamp``."""
     values = b"" if network.window is None else network.window.astype("<f4").tobytes()
     return {
-        model_file.DIGEST: model_file.digest(network.configuration),
         model_file.TARGETS: ",".join(network.targets),
         model_file.WINDOW: base64.b64encode(values).decode(),
         model_file.DIFFERENCE: f"{difference:.1e}",
@@ -350,7 +391,7 @@ def _store_in_half(graph) -> None:
     graph.graph.node.extend([*casts, *nodes])
 
 
-def _inputs(network: _Network) -> list[np.ndarray]:
+def _inputs(network: _Keras) -> list[np.ndarray]:
     """Planes ``[1, T, F, 2C]`` of noise and of something like music."""
     configuration = network.configuration
     stft = configuration.stft
@@ -370,7 +411,7 @@ def _inputs(network: _Network) -> list[np.ndarray]:
     return [to_planes(spectrogram)[np.newaxis] for spectrogram in spectrograms]
 
 
-def _compare(network: _Network, found: Estimate) -> float:
+def _compare(network: _Keras, found: Estimate) -> float:
     """Largest difference to Keras' estimates, relative to the largest of them.
 
     Raises:

@@ -13,6 +13,7 @@ import msgspec
 from msgspec.structs import replace
 
 from spleeter_2.config.loading import PRESETS
+from spleeter_2.config.networks import UNet
 from spleeter_2.config.schema import Configuration
 from spleeter_2.files import user_cache
 from spleeter_2.weights.checkpoint import open_checkpoint
@@ -27,12 +28,15 @@ GRAPHS = PRESETS / "graphs"  # networks without weights, by architecture
 
 def architecture(configuration: Configuration) -> str:
     """Digest of all that determines a network, apart from its weights and names."""
+    model = configuration.model
+    if isinstance(model, UNet):
+        model = replace(model, dropout=UNet().dropout)  # which a trained network does not have
     facts = (
         len(configuration.targets),
         configuration.nb_channels,
         configuration.stft,
         configuration.segment.nb_frames,
-        configuration.model,
+        model,
     )
     return hashlib.sha256(msgspec.json.encode(facts)).hexdigest()[:32]
 
@@ -75,7 +79,11 @@ def ships(configuration: Configuration) -> bool:
 def graph_path(configuration: Configuration) -> Path:
     """Path of a network without weights, one that ships or else one in the user's cache."""
     name = _shipped(configuration).name
-    return _shipped(configuration) if ships(configuration) else user_cache("graphs", "an exported network: name a cache in XDG_CACHE_HOME") / name
+    return (
+        _shipped(configuration)
+        if ships(configuration)
+        else user_cache("graphs", "an exported network: name a cache in XDG_CACHE_HOME") / name
+    )
 
 
 def _shipped(configuration: Configuration) -> Path:

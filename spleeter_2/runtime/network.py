@@ -71,7 +71,8 @@ def load_network(
     targets = configuration.targets_needed(instruments)
     checkpoint = open_checkpoint(configuration.weights, configuration.targets)
     if checkpoint.is_spleeters or model_file.ships(configuration):
-        session = _with_weights(checkpoint, configuration, device)
+        folder = Path(checkpoint.prefix).parent
+        session = open_session(complete_model(checkpoint, configuration), device, folder)
     else:
         session = _session_of(configuration, device)
     if len(session.targets) != len(configuration.targets):
@@ -245,10 +246,15 @@ def _require_tensorflow(fault: str) -> None:
         )
 
 
-def _with_weights(
-    checkpoint: Checkpoint, configuration: Configuration, device: str | None
-) -> Session:
-    """A network that is exported without weights, with those of a checkpoint."""
+def complete_model(checkpoint: Checkpoint, configuration: Configuration) -> bytes:
+    """The ONNX model of a network that is exported without weights, with those of a checkpoint.
+
+    It refers to the tensors in the folder of the checkpoint. Its outputs have numbers in place of
+    the names of the targets, in their order. A network that does not ship is exported.
+
+    Raises:
+        SeparationError: a network that does not ship, without TensorFlow.
+    """
     anonymous = model_file.anonymous(configuration)
     path = model_file.graph_path(anonymous)
     if not path.is_file():
@@ -259,8 +265,7 @@ def _with_weights(
         write_graph(anonymous, path)
     numbered = tensor_names(anonymous.targets)
     names = dict(zip(tensor_names(configuration.targets), map(input_name, numbered), strict=True))
-    folder = Path(checkpoint.prefix).parent
-    return open_session(references(checkpoint, names) + path.read_bytes(), device, folder)
+    return references(checkpoint, names) + path.read_bytes()
 
 
 def _exported(configuration: Configuration, path: Path, fault: str, device: str | None) -> Session:

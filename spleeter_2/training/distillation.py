@@ -10,31 +10,16 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from spleeter_2.audio.mixing import residual
-from spleeter_2.config.loading import has_weights, load_configuration
 from spleeter_2.config.schema import Configuration
 from spleeter_2.errors import SeparationError
 from spleeter_2.models.inference import load_for_inference, on_spectrograms
+from spleeter_2.weights.resolve import load_trained
 
 from .losses import Batch
 
 
-def _teacher(descriptor: str) -> Configuration:
-    """The configuration of a model with weights.
-
-    Raises:
-        SeparationError: an unknown model, or one without weights.
-    """
-    try:
-        configuration = load_configuration(descriptor)
-    except SeparationError as error:
-        raise SeparationError(f"training.teachers: {error}") from error
-    if not has_weights(configuration.weights):
-        raise SeparationError(f"training.teachers: {descriptor} has no weights")
-    return configuration
-
-
 class Teachers:
-    """The mean estimate of several models.
+    """The mean estimate of several models, before a model's ``ratio_mask``.
 
     The mixture is rolled in time by a random number of frames, and the estimates are rolled back:
     a network with strides depends on the position of its grid, and this averages over positions.
@@ -50,7 +35,7 @@ class Teachers:
     """
 
     def __init__(self, student: Configuration, descriptors: Sequence[str]) -> None:
-        configurations = [_teacher(descriptor) for descriptor in descriptors]
+        configurations = [load_trained(name, "training.teachers") for name in descriptors]
         for descriptor, configuration in zip(descriptors, configurations, strict=True):
             for name in ("stft", "sample_rate", "nb_channels"):
                 ours, theirs = getattr(student, name), getattr(configuration, name)

@@ -26,13 +26,14 @@ import numpy as np
 import tensorflow as tf
 
 from spleeter_2 import __version__
-from spleeter_2.config.loading import load_configuration, to_json, with_models
+from spleeter_2.config.loading import to_json, with_models
 from spleeter_2.config.schema import Configuration
 from spleeter_2.data.examples import Examples, ValidationSet
 from spleeter_2.errors import SeparationError
 from spleeter_2.models import build_model
 from spleeter_2.models.variables import named_variables
 from spleeter_2.weights import checkpoint as weights
+from spleeter_2.weights.resolve import load_trained
 
 from .batches import named_spectrograms
 from .distillation import Teachers
@@ -98,6 +99,10 @@ class Trainer:
     ) -> None:
         self.configuration = configuration
         self.options = configuration.training
+        if self.options.loss.two_source and configuration.residual is None:
+            raise SeparationError(
+                f"training.loss.two_source needs a residual, which {configuration.name} lacks"
+            )
         self.distribution = distribution or Distribution()
         self.distribution.check_batch_size(self.options.batch_size)
         # the machines may have the models of start and teachers in different folders
@@ -237,10 +242,8 @@ def start_from(network: tf.keras.Model, descriptor: str) -> frozenset[str]:
     Raises:
         SeparationError: a model without weights, or with no variable that agrees.
     """
-    folder = load_configuration(descriptor).weights
-    if folder is None:
-        raise SeparationError(f"training.start: {descriptor} has no weights")
-    arrays = weights.read_checkpoint(folder, verify=True)
+    start = load_trained(descriptor, "training.start")
+    arrays = weights.read_checkpoint(start.weights, start.targets, verify=True)
     taken = []
     for name, variable in named_variables(network).items():
         if name in arrays and arrays[name].shape == tuple(variable.shape):

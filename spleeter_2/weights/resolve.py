@@ -6,7 +6,7 @@ import os
 
 from msgspec.structs import replace
 
-from spleeter_2.config.loading import PREFIXES, has_weights
+from spleeter_2.config.loading import PREFIXES, has_weights, load_configuration
 from spleeter_2.config.schema import Configuration
 from spleeter_2.errors import SeparationError
 
@@ -50,3 +50,15 @@ def with_weights(descriptor: str | os.PathLike, configuration: Configuration) ->
             "reinstall spleeter-2, or train or convert the model again"
         )
     return configuration
+
+
+def load_trained(descriptor: str | os.PathLike, key: str) -> Configuration:
+    """The configuration of a model with weights that another configuration names under a key.
+
+    Raises:
+        SeparationError: an unknown model, or one without weights; the key is named.
+    """
+    try:
+        return with_weights(descriptor, load_configuration(descriptor))
+    except SeparationError as error:
+        raise SeparationError(f"{key}: {error}") from error

@@ -7,7 +7,8 @@ first; each further one adds the number of layers per instrument. Axes are those
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 
 CONV = ("bias", "kernel")
 NORM = ("beta", "gamma", "moving_mean", "moving_variance")
@@ -44,3 +45,31 @@ def tensor_names(instruments: Sequence[str]) -> dict[str, str]:
                 for tensor in tensors:
                     names[f"{instrument}_{layer}/{tensor}"] = f"{prefix}/{tensor}"
     return names
+
+
+def nb_networks(names: Iterable[str]) -> int:
+    """Number of networks, one per instrument, in a checkpoint of these tensors; 0 in another."""
+    kernels = sum(re.fullmatch(r"conv2d(_\d+)?/kernel", name) is not None for name in names)
+    return -(-kernels // TABLE[0][2])
+
+
+def variable_shapes(
+    instruments: Sequence[str], filters: Sequence[int], nb_channels: int
+) -> dict[str, tuple[int, ...]]:
+    """Shapes of the variables of Spleeter's U-Net, by the names of our variables."""
+    kernels = {"mask_conv": (4, 4, 1, nb_channels)}
+    widths = {"mask_conv": nb_channels}  # of biases and of BatchNorm
+    seen = nb_channels
+    for index, width in enumerate(filters, start=1):
+        kernels[f"encoder_{index}_conv"] = (5, 5, seen, width)
+        widths[f"encoder_{index}_conv"] = widths[f"encoder_{index}_norm"] = seen = width
+    del widths[f"encoder_{len(filters)}_norm"]  # see TABLE
+    for index, width in enumerate((*filters[-2::-1], 1), start=1):
+        kernels[f"decoder_{index}_conv"] = (5, 5, width, seen)  # of a transposed convolution
+        widths[f"decoder_{index}_conv"] = widths[f"decoder_{index}_norm"] = width
+        seen = 2 * width  # beside the encoder's skip
+    shapes = {f"{layer}/kernel": shape for layer, shape in kernels.items()}
+    for layer, width in widths.items():
+        tensors = NORM if layer.endswith("_norm") else ("bias",)
+        shapes |= {f"{layer}/{tensor}": (width,) for tensor in tensors}
+    return {f"{name}_{place}": shape for name in instruments for place, shape in shapes.items()}

@@ -362,16 +362,36 @@ def test_the_description(exporting, mask, tmp_path, form):
         "model": "small",
         "sample_rate": 8000,
         "nb_channels": 2,
-        "stft": {"frame_length": 128, "frame_step": 32, "window": "periodic hann"},
+        "stft": {
+            "frame_length": 128, "frame_step": 32, "centred": True, "window": "periodic hann"
+        },
         "windows": {
             "nb_frames": 32, "length": 992, "trim": 64, "step": 648, "overlap": 0.25,
-            "join": "equal",
+            "join": "equal", "fade": 0, "lead": 0, "tail": 0,
         },
         "targets": ["vocals", "drums"],
         "residual": "other",
+        "ratio_mask": None,
         "input": {"name": "mixture", "shape": shape},
         "outputs": [{"name": "vocals", "shape": shape}, {"name": "drums", "shape": shape}],
     }  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", export.FILES)
+def test_spleeters_own_model(program, tmp_path, monkeypatch, form):
+    """``spleeter export -p spleeter:2stems``: both networks, though one instrument is asked for."""
+    monkeypatch.setenv("MODEL_PATH", str(tmp_path / "models"))  # the weights are those that ship
+    command = ["export", "-p", "spleeter:2stems", "-o", tmp_path / "x", "--format", form]
+    status, messages = program(entrypoint, *command, "--stems", "vocals")
+    assert status == 0, messages
+    facts = json.loads((tmp_path / "x" / "network.json").read_text())
+    assert facts["model"] == "2stems" and facts["targets"] == ["vocals", "accompaniment"]
+    assert facts["ratio_mask"] == {"exponent": 2, "extension": "zeros", "nb_bins": 1024}
+    assert facts["stft"]["centred"] is False
+    windows = facts["windows"]
+    assert windows["join"] == "frames" and windows["lead"] == 4096 and windows["tail"] == 3072
+    assert windows["step"] == 512 * 1024 and windows["fade"] == 0
 
 
 @pytest.mark.parametrize(

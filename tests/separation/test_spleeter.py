@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import soundfile
 from support.common import RATE, files_below
+from support.spleeter_models import write_deezers_model
 from support.upstream import Song
 
 from evaluation.metrics import sdr
 from spleeter_2 import Separator
 from spleeter_2.audio.reader import AudioReader
-from spleeter_2.config.loading import PRESETS, load_configuration
+from spleeter_2.config.loading import load_configuration
 
 DEMO = Path(__file__).parents[2] / "demo/lets-go-fishin.ogg"
 TOLERANCE = 1e-4  # of full scale
@@ -122,7 +123,7 @@ def songs(music, tmp_path_factory):
     found["silence"] = write("silence", np.zeros((RATE // 2, 2)))
     pause = np.concatenate([whole[:RATE], np.zeros((RATE, 2)), whole[RATE : 2 * RATE]])
     found["pause"] = write("pause", pause)
-    found["loud"] = write("loud", 4 * whole[:RATE])
+    found["loud"] = write("loud", 1.5 * whole[:RATE])  # beyond full scale
     found["quiet"] = write("quiet", 1e-4 * whole[:RATE])
     found["mono"] = write("mono", whole[:RATE].mean(axis=1))
     found["48kHz"] = write("48kHz", whole[: 2 * RATE], 48000)
@@ -137,9 +138,7 @@ def separated(configuration, song, folder, **options):
     """The stems in the files that we write, ``{instrument: float32 [S, 2]}``."""
     options = {"overlap": None, "shifts": 1, "mwf": False, "stems": None, **options}
     with Separator(configuration, **options) as separator:
-        done = separator.separate_to_file(
-            song.path, folder, song.offset, song.duration, bits="32f"
-        )
+        done = separator.separate_to_file(song.path, folder, song.offset, song.duration, bits="32f")
     stems = {}
     for name, path in done.outputs.items():
         stems[name], rate = soundfile.read(path, dtype="float32")
@@ -147,12 +146,13 @@ def separated(configuration, song, folder, **options):
     return stems
 
 
-def assert_same(ours, theirs, tolerance=TOLERANCE):
+def assert_same(ours, theirs):
     """The same stems: instruments in their order, lengths, channels and samples."""
     assert list(ours) == list(theirs)
     for name, stem in theirs.items():
-        assert ours[name].shape == stem.shape, name
-        assert np.abs(ours[name] - stem).max() <= tolerance, name
+        assert ours[name].shape == stem.shape, f"{name}: {ours[name].shape}, {stem.shape}"
+        difference = np.abs(ours[name] - stem).max()
+        assert difference <= TOLERANCE, f"{name}: {difference}"
 
 
 def largest(theirs):
@@ -171,10 +171,9 @@ def theirs(upstream, models, songs):
 
 def test_songs_of_every_kind(theirs, found, songs, tmp_path):
     for name, stems in theirs.items():
-        tolerance = 4 * TOLERANCE if name == "loud" else TOLERANCE
         ours = separated(found / "unet.json", songs[name], tmp_path)
         try:
-            assert_same(ours, stems, tolerance)
+            assert_same(ours, stems)
         except AssertionError as error:
             raise AssertionError(f"{name}: {error}") from error
         if name != "silence":
@@ -214,6 +213,10 @@ def test_files_of_every_codec(upstream, found, songs, tmp_path):
     assert len(names) == 12 and files_below(tmp_path / "ours") == names
     for name in names:
         ours, expected = (decoded(tmp_path / who / name) for who in ("ours", "theirs"))
+        if name.endswith("wma"):  # Spleeter's lack the end of the song
+            nb_samples = len(decoded(tmp_path / "ours" / name.replace("wma", "wav")))
+            assert len(expected) < nb_samples <= len(ours), name
+            ours = ours[: len(expected)]
         assert ours.shape == expected.shape, name
         # lossy encoders may turn a difference of one step into another choice
         assert sdr(expected, ours) > (60 if name.endswith(("wav", "flac")) else 20), name
@@ -226,9 +229,9 @@ def decoded(path):
 
 @pytest.fixture(scope="module")
 def released(tmp_path_factory):
-    """``MODEL_PATH`` of Deezer's weights, those in the package."""
+    """``MODEL_PATH`` of Deezer's weights."""
     folder = tmp_path_factory.mktemp("released")
-    shutil.copytree(PRESETS / "weights/2stems", folder / "2stems")
+    write_deezers_model(folder / "2stems")
     (folder / "2stems/.probe").touch()
     return folder
 
@@ -352,10 +355,10 @@ def test_a_folder_of_a_configuration_is_found(
     ours = soundfile.read(tmp_path / "out/song/vocals.wav")[0]
     spleeter("separate", "-p", "spleeter:2stems", "-o", tmp_path / "embedded", song)
     assert np.array_equal(ours, soundfile.read(tmp_path / "embedded/song/vocals.wav")[0])
-    (models / "unet/checkpoint.data-00000-of-00001").unlink()
+    (models / "unet/model.data-00000-of-00001").unlink()
     status, messages = spleeter(*arguments)
     assert status == 1 and messages.count("\n") == 1
-    assert "is incomplete: put checkpoint.data-00000-of-00001 there" in messages
+    assert "is incomplete: put model.data-00000-of-00001 there" in messages
 
 
 def test_weights_of_fewer_instruments(spleeter, released, song, tmp_path, monkeypatch):
@@ -391,8 +394,8 @@ ODD_FILTERS = {"type": "unet.unet", "params": {"conv_n_filters": "many"}}
         (changed(instrument_list=["a", "a"]), "name an instrument twice"),
         (changed(instrument_list=["a/b", "c"]), "not 'a/b'"),
         (changed(sample_rate="high"), "sample_rate must be a whole number"),
-        (changed(separation_exponent=0), "separation_exponent"),
-        (changed(mask_extension="mirror"), "mask_extension"),
+        (changed(separation_exponent=0), "separation_exponent must be a number > 0"),
+        (changed(mask_extension="mirror"), "mask_extension must be average or zeros"),
         (changed(F=1024), "F is 1024, but the STFT has only 513 bins"),
         (changed(T=100), "T must be a multiple of 64"),
     ],

@@ -48,7 +48,8 @@ def separate(configuration, songs, models, mwf, target):
     shapes = {"waveform": (None, 2), "audio_id": ()}
     # as Separator.separate, which builds a graph for each song
     estimates = create_estimator(made._params, mwf).predict(
-        lambda: tf.data.Dataset.from_generator(waveforms, kinds, shapes), yield_single_examples=False
+        lambda: tf.data.Dataset.from_generator(waveforms, kinds, shapes),
+        yield_single_examples=False,
     )
     for number, stems in enumerate(estimates):
         stems.pop("audio_id")

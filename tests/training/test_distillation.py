@@ -127,8 +127,8 @@ def test_refused(tmp_path):
         Teachers(stranger, [descriptor])
     with pytest.raises(SeparationError, match="training.teachers: there is no configuration"):
         Teachers(student, [str(tmp_path / "nobody")])
-    (tmp_path / "one" / "checkpoint.index").unlink()
-    with pytest.raises(SeparationError, match="training.teachers: .* has no weights"):
+    (tmp_path / "one" / "checkpoint").unlink()
+    with pytest.raises(SeparationError, match="training.teachers: the weights of .* are missing"):
         Teachers(student, [descriptor])
     with pytest.raises(SeparationError, match="training.teacher_share must be .* > 0.0, not 0"):
         trainer(tmp_path / "run", teachers=[descriptor], teacher_share=0)

@@ -1,70 +1,155 @@
+"""Conversion of Spleeter's checkpoints: the same model, and other architectures."""
+
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
-import tensorflow as tf
+from support.poor import BASE_ONLY
+from support.spleeter_models import UNUSED, write_spleeter_model
 
 from spleeter_2 import Separator
-from spleeter_2.audio.stft import Transform
 from spleeter_2.config.loading import load_configuration
 from spleeter_2.errors import SeparationError
-from spleeter_2.models import build_model
-from spleeter_2.models.variables import assign
+from spleeter_2.runtime import model_file, network
 from spleeter_2.weights import checkpoint as weights
 from spleeter_2.weights.bundle import latest_checkpoint, read_bundle
+from spleeter_2.weights.spleeter import variable_shapes
 from weight_converter.spleeter import read_spleeter
 
-
-def upstream_masks(folder, magnitude):
-    """Spleeter's own graph, its own restore: magnitude -> {instrument: estimated magnitude}."""
-    from spleeter.model.functions.unet import unet
-
-    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        inputs = tf.compat.v1.placeholder(tf.float32, magnitude.shape)
-        outputs = unet(inputs, ["vocals", "accompaniment"], {})
-        tf.compat.v1.train.Saver().restore(session, tf.train.latest_checkpoint(str(folder)))
-        return session.run(outputs, {inputs: magnitude})
+REPOSITORY = Path(__file__).parents[2]
+UPSTREAM = {"instrument_list": ["speech", "music", "rest"], "model_dir": "mine", "n_channels": 2}
+ELU = {"conv_activation": "ELU", "deconv_activation": "ELU"}
 
 
-@pytest.mark.spleeter
-@pytest.mark.parametrize("instrument", ["vocals", "accompaniment"])
-def test_parity_with_upstreams_graph(deezer_2stems, mixture, tmp_path, instrument):
-    """On the same magnitudes our mask network computes what Spleeter's computes."""
-    other = "accompaniment" if instrument == "vocals" else "vocals"
-    plain = {"base": "spleeter_2:mask", "targets": [instrument], "residual": other}
-    path = tmp_path / "plain.json"
-    path.write_text(json.dumps({"spleeter_2": 1, **plain, "model": {"level": None}}))
-    configuration = load_configuration(str(path))
-    spectrogram = Transform(configuration.stft.frame_length, configuration.stft.frame_step).forward(
-        mixture
-    )[np.newaxis, :128]
-    magnitude = np.abs(spectrogram[:, :, :1024])
-    # before our model is made: upstream's graph mode would spoil it
-    expected = upstream_masks(deezer_2stems, magnitude)[f"{instrument}_spectrogram"]
-    conversion = read_spleeter(deezer_2stems, str(path))
-    assert len(conversion.rows) == len(conversion.values) == 70 and not conversion.notes
-    model = build_model(configuration)
-    assign(model, conversion.values, "the conversion")
-    estimate = model(spectrogram, training=False)[instrument].numpy()[:, :, :1024]
-    loud = magnitude > 1e-3
-    assert np.abs(estimate / spectrogram[:, :, :1024] - expected / magnitude)[loud].max() < 1e-4
-    assert 0.01 < expected[loud].mean() / magnitude[loud].mean() < 0.99
+def in_the_base(*arguments):
+    """Run the converter without the packages of the extras."""
+    script = (
+        f"{BASE_ONLY}\nimport runpy, sys\nsys.argv = ['weight_converter', *sys.argv[1:]]\n"
+        "runpy.run_module('weight_converter', run_name='__main__')\n"
+    )
+    command = [sys.executable, "-c", script, "--from", "spleeter", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=REPOSITORY)
 
 
-def test_shipped_weights_are_what_the_command_makes(deezer_2stems, tmp_path, convert):
-    """The reference's checkpoint comes from this very conversion."""
+@pytest.fixture
+def separated(mixture, monkeypatch):
+    """Stems of two seconds by a model: ``separated(descriptor, MODEL_PATH)``."""
+
+    def separate(model, models="/nowhere"):
+        monkeypatch.setenv("MODEL_PATH", str(models))
+        return Separator(model).separate(0.25 * mixture[:88200])
+
+    return separate
+
+
+def assert_equal(stems, expected):
+    assert stems.keys() == expected.keys()
+    for name, stem in expected.items():
+        assert np.abs(stem).max() > 1e-3
+        np.testing.assert_array_equal(stems[name], stem)
+
+
+def test_the_shapes_are_those_of_keras():
+    from support.models import small
+
+    from spleeter_2.models import build_model
+    from spleeter_2.models.variables import named_variables
+
+    configuration = small(
+        {"type": "unet", "nb_bins": 64, "filters": [3, 4, 5, 6, 7, 8]},
+        segment={"nb_frames": 64, "trim": 64},
+    )
+    found = variable_shapes(configuration.targets, configuration.model.filters, 2)
+    expected = named_variables(build_model(configuration))
+    assert found == {name: tuple(value.shape) for name, value in expected.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["2stems", "4stems", "5stems", "4stems-16kHz"])
+def test_the_result_is_the_same_model_without_tensorflow(tmp_path, separated, form):
+    """Its samples are those of Spleeter's folder, bit for bit, and nothing is exported again."""
+    configuration = load_configuration(f"spleeter:{form}")
+    arrays = write_spleeter_model(tmp_path / configuration.model_dir, configuration.targets)
+    out = tmp_path / "out"
+    named = ["--model", f"spleeter:{form}"] if "-" in form else []
+    done = in_the_base(tmp_path / configuration.model_dir, "-o", out, *named)
+    assert done.returncode == 0, done.stderr
+    assert "the network that ships" in done.stdout and "arrays equal" in done.stdout
+    assert ("taken as those of" in done.stdout) == (not named)
+    found = weights.read_checkpoint(out)
+    assert found.keys() == arrays.keys()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(found[name], array)
+    exported = (out / "model.onnx").stat()
+    assert exported.st_size < 300_000
+    assert_equal(separated(out), separated(f"spleeter:{form}", tmp_path))
+    converted = load_configuration(out)
+    assert network._session_of(converted, None).path == out / "model.onnx"  # its digest fits
+    assert (out / "model.onnx").stat().st_mtime_ns == exported.st_mtime_ns
+    assert converted.model_dir is None and converted.source.project == "Spleeter"
+
+
+def test_deezers_2stems(deezer_2stems, tmp_path, convert, separated):
+    """With TensorFlow, the network that ships is compared with Keras."""
+    status, said = convert("--from", "spleeter", deezer_2stems, "-o", tmp_path / "out")
+    assert status == 0 and "140 tensors" in said and "arrays equal" in said, said
+    assert "model.onnx: largest difference to Keras" in said
+    made = weights.read_checkpoint(tmp_path / "out")
+    shipped = weights.read_checkpoint(load_configuration("spleeter:2stems").weights)
+    assert made.keys() == shipped.keys()
+    for key, array in made.items():
+        np.testing.assert_array_equal(array, shipped[key])
+    found = load_configuration(str(tmp_path / "out"))
+    assert len(found.source.sha256) == 64
+    assert_equal(separated(tmp_path / "out"), separated("spleeter:2stems", deezer_2stems.parent))
+
+
+def test_a_training_of_ones_own(tmp_path, separated):
+    """Instruments of its own, an optimizer's moments, a numbered checkpoint; kernels are halved."""
+    slots = {"conv2d/kernel/Adam": np.zeros(3, "f4"), "beta1_power": np.float32(0.9)}
+    source = tmp_path / "mine"
+    write_spleeter_model(source, UPSTREAM["instrument_list"], more=slots, prefix="model.ckpt-300")
+    path = tmp_path / "mine.json"
+    # three networks do not ship, so the second is read with those of the first only
+    assert "has 3 networks" in in_the_base(source, "-o", tmp_path / "out").stderr
+    path.write_text(json.dumps({**UPSTREAM, "model": {"type": "unet.unet", "params": ELU}}))
+    done = in_the_base(source, "-o", tmp_path / "out", "--model", path)
+    assert done.returncode == 1 and "does not ship needs tensorflow" in done.stderr
+    conversion = read_spleeter(source, str(path))
+    assert set(conversion.ignored) == {*slots, UNUSED}
+    assert conversion.configuration["targets"] == UPSTREAM["instrument_list"]
+    assert conversion.configuration["model"]["encoder_activation"] == "elu"
+    two = {**UPSTREAM, "instrument_list": ["speech", "music"], "model_dir": str(tmp_path / "two")}
+    write_spleeter_model(tmp_path / "two", two["instrument_list"])
+    path.write_text(json.dumps(two))
+    done = in_the_base(tmp_path / "two", "-o", tmp_path / "out", "--model", path, "--half")
+    assert done.returncode == 0, done.stderr
+    size = (tmp_path / "out" / "checkpoint.data-00000-of-00001").stat().st_size
+    assert size < 0.51 * (tmp_path / "two" / "model.data-00000-of-00001").stat().st_size
+    found, expected = separated(tmp_path / "out"), separated(path)
+    assert found.keys() == {"speech", "music"}
+    for name, stem in expected.items():
+        assert 0 < np.abs(found[name] - stem).max() < 2e-3
+
+
+def test_the_network_of_mask(deezer_2stems, tmp_path, convert):
+    """Deezer's vocals network in another architecture, which is exported from Keras."""
     arguments = ["--from", "spleeter", deezer_2stems, "-o", tmp_path / "mask"]
     status, said = convert(*arguments, "--model", "spleeter_2:mask")
     assert status == 0 and "70 tensors" in said and "arrays equal" in said
     made = weights.read_checkpoint(tmp_path / "mask")
     shipped = weights.read_checkpoint(load_configuration("spleeter_2:mask").weights)
-    assert set(made) == set(shipped)
+    assert made.keys() == {name for name in shipped if name.startswith("vocals_")}
     for key, array in made.items():
         assert np.array_equal(array, shipped[key]), key
     found = load_configuration(str(tmp_path / "mask"))
-    assert found.source.project == "Spleeter" and len(found.source.sha256) == 64
     assert found.model == load_configuration("spleeter_2:mask").model
+    session = network.open_session(model_file.path_of(found))
+    assert session.targets == ("vocals",) and session.digest == model_file.digest(found)
 
 
 def test_new_parts_change_nothing_before_they_are_trained(
@@ -86,19 +171,6 @@ def test_new_parts_change_nothing_before_they_are_trained(
     assert np.abs(found - expected).max() < 2e-3 * np.abs(expected).max()  # kernels are halved
 
 
-def test_slots_of_optimizers_are_ignored(deezer_2stems, tmp_path):
-    """Checkpoints of Spleeter's own training hold Adam's moments beside every variable."""
-    arrays = read_bundle(latest_checkpoint(deezer_2stems))
-    slots = {"conv2d/kernel/Adam": arrays["conv2d/kernel"], "beta1_power": np.float32(0.9)}
-    weights.write_checkpoint({**arrays, **slots}, tmp_path)
-    found, expected = read_spleeter(tmp_path), read_spleeter(deezer_2stems)
-    assert set(slots) == set(found.ignored) - set(expected.ignored)
-    assert found.rows == expected.rows
-    np.testing.assert_array_equal(
-        found.values["vocals_encoder_1_conv/kernel"], arrays["conv2d/kernel"]
-    )
-
-
 def test_a_missing_tensor_is_named(deezer_2stems, tmp_path):
     arrays = read_bundle(latest_checkpoint(deezer_2stems))
     del arrays["batch_normalization_3/gamma"]
@@ -110,26 +182,30 @@ def test_a_missing_tensor_is_named(deezer_2stems, tmp_path):
 def test_what_is_refused(deezer_2stems, tmp_path, convert):
     def refused(source, *more):
         status, said = convert("--from", "spleeter", source, "-o", tmp_path / "out", *more)
-        assert status == 1 and said.count("\n") == 1
+        assert status == 1 and said.count("\n") == 1, said
         return said
 
     assert "no TensorFlow checkpoint" in refused(tmp_path)
     assert not (tmp_path / "out").exists()
-    (tmp_path / "odd").mkdir()
+    for name in ("odd", "out"):
+        (tmp_path / name).mkdir()
     weights.write_checkpoint({"conv2d/kernel": np.zeros((5, 5, 2, 16), "f4")}, tmp_path / "odd")
-    assert "it lacks conv2d_1" in refused(tmp_path / "odd")
+    assert "has 1 network, as no released" in refused(tmp_path / "odd")
+    assert "it lacks conv2d/bias" in refused(tmp_path / "odd", "--model", "spleeter_2:mask")
+    ours = load_configuration("spleeter_2:grouped").weights
+    assert "it lacks conv2d/kernel" in refused(ours)
     cut = shutil.copytree(deezer_2stems, tmp_path / "cut")
     data = cut / "model.data-00000-of-00001"
     data.write_bytes(data.read_bytes()[:1000])
     assert "damaged or incomplete" in refused(cut)
     assert "--expected has no effect" in refused(deezer_2stems, "--expected", "x.npz")
-    path = tmp_path / "drums.json"
-    path.write_text('{"spleeter_2": 1, "base": "spleeter_2:mask", "targets": ["drums"]}')
-    assert "no network for drums" in refused(deezer_2stems, "--model", path)
-    path.write_text(
-        '{"spleeter_2": 1, "base": "spleeter_2:mask", "model": {"filters": [8,8,8,8,8,8]}}'
-    )
-    assert "has no place for conv2d/bias of shape [16]" in refused(deezer_2stems, "--model", path)
-    (tmp_path / "out").mkdir()
+    path = tmp_path / "other.json"
+    for changes, words in (
+        ({"targets": ["drums"]}, "no network for drums"),
+        ({"model": {"filters": [8] * 6}}, "has no place for conv2d/bias of shape [16]"),
+        ({"model": {"encoder_activation": "elu"}}, "encoder_activation elu, the networks of 2st"),
+    ):
+        path.write_text(json.dumps({"spleeter_2": 1, "base": "spleeter_2:mask", **changes}))
+        assert words in refused(deezer_2stems, "--model", path)
     weights.write_checkpoint({"x": np.zeros(1)}, tmp_path / "out")
     assert "--force" in refused(deezer_2stems)
