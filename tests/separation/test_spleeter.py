@@ -11,7 +11,11 @@ import numpy as np
 import pytest
 import soundfile
 from support.common import RATE, files_below
-from support.spleeter_models import write_deezers_model
+from support.spleeter_models import (
+    unused_tensors,
+    write_deezers_model,
+    write_spleeter_model,
+)
 from support.upstream import Song
 
 from evaluation.metrics import sdr
@@ -47,13 +51,14 @@ BASE = {
 ELU = {"conv_activation": "ELU", "deconv_activation": "ELU"}
 MIXED = {"conv_activation": "ReLU", "deconv_activation": "LeakyReLU"}
 UNKNOWN = {"conv_activation": "Swish", "deconv_activation": None}
+FILTERS = [2, 4, 4, 8, 8, 8]
 FOUR = ["vocals", "drums", "bass", "other"]
 FIVE = ["vocals", "piano", "drums", "bass", "other"]
 
 
 def form(name, model_type="unet.unet", params=None, **changes):
     """A small configuration of Spleeter's."""
-    params = {**(params or {}), "conv_n_filters": [2, 4, 4, 8, 8, 8]}
+    params = {**(params or {}), "conv_n_filters": FILTERS}
     model = {"type": model_type, "params": params}
     return {**BASE, "model_dir": name, "model": model, **changes}
 
@@ -87,11 +92,13 @@ def music() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def models(upstream, tmp_path_factory):
-    """A folder of models that Spleeter has written, each with its JSON file beside it."""
+def models(tmp_path_factory):
+    """A folder of models of Spleeter's, each with its JSON file beside it."""
     folder = tmp_path_factory.mktemp("models")
     for name, configuration in FORMS.items():
-        upstream.write_model(configuration, folder / name)
+        instruments = configuration["instrument_list"]
+        more = unused_tensors(len(instruments), FILTERS)
+        write_spleeter_model(folder / name, instruments, FILTERS, more)
         (folder / f"{name}.json").write_text(json.dumps(configuration))
     (folder / "elu/.probe").touch()
     return folder
@@ -138,7 +145,12 @@ def separated(configuration, song, folder, **options):
     """The stems in the files that we write, ``{instrument: float32 [S, 2]}``."""
     options = {"overlap": None, "shifts": 1, "mwf": False, "stems": None, **options}
     with Separator(configuration, **options) as separator:
-        done = separator.separate_to_file(song.path, folder, song.offset, song.duration, bits="32f")
+        return written(separator, song, folder)
+
+
+def written(separator, song, folder):
+    """The stems in the files of a separator."""
+    done = separator.separate_to_file(song.path, folder, song.offset, song.duration, bits="32f")
     stems = {}
     for name, path in done.outputs.items():
         stems[name], rate = soundfile.read(path, dtype="float32")
@@ -170,8 +182,9 @@ def theirs(upstream, models, songs):
 
 
 def test_songs_of_every_kind(theirs, found, songs, tmp_path):
+    separator = Separator(found / "unet.json")
     for name, stems in theirs.items():
-        ours = separated(found / "unet.json", songs[name], tmp_path)
+        ours = written(separator, songs[name], tmp_path)
         try:
             assert_same(ours, stems)
         except AssertionError as error:

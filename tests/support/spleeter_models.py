@@ -32,8 +32,10 @@ def write_spleeter_model(
     names = tensor_names(instruments)
     arrays = {}
     for name, shape in variable_shapes(instruments, filters, 2).items():
-        if len(shape) > 1:  # activations have a similar size in all layers
-            bound = (6 / np.prod(shape[:-1])) ** 0.5
+        if len(shape) > 1:
+            # magnitudes of music are large, and large logits would amplify rounding errors: each
+            # layer halves the variance
+            bound = (3 / np.prod(shape[:-1])) ** 0.5
             arrays[name] = rng.uniform(-bound, bound, shape).astype(np.float32)
         else:
             centre = 1.0 if name.endswith(("gamma", "moving_variance")) else 0.0
@@ -45,15 +47,20 @@ def write_spleeter_model(
     return arrays
 
 
+def unused_tensors(nb_instruments: int, filters: Sequence[int]) -> dict[str, np.ndarray]:
+    """What Spleeter restores as well: the steps of a training, BatchNorms without effect."""
+    ones = np.ones(filters[-1], np.float32)
+    numbers = range(5, 12 * nb_instruments, 12)  # of the deepest encoder of each instrument
+    norms = {f"batch_normalization_{number}/{part}": ones for number in numbers for part in NORM}
+    return {**norms, "global_step": np.int64(1)}
+
+
 def write_deezers_model(folder: Path) -> None:
     """Write Deezer's 2stems, whose weights are in the package, as Spleeter reads it."""
     configuration = load_configuration("spleeter:2stems")
     names = tensor_names(configuration.targets)
     arrays = read_checkpoint(configuration.weights, configuration.targets)
     stored = {names[name]: array for name, array in arrays.items()}
-    for number in (5, 17):  # of the deepest encoders: restored, and not used
-        for tensor in NORM:
-            stored[f"batch_normalization_{number}/{tensor}"] = np.ones(FILTERS[-1], np.float32)
     folder.mkdir(parents=True)
-    write_bundle({**stored, "global_step": np.int64(1)}, folder / "model")
+    write_bundle({**stored, **unused_tensors(2, FILTERS)}, folder / "model")
     (folder / "checkpoint").write_text('model_checkpoint_path: "model"\n')
