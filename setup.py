@@ -1,7 +1,8 @@
 """Metadata, extras and console scripts of the distribution ``spleeter-2``.
 
-The base separates. The extra ``train`` brings TensorFlow, for training, converting and exporting,
-and, where it can be installed, Spleeter for its own models; ``evaluation`` scores.
+The base separates. The extra ``train`` brings TensorFlow, for training and exporting;
+``evaluation`` scores. ``upstream`` is Spleeter itself, which tests and benchmarks compare with, for
+an environment of its own.
 """
 
 import re
@@ -26,10 +27,9 @@ BASE = [
     "norbert>=0.2.1,<0.3",
     "filelock>=3.8",
 ]
-# Spleeter 2.4.2 pins TensorFlow 2.12.1, which no Python from 3.12 on can install
+# no Python from 3.12 on can install TensorFlow 2.12
 OLD, NEW = "python_version < '3.12'", "python_version >= '3.12'"
 TRAIN = [
-    f"spleeter==2.4.2; {OLD}",
     f"tensorflow==2.12.1; {OLD}",
     f"onnx>=1.14,<1.18; {OLD}",  # newer ones need a typing-extensions that TensorFlow 2.12 refuses
     f"setuptools<81; {OLD}",  # TensorFlow 2.12 imports pkg_resources
@@ -49,6 +49,10 @@ EVALUATION = [
     "pandas>=1.5",
     "jinja2>=3.1",
     "matplotlib>=3.7",  # pictures of the reports
+]
+UPSTREAM = [
+    f"spleeter==2.4.2; {OLD}",  # pins TensorFlow 2.12.1
+    f"setuptools<81; {OLD}",  # TensorFlow 2.12 imports pkg_resources
 ]
 GPU = ["onnxruntime-gpu>=1.17; sys_platform != 'darwin'"]
 TESTS = [
@@ -79,12 +83,11 @@ setup(
         ],
         "evaluation": ["report.html.jinja"],
     },
-    # pip installs what is part of a cycle last: our program spleeter replaces that of Spleeter
-    install_requires=[*BASE, "spleeter-2[base]"],
+    install_requires=BASE,
     extras_require={
-        "base": [],
         "train": TRAIN,
         "evaluation": EVALUATION,
+        "upstream": UPSTREAM,
         "gpu": GPU,  # apart from "all": it replaces the ONNX Runtime of the base
         "all": TRAIN + EVALUATION,
         "tests": TRAIN + EVALUATION + TESTS,

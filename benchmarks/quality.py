@@ -4,8 +4,7 @@
     python benchmarks/quality.py --songs FOLDER                    # FOLDER/SONG/{vocals,...}.*
     python benchmarks/quality.py spleeter_2:mask spleeter:2stems configs/mask_16khz.json
 
-The mixture is the sum of vocals and accompaniment. Upstream's models are computed by upstream's
-own code and require MODEL_PATH.
+The mixture is the sum of vocals and accompaniment.
 """
 
 from __future__ import annotations
@@ -50,15 +49,6 @@ def songs(folder: Path | None, seconds: float | None):
         yield song.name, {stem: waveform[:length] for stem, waveform in stems.items()}
 
 
-def separator(model: str, overlap: float | None, shifts: int):
-    """Function of a model from mixture ``[S, 2]`` to ``{stem: estimate [S, 2]}``."""
-    if model.startswith("spleeter:"):
-        from spleeter.separator import Separator as Upstream
-
-        return Upstream(model, multiprocess=False).separate
-    return Separator(model, overlap=overlap, shifts=shifts).separate
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
@@ -77,12 +67,13 @@ def main() -> None:
     print(f"{'song':24} {'model':34} {'vocals':>8} {'accomp.':>8} {'seconds':>8}")
     scores: dict[str, list] = {model: [] for model in options.models}
     separators = {
-        model: separator(model, options.overlap, options.shifts) for model in options.models
+        model: Separator(model, overlap=options.overlap, shifts=options.shifts)
+        for model in options.models
     }
     for name, stems in songs(options.songs, options.seconds):
-        for model, separate in separators.items():
+        for model, separator in separators.items():
             start = time.perf_counter()
-            estimates = separate(gain * sum(stems.values()))
+            estimates = separator.separate(gain * sum(stems.values()))
             took = time.perf_counter() - start
             row = [sdr(stems[stem], estimates[stem] / gain) for stem in STEMS] + [took]
             scores[model].append(row)

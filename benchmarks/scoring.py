@@ -2,7 +2,9 @@
 
     python benchmarks/scoring.py                # 4 tracks of 60 s, made from stempeg's excerpt
     python benchmarks/scoring.py --seconds 240 --tracks 2 --sources 2 4
-    python benchmarks/scoring.py --upstream     # requires MODEL_PATH, the parent of 2stems
+    UPSTREAM_PYTHON=... python benchmarks/scoring.py --upstream
+
+UPSTREAM_PYTHON names an interpreter with spleeter 2.4.2, musdb and museval.
 
 Each run is a new process; peak memory is that of its largest process. Upstream's command raises
 KeyError: 'accompaniment' for two stems after the last score; its time until then is printed.
@@ -20,12 +22,14 @@ import time
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the repository's packages
+REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path[:1] = [str(REPOSITORY), str(REPOSITORY / "tests")]
 
 import museval
 import numpy as np
 import soundfile
 import stempeg
+from support.spleeter_models import write_deezers_model
 
 from evaluation.results import read_run
 from evaluation.scores import FRAMEWISE, bss_eval, round_to_16_bits
@@ -62,9 +66,9 @@ def make_data(root: Path, nb_tracks: int, seconds: int) -> None:
             soundfile.write(folder / f"{name}.wav", waveform, RATE)
 
 
-def measure(*command: object) -> tuple[float, float]:
+def measure(*command: object, python: str = sys.executable) -> tuple[float, float]:
     """Run a command; return its wall seconds and the peak MB of its largest process."""
-    words = [sys.executable, "-c", LAUNCHER, sys.executable, *map(str, command)]
+    words = [sys.executable, "-c", LAUNCHER, python, *map(str, command)]
     done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=sys.path[0])
     wall, memory, status = map(float, done.stdout.split())
     if status and "KeyError: 'accompaniment'" not in done.stderr:
@@ -92,6 +96,8 @@ def main() -> None:
     parser.add_argument("--sources", type=int, nargs="+", default=[2, 4], help="2, 4 or both")
     parser.add_argument("--upstream", action="store_true", help="run Spleeter's evaluate as well")
     options = parser.parse_args()
+    if options.upstream and not os.environ.get("UPSTREAM_PYTHON"):
+        parser.error("--upstream needs UPSTREAM_PYTHON, an interpreter with spleeter 2.4.2")
     print(
         f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} cores, {platform.machine()}, "
         f"Python {platform.python_version()}; {options.tracks} tracks of {options.seconds} s"
@@ -132,7 +138,10 @@ def benchmark(data: Path, folder: Path, options: argparse.Namespace) -> None:
             )
         print(f"{'':20} speed-up with two processes: {walls[0] / walls[1]:.2f}")
     if options.upstream:
-        wall, memory = measure("-c", UPSTREAM, data, folder / "upstream")
+        write_deezers_model(folder / "models/2stems")
+        os.environ["MODEL_PATH"] = str(folder / "models")
+        python = os.environ["UPSTREAM_PYTHON"]
+        wall, memory = measure("-c", UPSTREAM, data, folder / "upstream", python=python)
         print(f"upstream's evaluate, spleeter:2stems: {wall:.1f} s, {memory:.0f} MB, then KeyError")
 
 

@@ -1,14 +1,15 @@
 """Speed and memory of ``spleeter separate``, compared with Spleeter's own program.
 
-    python benchmarks/separate.py                       # 10 s, 180 s, 600 s; ours also 3,600 s
-    python benchmarks/separate.py --seconds 10 180 --repeat 3
-    python benchmarks/separate.py --only ours
+    UPSTREAM_PYTHON=... python benchmarks/separate.py    # 10 s, 180 s, 600 s; ours also 3,600 s
+    UPSTREAM_PYTHON=... python benchmarks/separate.py --seconds 10 180 --repeat 3
+    python benchmarks/separate.py                       # without UPSTREAM_PYTHON: ours only
+    python benchmarks/separate.py --only grouped
 
-Upstream runs ``spleeter:2stems``, which requires MODEL_PATH, the parent folder of Deezer's
-``2stems``. The programs alternate on the same file, each run in a new process. Wall and CPU time
-include child processes (ffmpeg); peak memory is that of the largest process. The table has
-medians. Below it: the time to load the network, and the time of the network and its speed
-relative to a matrix product on the same machine.
+UPSTREAM_PYTHON names an interpreter with spleeter 2.4.2. Upstream and "2stems" separate with
+``spleeter:2stems``, "grouped" with ``spleeter_2:grouped``. The programs alternate on the same
+file, each run in a new process. Wall and CPU time include child processes (ffmpeg); peak memory is
+that of the largest process. The table has medians. Below it: the time to load the network, and the
+time of the network and its speed relative to a matrix product on the same machine.
 """
 
 from __future__ import annotations
@@ -26,14 +27,22 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+sys.path.insert(1, str(Path(__file__).parent.parent / "tests"))
+from support.spleeter_models import write_deezers_model
+
 HERE = Path(__file__).parent
 SONG = HERE.parent / "demo" / "lets-go-fishin.ogg"
 OURS = "from spleeter_2.cli.main import entrypoint; entrypoint()"
 UPSTREAM = "from spleeter.__main__ import entrypoint; entrypoint()"
+THEIRS = os.environ.get("UPSTREAM_PYTHON")
+# interpreter, program and arguments
 PROGRAMS = {
-    "upstream": [UPSTREAM, "separate", "-p", "spleeter:2stems", "-d", "36000"],
-    "ours": [OURS, "separate", "-p", "spleeter_2:grouped"],
+    "upstream": [THEIRS, "-c", UPSTREAM, "separate", "-p", "spleeter:2stems", "-d", "36000"],
+    "2stems": [sys.executable, "-c", OURS, "separate", "-p", "spleeter:2stems"],
+    "grouped": [sys.executable, "-c", OURS, "separate", "-p", "spleeter_2:grouped"],
 }
+if not THEIRS:
+    del PROGRAMS["upstream"]
 # the launcher is small: a child's peak memory includes its parent's size at the fork
 LAUNCHER = """
 import resource, subprocess, sys, time
@@ -85,9 +94,17 @@ def song_of(seconds: int, folder: Path) -> Path:
 
 def run(program: str, path: Path, folder: Path) -> tuple[float, float, float]:
     """Run a program once; return wall seconds, CPU seconds and peak MB."""
-    command = [sys.executable, "-c", *PROGRAMS[program], "-o", str(folder / program), str(path)]
+    command = [*PROGRAMS[program], "-o", str(folder / program), str(path)]
+    environment = dict(os.environ)
+    if program == "upstream":
+        environment["MODEL_PATH"] = str(folder / "models")
+        environment.pop("PYTHONPATH", None)
     done = subprocess.run(
-        [sys.executable, "-c", LAUNCHER, *command], capture_output=True, text=True, check=True
+        [sys.executable, "-c", LAUNCHER, *command],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
     )
     wall, cpu, memory, status = map(float, done.stdout.split())
     if status:
@@ -137,6 +154,7 @@ def main() -> None:
     print(" seconds program      wall s    CPU s  peak MB  wall ratio")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        write_deezers_model(folder / "models/2stems")
         for seconds in options.seconds:
             compare(seconds, song_of(seconds, folder), folder, options)
     share()
@@ -146,18 +164,18 @@ def compare(seconds: int, path: Path, folder: Path, options: argparse.Namespace)
     """Run the programs alternately on one file and print the medians."""
     programs = [name for name in PROGRAMS if options.only in (None, name)]
     if seconds > 600:  # upstream would require 70 GB
-        programs = [name for name in programs if name == "ours"]
+        programs = [name for name in programs if name != "upstream"]
     repeat = options.repeat if seconds <= 180 else 1
     rows = {name: [] for name in programs}
     for _ in range(repeat):
         for name in programs:
             rows[name].append(run(name, path, folder))
-    ratios = []
-    if len(programs) == 2:
-        ratios = [theirs[0] / ours[0] for theirs, ours in zip(*rows.values(), strict=True)]
     for name in programs:
         wall, cpu, memory = (statistics.median(values) for values in zip(*rows[name], strict=True))
-        ratio = f"{statistics.median(ratios):10.2f}x" if ratios and name == "ours" else ""
+        ratio = ""
+        if name != "upstream" and "upstream" in rows:
+            turns = zip(rows["upstream"], rows[name], strict=True)
+            ratio = f"{statistics.median(theirs[0] / ours[0] for theirs, ours in turns):10.2f}x"
         print(f"{seconds:8} {name:10} {wall:8.1f} {cpu:8.1f} {memory:8.0f} {ratio:>11}", flush=True)
 
 

@@ -1,10 +1,11 @@
 """Speed and memory of a training step compared with Spleeter's, and the times of its parts.
 
-    python benchmarks/training.py                       # everything
-    python benchmarks/training.py --steps 10
+    UPSTREAM_PYTHON=... python benchmarks/training.py            # everything
+    UPSTREAM_PYTHON=... python benchmarks/training.py --steps 10
     python benchmarks/training.py --parts               # the parts only
 
-Upstream trains with its own ``model_fn`` in an Estimator, one network per stem; ours is one network
+UPSTREAM_PYTHON names an interpreter with spleeter 2.4.2. Upstream trains with its own ``model_fn``
+in an Estimator, one network per stem; ours is one network
 for both. All programs have the same crops of stempeg's excerpt in memory, so only the step is
 timed. Each program is a separate process; they run one step in turn, and ratios are computed per
 turn, so that other load of the machine affects all programs equally. Upstream's Estimator never
@@ -169,7 +170,8 @@ def take_turns(steps: int) -> tuple[dict[str, np.ndarray], dict[str, float]]:
         make_crops(path)
         programs = {}
         for name in names:
-            command = [sys.executable, __file__, "--serve", name, path, "--steps", WARM + steps]
+            python = os.environ["UPSTREAM_PYTHON"] if name == "upstream" else sys.executable
+            command = [python, __file__, "--serve", name, path, "--steps", WARM + steps]
             programs[name] = stack.enter_context(
                 subprocess.Popen(
                     list(map(str, command)),
@@ -323,6 +325,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.serve:
         return serve(options.serve[0], Path(options.serve[1]), options.steps)
+    if not (options.parts or os.environ.get("UPSTREAM_PYTHON")):
+        parser.error("needs UPSTREAM_PYTHON, an interpreter with spleeter 2.4.2, or --parts")
     from importlib.metadata import version
 
     print(

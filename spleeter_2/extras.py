@@ -1,11 +1,10 @@
-"""Packages that the base installation lacks: the extras of setup.py, and upstream's Spleeter."""
+"""Packages that the base installation lacks: the extras of setup.py."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
 import os
-import sys
 from importlib.metadata import PackageNotFoundError, version
 
 from .errors import SeparationError
@@ -51,23 +50,6 @@ def gpu_command() -> str:
         version("onnxruntime-gpu")
         return "pip install --force-reinstall --no-deps onnxruntime-gpu"
     return install_command("gpu")
-
-
-def require_spleeter(descriptor: str) -> None:
-    """Check that upstream's package is installed.
-
-    Raises:
-        SeparationError: it is missing.
-    """
-    if is_installed("spleeter"):
-        return
-    advice = install_command("train")
-    if sys.version_info >= (3, 12):
-        advice = f"install Python 3.11 and, with it, {advice}"
-    raise SeparationError(
-        f"{descriptor}, which is computed by Spleeter's own code, needs the package spleeter: "
-        f"{advice}"
-    )
 
 
 def use_keras_2() -> None:

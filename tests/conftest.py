@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 import soundfile
 from support.common import RATE, values_of
+from support.upstream import Upstream
 
 import weight_converter.__main__
 from spleeter_2 import Separator
@@ -35,8 +36,10 @@ SHA256 = "00d495ca8efa1f8447c1076f205198c37302da5452e645d8c2c7bff9f2a47e37"
 
 
 def pytest_collection_modifyitems(items):
-    """Tests that use Deezer's weights download them; upstream's code needs an older Python."""
+    """Tests that use Deezer's weights download them; others run Spleeter's own code."""
     for item in items:
+        if "upstream" in getattr(item, "fixturenames", ()):
+            item.add_marker("upstream")
         if "deezer_2stems" in getattr(item, "fixturenames", ()):
             item.add_marker("network")
         if item.get_closest_marker("spleeter") and sys.version_info >= (3, 12):
@@ -99,6 +102,17 @@ def deezer_2stems(request) -> Path:
         wheels[0].unlink()
         (model / ".probe").touch()
     return model
+
+
+@pytest.fixture(scope="session")
+def upstream() -> Iterator[Upstream]:
+    """Spleeter itself."""
+    python = os.environ.get("UPSTREAM_PYTHON")
+    if not python:
+        pytest.skip("UPSTREAM_PYTHON does not name an interpreter with Spleeter 2.4.2")
+    server = Upstream(python)
+    yield server
+    server.close()
 
 
 @pytest.fixture

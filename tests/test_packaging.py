@@ -74,7 +74,8 @@ def test_a_fresh_environment(wheel, tmp_path):
 
 
 def test_extras(wheel):
-    """``all`` and ``tests`` hold the others, but not ``gpu``, which replaces a package."""
+    """``all`` and ``tests`` hold the others, but not ``gpu``, which replaces a package, and
+    ``upstream``, whose program is named as ours."""
     archive = zipfile.ZipFile(wheel)
     (path,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
     metadata = email.message_from_bytes(archive.read(path))
@@ -85,3 +86,5 @@ def test_extras(wheel):
             extras.setdefault(extra, set()).add(re.split(r"[^\w.-]", requirement)[0])
     assert extras["train"] | extras["evaluation"] == extras["all"] < extras["tests"]
     assert extras["gpu"] == {"onnxruntime-gpu"}
+    assert extras["upstream"] == {"spleeter", "setuptools"}
+    assert "spleeter" not in extras["tests"] and "tensorflow" in extras["train"]

@@ -21,6 +21,7 @@ from .validation import Positive, parse, require
 
 KEY = "instrument_list"  # required in Spleeter's configurations, unknown in ours
 TYPES = {"unet.unet": "mask", "unet.softmax_unet": "softmax"}  # head of each model type
+NB_FILTERS = 6  # levels of the U-Net
 # what our trainer lacks, and what it has; any other optimizer stands for Adam
 NOT_TRAINED = {
     "optimizer": (("Adadelta", "SGD"), "Adam"),
@@ -40,6 +41,18 @@ class Model(msgspec.Struct, frozen=True):
             self.type in TYPES,
             f"type {self.type} is not supported: known are {' and '.join(TYPES)}",
         )
+        filters = self.filters
+        require(
+            filters is None
+            or (isinstance(filters, list) and len(filters) >= NB_FILTERS)
+            and all(type(number) is int and number > 0 for number in filters),
+            f"params.conv_n_filters must hold {NB_FILTERS} whole numbers, not {filters!r}",
+        )
+
+    @property
+    def filters(self) -> Any:
+        """Filters of the levels, or None for the default."""
+        return (self.params or {}).get("conv_n_filters")
 
 
 class Upstream(msgspec.Struct, frozen=True):
@@ -53,7 +66,7 @@ class Upstream(msgspec.Struct, frozen=True):
     T: Positive = 512
     F: Positive = 1024
     n_channels: Literal[1, 2] = 2
-    separation_exponent: float = 2
+    separation_exponent: Annotated[float, Meta(gt=0)] = 2
     mask_extension: Literal["zeros", "average"] = "zeros"
     model: Model = Model()
     batch_size: Positive = 8
@@ -65,6 +78,13 @@ class Upstream(msgspec.Struct, frozen=True):
     optimizer: str | None = None
     train_csv: str | None = None
     validation_csv: str | None = None
+
+    def __post_init__(self) -> None:
+        stride, available = 2**NB_FILTERS, self.frame_length // 2 + 1
+        for name in ("T", "F"):
+            value = getattr(self, name)
+            require(value % stride == 0, f"{name} must be a multiple of {stride}, not {value}")
+        require(self.F <= available, f"F is {self.F}, but the STFT has only {available} bins")
 
 
 def is_upstream(data: Mapping[str, Any]) -> bool:
@@ -140,8 +160,8 @@ def _network(given: Upstream) -> dict[str, Any]:
         "dropout": 0.0,  # Spleeter's trainer never turns it on
         "head": {"type": TYPES[given.model.type]},
     }
-    if "conv_n_filters" in params:
-        network["filters"] = params["conv_n_filters"]
+    if given.model.filters is not None:
+        network["filters"] = given.model.filters[:NB_FILTERS]
     return network
 
 

@@ -17,9 +17,9 @@ from spleeter_2.checks import check_text
 from spleeter_2.config.schema import Configuration
 from spleeter_2.errors import SeparationError
 from spleeter_2.extras import gpu_command, install_command, is_installed
-from spleeter_2.files import WriteError
+from spleeter_2.files import WriteError, writing
 from spleeter_2.weights.checkpoint import Checkpoint, open_checkpoint
-from spleeter_2.weights.spleeter import tensor_names
+from spleeter_2.weights.spleeter import tensor_names, variable_shapes
 
 from . import model_file
 from .references import input_name, references
@@ -176,7 +176,8 @@ def open_session(
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         if re.search("bad_alloc|failed to allocate", reason, re.I):
             raise MemoryError(reason) from error  # the file is not at fault
-        raise SeparationError(f"cannot load the network {path} ({reason}): {ADVICE}") from error
+        advice = ADVICE if isinstance(source, Path) else "put the files of its weights there again"
+        raise SeparationError(f"cannot load the network {path} ({reason}): {advice}") from error
     if [item.name for item in session.get_inputs()] != [model_file.INPUT]:
         raise _foreign(path)
     return Session(path, session)
@@ -258,19 +259,51 @@ def complete_model(checkpoint: Checkpoint, configuration: Configuration) -> byte
     the names of the targets, in their order. A network that does not ship is exported.
 
     Raises:
-        SeparationError: a network that does not ship, without TensorFlow.
+        SeparationError: a network that does not ship, without TensorFlow; weights of another.
     """
+    _check_weights(checkpoint, configuration)
     anonymous = model_file.anonymous(configuration)
-    path = model_file.graph_path(anonymous)
-    if not path.is_file():
-        _require_tensorflow(f"the network of {configuration.name} is not one of those that ship")
-        from .export import write_graph
-
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_graph(anonymous, path)
     numbered = tensor_names(anonymous.targets)
     names = dict(zip(tensor_names(configuration.targets), map(input_name, numbered), strict=True))
-    return references(checkpoint, names) + path.read_bytes()
+    return references(checkpoint, names) + _graph(anonymous, configuration.name)
+
+
+def _check_weights(checkpoint: Checkpoint, configuration: Configuration) -> None:
+    """Raise SeparationError if a checkpoint lacks a variable or has one of another shape."""
+    folder, entries = Path(checkpoint.prefix).parent, checkpoint.index.entries
+    filters, nb_channels = configuration.model.filters, configuration.nb_channels
+    for target in configuration.targets:
+        for name, shape in variable_shapes([target], filters, nb_channels).items():
+            if name not in entries:
+                raise SeparationError(
+                    f"the weights in {folder} have no network for {target}: they lack {name}"
+                )
+            if entries[name].shape != shape:
+                raise SeparationError(
+                    f"the weights in {folder} are not those of {configuration.name}: {name} has "
+                    f"the shape {list(entries[name].shape)}, not {list(shape)}"
+                )
+
+
+def _graph(anonymous: Configuration, name: str) -> bytes:
+    """A network without weights, exported if it does not ship; see ``complete_model``."""
+    path = model_file.graph_path(anonymous)
+    if path.is_file():
+        return path.read_bytes()
+    _require_tensorflow(f"the network of {name} is not one of those that ship")
+    from .export import write_graph
+
+    try:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        write_graph(anonymous, path)
+        return path.read_bytes()
+    except WriteError as error:
+        log.warning(f"note: {error}: the network will be exported again the next time")
+    with tempfile.TemporaryDirectory() as folder:
+        draft = Path(folder) / path.name
+        write_graph(anonymous, draft)
+        return draft.read_bytes()
 
 
 def _exported(configuration: Configuration, path: Path, fault: str, device: str | None) -> Session:

@@ -98,11 +98,16 @@ def open_checkpoint(folder: Path, targets: Sequence[str] = ()) -> Checkpoint:
     for name, other in names.items():
         if other not in index.entries:
             raise SeparationError(
-                f"the weights in {folder} have no network for {name.partition('_')[0]}: "
+                f"the weights in {folder} have no network for {_instrument(name, targets)}: "
                 f"they lack {other}"
             )
     entries = {name: index.entries[other] for name, other in names.items()}
     return Checkpoint(prefix, Index(entries, index.shards), True, names)
+
+
+def _instrument(variable: str, targets: Sequence[str]) -> str:
+    """The instrument of a variable; a name may begin with that of another."""
+    return max((x for x in targets if variable.startswith(f"{x}_")), key=len)
 
 
 def read_checkpoint(

@@ -1,4 +1,4 @@
-"""Checkpoints of Spleeter's with random weights, written without TensorFlow."""
+"""Checkpoints of Spleeter's, written without TensorFlow."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from spleeter_2.config.loading import load_configuration
 from spleeter_2.weights.bundle import write_bundle
-from spleeter_2.weights.spleeter import tensor_names, variable_shapes
+from spleeter_2.weights.checkpoint import read_checkpoint
+from spleeter_2.weights.spleeter import NORM, tensor_names, variable_shapes
 
 FILTERS = (16, 32, 64, 128, 256, 512)
 UNUSED = "batch_normalization_5/gamma"  # of the deepest encoder
@@ -30,8 +32,10 @@ def write_spleeter_model(
     names = tensor_names(instruments)
     arrays = {}
     for name, shape in variable_shapes(instruments, filters, 2).items():
-        if len(shape) > 1:  # activations have a similar size in all layers
-            bound = (6 / np.prod(shape[:-1])) ** 0.5
+        if len(shape) > 1:
+            # magnitudes of music are large, and large logits would amplify rounding errors: each
+            # layer halves the variance
+            bound = (3 / np.prod(shape[:-1])) ** 0.5
             arrays[name] = rng.uniform(-bound, bound, shape).astype(np.float32)
         else:
             centre = 1.0 if name.endswith(("gamma", "moving_variance")) else 0.0
@@ -41,3 +45,22 @@ def write_spleeter_model(
     write_bundle({**stored, UNUSED: np.ones(filters[-1], "f4"), **(more or {})}, folder / prefix)
     (folder / "checkpoint").write_text(f'model_checkpoint_path: "{prefix}"\n')
     return arrays
+
+
+def unused_tensors(nb_instruments: int, filters: Sequence[int]) -> dict[str, np.ndarray]:
+    """What Spleeter restores as well: the steps of a training, BatchNorms without effect."""
+    ones = np.ones(filters[-1], np.float32)
+    numbers = range(5, 12 * nb_instruments, 12)  # of the deepest encoder of each instrument
+    norms = {f"batch_normalization_{number}/{part}": ones for number in numbers for part in NORM}
+    return {**norms, "global_step": np.int64(1)}
+
+
+def write_deezers_model(folder: Path) -> None:
+    """Write Deezer's 2stems, whose weights are in the package, as Spleeter reads it."""
+    configuration = load_configuration("spleeter:2stems")
+    names = tensor_names(configuration.targets)
+    arrays = read_checkpoint(configuration.weights, configuration.targets)
+    stored = {names[name]: array for name, array in arrays.items()}
+    folder.mkdir(parents=True)
+    write_bundle({**stored, **unused_tensors(2, FILTERS)}, folder / "model")
+    (folder / "checkpoint").write_text('model_checkpoint_path: "model"\n')

@@ -26,6 +26,7 @@ from support.release import (
     use,
 )
 
+from spleeter_2.config.loading import UPSTREAM_PREFIX, embedded_models, load_configuration
 from spleeter_2.errors import ModelError
 from spleeter_2.weights import download
 from spleeter_2.weights.download import find_or_fetch
@@ -620,47 +621,52 @@ def test_encryption_is_kept(release, models, monkeypatch, certificate):
 # --- upstream ---
 
 
-@pytest.mark.spleeter
-def test_upstream_fetches_the_same_and_finds_ours(release, models, tmp_path, monkeypatch):
-    from spleeter.model.provider import ModelProvider
+FETCH = """
+import os
+from spleeter.model.provider import ModelProvider
+os.environ["GITHUB_HOST"] = host
+for name in ("GITHUB_REPOSITORY", "GITHUB_RELEASE", *os.environ):
+    if name.startswith("GITHUB_R") or name.lower().endswith("_proxy"):
+        os.environ.pop(name, None)
+ModelProvider.DEFAULT_MODEL_PATH = models
+result = ModelProvider.default().get("4stems")
+"""
+FACTS = """
+import importlib.resources, json
+from spleeter.model.provider.github import GithubModelProvider as P
+files = importlib.resources.files("spleeter.resources").iterdir()
+result = {
+    "defaults": [P.DEFAULT_HOST, P.DEFAULT_REPOSITORY, P.LATEST_RELEASE],
+    "index": P.CHECKSUM_INDEX,
+    "folders": {
+        path.name.removesuffix(".json"): json.loads(path.read_text())["model_dir"]
+        for path in files if path.name.endswith(".json")
+    },
+}
+"""
 
+
+def test_upstream_fetches_the_same_and_finds_ours(release, models, tmp_path, upstream):
     find_or_fetch("4stems")
     ours = list(release.requests)
     release.requests.clear()
-    monkeypatch.setattr(ModelProvider, "DEFAULT_MODEL_PATH", str(models))
-    assert ModelProvider.default().get("4stems") == str(models / "4stems")
-    assert release.requests == []
+    found = upstream.run(FETCH, host=release.host, models=str(models))
+    assert found == str(models / "4stems") and release.requests == []
     theirs = tmp_path / "theirs"
     theirs.mkdir()
-    ModelProvider.default().get(str(theirs / "4stems"))
+    upstream.run(FETCH, host=release.host, models=str(theirs))
     assert sorted(release.requests) == sorted(ours)
     assert files_below(theirs) == left(models)
     for name in COMPLETE:
         assert (theirs / name).read_bytes() == (models / name).read_bytes()
 
 
-@pytest.mark.spleeter
-def test_the_defaults_and_names_are_upstreams():
-    import json
-    from importlib import resources
-
-    from spleeter.model.provider.github import GithubModelProvider
-
-    from spleeter_2.config.loading import UPSTREAM_PREFIX, embedded_models, load_configuration
-
-    assert list(download.DEFAULTS.values()) == [
-        GithubModelProvider.DEFAULT_HOST,
-        GithubModelProvider.DEFAULT_REPOSITORY,
-        GithubModelProvider.LATEST_RELEASE,
-    ]
-    assert download.INDEX == GithubModelProvider.CHECKSUM_INDEX
-    found = {
-        path.name.removesuffix(".json"): json.loads(path.read_text())["model_dir"]
-        for path in resources.files("spleeter.resources").iterdir()
-        if path.name.endswith(".json")
-    }
-    assert found.pop("musdb") == "musdb_model"  # never released
+def test_the_defaults_and_names_are_upstreams(upstream):
+    facts = upstream.run(FACTS)
+    assert list(download.DEFAULTS.values()) == facts["defaults"]
+    assert download.INDEX == facts["index"]
+    assert facts["folders"].pop("musdb") == "musdb_model"  # never released
     ours = [name for name in embedded_models() if name.startswith(UPSTREAM_PREFIX)]
-    assert found == {
+    assert facts["folders"] == {
         name.removeprefix(UPSTREAM_PREFIX): load_configuration(name).model_dir for name in ours
     }

@@ -141,7 +141,6 @@ def test_without_a_home(tmp_path, monkeypatch):
     assert find("4stems") is None
 
 
-@pytest.mark.spleeter
 def test_tensorflow_finds_the_same_checkpoint(tmp_path):
     import tensorflow as tf
 
