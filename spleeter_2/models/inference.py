@@ -43,19 +43,22 @@ class InferenceModel:
 
 
 def load_for_inference(
-    configuration: Configuration, instruments: Iterable[str] | None = None
+    configuration: Configuration,
+    instruments: Iterable[str] | None = None,
+    band_only: bool = False,
 ) -> InferenceModel:
     """Build the network of a configuration with its weights, for inference.
 
     Args:
         instruments: instruments to separate (default: all).
+        band_only: see ``build_model``.
 
     Raises:
         SeparationError: no weights, or weights that do not fit; an unknown instrument.
     """
     folder = configuration.weights
     arrays = read_checkpoint(folder, configuration.targets, verify=True)
-    model = build_model(without_neutral_parts(configuration, arrays), instruments)
+    model = build_model(without_neutral_parts(configuration, arrays), instruments, band_only)
     assign(model, arrays, folder)
     return InferenceModel(
         inference_function(model),

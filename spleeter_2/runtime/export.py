@@ -62,7 +62,7 @@ def export_network(
     """Write the network of a configuration with its weights, and load it again to compare it.
 
     The input is named ``mixture``: planes ``[1, T, F, 2C]``, T the frames of the configuration's
-    segment. Every output has the name of its target and the same shape. In an ONNX file, kernels
+    segment and F its lowest bins, the model's band. Every output has the name of its target and the same shape. In an ONNX file, kernels
     whose values are 16-bit floats are stored as such.
 
     Args:
@@ -202,7 +202,7 @@ def _build(configuration: Configuration, instruments: Iterable[str] | None = Non
     from spleeter_2.models.inference import load_for_inference
 
     with tf.device("CPU"):  # also where the weights are read
-        model = load_for_inference(configuration, instruments)
+        model = load_for_inference(configuration, instruments, band_only=True)
         shape = (1, configuration.segment.nb_frames, *model.input_shape)
         signature = [tf.TensorSpec(shape, tf.float32, name=model_file.INPUT)]
         keras = tf.function(model.function, signature, autograph=False)
@@ -291,7 +291,7 @@ def _inputs(configuration: Configuration, shape: tuple[int, ...]) -> list[np.nda
     music = 0.05 * chord[:, np.newaxis] + 0.1 * beats[:, np.newaxis] * noise
     transform = Transform(stft.frame_length, stft.frame_step)
     spectrograms = [transform.forward(x.astype(np.float32)) for x in (0.1 * noise, music)]
-    return [to_planes(spectrogram)[np.newaxis] for spectrogram in spectrograms]
+    return [to_planes(spectrogram[:, : shape[2]])[np.newaxis] for spectrogram in spectrograms]
 
 
 def _compare(expected: Estimate, found: Estimate, inputs: list[np.ndarray]) -> float:

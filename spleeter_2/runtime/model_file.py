@@ -19,6 +19,7 @@ from spleeter_2.files import user_cache
 from spleeter_2.weights.checkpoint import open_checkpoint
 
 NAME = "model.onnx"
+VERSION = 2  # of exported graphs: files of another one are exported again
 INPUT = "mixture"  # planes [1, T, F, 2C]; each output has the name of its target and this shape
 INSTRUMENTS = "loop/instruments"  # optional input of conditioned networks; see ``instrument_loop``
 # keys of the metadata; TARGETS in the order of the configuration
@@ -33,6 +34,7 @@ def architecture(configuration: Configuration) -> str:
     if isinstance(model, UNet):
         model = replace(model, dropout=UNet().dropout)  # which a trained network does not have
     facts = (
+        VERSION,
         len(configuration.targets),
         configuration.nb_channels,
         configuration.stft,

@@ -44,7 +44,8 @@ class Network:
 
     Attributes:
         estimate: function from mixture complex64 ``[T, F, C]`` to
-            ``{target: complex64 [T, F, C]}``, T the frames of the configuration's segment.
+            ``{target: complex64 [T, F', C]}``, T the frames of the configuration's segment and F'
+            the bins of the model's band: estimates are zero above it.
         targets: the estimated targets.
         window: STFT window ``[frame_length]``, or None for the Hann window.
     """
@@ -83,8 +84,10 @@ def load_network(
     # a network without weights may be used for instruments of other names
     outputs = dict(zip(configuration.targets, session.targets, strict=True))
 
+    nb_bins = configuration.model.nb_bins
+
     def estimate(mixture: np.ndarray) -> dict[str, np.ndarray]:
-        planes = to_planes(mixture)[np.newaxis]
+        planes = to_planes(mixture[:, :nb_bins])[np.newaxis]
         estimates = session.estimate(planes, [outputs[name] for name in targets])
         return {name: from_planes(estimates[outputs[name]][0]) for name in targets}
 

@@ -1,4 +1,7 @@
-"""Filters over the estimates of all instruments in a window of the STFT."""
+"""Filters over the estimates of all instruments in a window of the STFT.
+
+Estimates have the F' lowest of the mixture's F bins, the band of the model.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,11 @@ from spleeter_2.config.schema import RatioMask
 
 EPSILON = 1e-10  # of Spleeter's masks: all equal where every estimate is silent
 
-Spectrograms = Mapping[str, np.ndarray]  # complex64 [T, F, C] by instrument
+Spectrograms = Mapping[str, np.ndarray]  # complex64 [T, F', C] by instrument
 
 
 def ratio_masks(
-    mixture: np.ndarray, estimates: Spectrograms, options: RatioMask, nb_bins: int
+    mixture: np.ndarray, estimates: Spectrograms, options: RatioMask
 ) -> dict[str, np.ndarray]:
     """Share the mixture among its estimates, bin by bin, as Spleeter does.
 
@@ -23,26 +26,22 @@ def ratio_masks(
 
     Args:
         mixture: complex64 ``[T, F, C]``.
-        nb_bins: bins of the masks; above them ``options.extension`` applies.
 
     Returns:
-        ``{instrument: complex64 [T, F, C]}``.
+        ``{instrument: complex64 [T, F', C]}``, or with all F bins where masks are extended by
+        their average.
     """
-    powers = {
-        name: _power(estimate[:, :nb_bins], options.exponent)
-        for name, estimate in estimates.items()
-    }
+    powers = {name: _power(each, options.exponent) for name, each in estimates.items()}
     total = sum(powers.values()) + np.float32(EPSILON)
     shares = {}
     for name, power in powers.items():
         mask = power  # in place: these are the largest arrays of a separation
         mask += np.float32(EPSILON / len(powers))
         mask /= total
-        shares[name] = share = np.zeros_like(mixture)
-        np.multiply(mixture[:, :nb_bins], mask, out=share[:, :nb_bins])
+        shares[name] = mixture[:, : mask.shape[1]] * mask
         if options.extension == "average":
-            mean = mask.mean(axis=1, keepdims=True)
-            np.multiply(mixture[:, nb_bins:], mean, out=share[:, nb_bins:])
+            above = mixture[:, mask.shape[1] :] * mask.mean(axis=1, keepdims=True)
+            shares[name] = np.concatenate([shares[name], above], axis=1)
     return shares
 
 
@@ -62,10 +61,11 @@ def wiener(
         has_residual: the mixture minus the estimates is an instrument too.
 
     Returns:
-        ``{instrument: complex64 [T, F, C]}``, without the residual.
+        ``{instrument: complex64 [T, F', C]}``, without the residual.
     """
     import norbert
 
+    mixture = mixture[:, : next(iter(estimates.values())).shape[1]]
     sources = list(estimates.values())
     if has_residual:
         sources.append(residual(mixture, estimates))

@@ -381,14 +381,13 @@ class Separator:
     def _filter(
         self, mixture: np.ndarray, estimates: dict[str, np.ndarray]
     ) -> dict[str, np.ndarray]:
-        """Estimates of a window, ``[T, F, C]`` each, after the model's or the user's filter."""
+        """Estimates of a window after the model's or the user's filter; see ``filters``."""
         configuration = self.configuration
         if self._mwf:
             return wiener(mixture, estimates, configuration.residual is not None)
         if configuration.ratio_mask is None:
             return estimates
-        nb_bins = configuration.model.nb_bins
-        return ratio_masks(mixture, estimates, configuration.ratio_mask, nb_bins)
+        return ratio_masks(mixture, estimates, configuration.ratio_mask)
 
     def close(self) -> None:
         """Release the network."""
