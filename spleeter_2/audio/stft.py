@@ -41,18 +41,24 @@ class Transform:
         self.window = window.astype(np.float32)
         self._norms: dict[int, np.ndarray] = {}
 
-    def forward(self, waveform: np.ndarray) -> np.ndarray:
+    def forward(self, waveform: np.ndarray, nb_bins: int | None = None) -> np.ndarray:
         """Waveform float32 ``[S, C]`` -> complex64 ``[T, F, C]``.
 
         S exceeds frame_length / 2 if centred, else frame_length.
+
+        Args:
+            nb_bins: F, the lowest bins to keep (default: all).
         """
-        channels = np.ascontiguousarray(waveform.T)
-        if self._before:
-            channels = np.pad(channels, ((0, 0), (self._before,) * 2), mode="reflect")
-        frames = np.lib.stride_tricks.sliding_window_view(channels, self.length, axis=1)
-        frames = frames[:, :: self.step] * self.window  # [C, T, length]
-        spectrogram = import_fft().rfft(frames, workers=WORKERS, overwrite_x=True)
-        return np.moveaxis(spectrogram, 0, 2)  # [T, F, C]
+        nb_bins = self.length // 2 + 1 if nb_bins is None else nb_bins
+        nb_frames = 1 + (len(waveform) + 2 * self._before - self.length) // self.step
+        spectrogram = np.empty((nb_frames, nb_bins, waveform.shape[1]), np.complex64)
+        for channel, samples in enumerate(waveform.T):  # one at a time takes less memory
+            padded = np.pad(samples, self._before, mode="reflect")
+            frames = np.lib.stride_tricks.sliding_window_view(padded, self.length)
+            frames = frames[:: self.step] * self.window  # [T, length]
+            bins = import_fft().rfft(frames, workers=WORKERS, overwrite_x=True)
+            spectrogram[:, :, channel] = bins[:, :nb_bins]
+        return spectrogram
 
     def inverse(self, spectrogram: np.ndarray, nb_samples: int) -> np.ndarray:
         """Complex64 ``[T, F, C]`` -> float32 ``[nb_samples, C]``; missing upper bins are zero.
@@ -60,30 +66,32 @@ class Transform:
         Overlap-add of windowed frames, divided by the sum of squared windows. The
         imaginary parts at 0 Hz and at the Nyquist frequency are ignored.
         """
-        frames = import_fft().irfft(
-            np.moveaxis(spectrogram, 2, 0), n=self.length, workers=WORKERS, overwrite_x=True
-        )
-        frames *= self.window  # [C, T, length]
         kept = slice(self._before, self._before + nb_samples)
-        summed = self._overlap_add(frames)[:, kept]
-        return (summed / self.norm(frames.shape[1])[kept]).T
+        norm = self.norm(len(spectrogram))[kept]
+        waveform = np.empty((len(norm), spectrogram.shape[2]), np.float32)
+        for channel in range(spectrogram.shape[2]):
+            bins = spectrogram[:, :, channel]
+            frames = import_fft().irfft(bins, n=self.length, workers=WORKERS)
+            frames *= self.window  # [T, length]
+            waveform[:, channel] = self._overlap_add(frames)[kept] / norm
+        return waveform
 
     def _overlap_add(self, frames: np.ndarray) -> np.ndarray:
-        """Frames ``[C, T, length]`` -> ``[C, S]`` with S at least ``(T - 1) * step + length``."""
-        channels, nb_frames, _ = frames.shape
+        """Frames ``[T, length]`` -> ``[S]`` with S at least ``(T - 1) * step + length``."""
+        nb_frames = len(frames)
         parts = -(-self.length // self.step)
-        summed = np.zeros((channels, nb_frames + parts - 1, self.step), frames.dtype)
+        summed = np.zeros((nb_frames + parts - 1, self.step), frames.dtype)
         for part in range(parts):
-            piece = frames[:, :, part * self.step : (part + 1) * self.step]
-            summed[:, part : part + nb_frames, : piece.shape[2]] += piece
-        return summed.reshape(channels, -1)
+            piece = frames[:, part * self.step : (part + 1) * self.step]
+            summed[part : part + nb_frames, : piece.shape[1]] += piece
+        return summed.reshape(-1)
 
     def norm(self, nb_frames: int) -> np.ndarray:
         """Sum of the squared windows of ``nb_frames`` frames, from the first one's start on."""
         if nb_frames not in self._norms:
-            squared = np.broadcast_to(self.window**2, (1, nb_frames, self.length))
+            squared = np.broadcast_to(self.window**2, (nb_frames, self.length))
             # avoids division by zero where all windows are zero
-            self._norms[nb_frames] = np.maximum(self._overlap_add(squared)[0], 1e-8)
+            self._norms[nb_frames] = np.maximum(self._overlap_add(squared), 1e-8)
         return self._norms[nb_frames]
 
 

@@ -22,6 +22,7 @@ from spleeter_2.weights.checkpoint import Checkpoint, open_checkpoint
 from spleeter_2.weights.spleeter import tensor_names, variable_shapes
 
 from . import model_file
+from .memory import return_free_memory
 from .references import input_name, references
 
 log = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ def load_network(
         session = open_session(complete_model(checkpoint, configuration), device, folder)
     else:
         session = _session_of(configuration, device)
+    return_free_memory()
     if len(session.targets) != len(configuration.targets):
         raise SeparationError(
             f"{session.path} estimates {', '.join(session.targets)}, not "

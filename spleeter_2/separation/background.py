@@ -22,25 +22,21 @@ def in_background(items: Iterable[Item]) -> Iterator[Item]:
     Args:
         items: iterated, and closed if it is a generator, in the background thread only.
     """
-    ready: queue.Queue = queue.Queue(maxsize=1)
+    ready: queue.Queue = queue.Queue()
+    room = threading.Semaphore(1)  # of one item, that is computed or waits
     stopped = threading.Event()
-
-    def put(item: object, error: BaseException | None = None) -> None:
-        while not stopped.is_set():
-            try:
-                return ready.put((item, error), timeout=0.05)
-            except queue.Full:
-                continue
 
     def work() -> None:
         try:
-            for item in items:
+            item, iterator = None, iter(items)
+            while item is not _END:
+                room.acquire()
                 if stopped.is_set():
                     return
-                put(item)
-            put(_END)
+                item = next(iterator, _END)
+                ready.put((item, None))
         except BaseException as error:
-            put(None, error)
+            ready.put((None, error))
         finally:
             if isinstance(items, Iterator) and hasattr(items, "close"):
                 items.close()
@@ -50,6 +46,7 @@ def in_background(items: Iterable[Item]) -> Iterator[Item]:
     try:
         while True:
             item, error = ready.get()
+            room.release()
             if error is not None:
                 raise error
             if item is _END:
@@ -57,5 +54,6 @@ def in_background(items: Iterable[Item]) -> Iterator[Item]:
             yield item
     finally:
         stopped.set()
+        room.release()
         # bounded: a read from standard input may block forever, and the daemon thread is harmless
         thread.join(timeout=5)

@@ -309,6 +309,7 @@ class Separator:
     ) -> Iterator[dict[str, np.ndarray]]:
         self.load()
         model_rate, nb_channels = self.configuration.sample_rate, self.configuration.nb_channels
+        nb_bins = self._bins_needed()
         # filled by the first thread, emptied by the caller's thread
         mixture = _SampleQueue()
 
@@ -316,7 +317,7 @@ class Separator:
             samples = (with_channels(block, nb_channels) for block in mixture.fill(blocks))
             samples = resample(samples, sample_rate, model_rate)
             for window, nb_left in self._windows.cut(samples):  # [L, C]
-                yield self._transform.forward(window), nb_left  # [T, F, C]
+                yield self._transform.forward(window, nb_bins), nb_left  # [T, F, C]
 
         def estimates() -> Iterator[tuple[dict[str, np.ndarray], int]]:  # second thread
             for spectrogram, nb_left in in_background(spectrograms()):
@@ -338,6 +339,13 @@ class Separator:
         if len(rest := mixture.take(None)):
             silence = np.zeros((len(rest), nb_channels), np.float32)
             yield self._instruments(rest, [silence] * nb_targets)
+
+    def _bins_needed(self) -> int:
+        """Bins of the mixture that the network and the filter need."""
+        masks = self.configuration.ratio_mask
+        is_extended = masks is not None and masks.extension != "zeros"
+        stft, model = self.configuration.stft, self.configuration.model
+        return stft.nb_bins if is_extended else model.nb_bins
 
     def _instruments(
         self, mixture: np.ndarray, estimates: list[np.ndarray]
