@@ -226,10 +226,10 @@ def test_files_of_every_codec(upstream, found, songs, tmp_path):
     assert len(names) == 12 and files_below(tmp_path / "ours") == names
     for name in names:
         ours, expected = (decoded(tmp_path / who / name) for who in ("ours", "theirs"))
-        if name.endswith("wma"):  # Spleeter's lack the end of the song
+        if name.endswith("wma"):  # Spleeter's lack the start and the end of the song
             nb_samples = len(decoded(tmp_path / "ours" / name.replace("wma", "wav")))
-            assert len(expected) < nb_samples <= len(ours), name
-            ours = ours[: len(expected)]
+            assert len(expected) + 1024 < nb_samples <= len(ours), name
+            ours = ours[2048 : 2048 + len(expected)]
         assert ours.shape == expected.shape, name
         # lossy encoders may turn a difference of one step into another choice
         assert sdr(expected, ours) > (60 if name.endswith(("wav", "flac")) else 20), name

@@ -26,6 +26,7 @@ from support.release import (
     use,
 )
 
+from spleeter_2.config.loading import UPSTREAM_PREFIX, embedded_models, load_configuration
 from spleeter_2.errors import ModelError
 from spleeter_2.weights import download
 from spleeter_2.weights.download import find_or_fetch
@@ -661,10 +662,10 @@ def test_upstream_fetches_the_same_and_finds_ours(release, models, tmp_path, ups
 
 
 def test_the_defaults_and_names_are_upstreams(upstream):
-    from spleeter_2.weights.folders import MODEL_FOLDERS
-
     facts = upstream.run(FACTS)
     assert list(download.DEFAULTS.values()) == facts["defaults"]
     assert download.INDEX == facts["index"]
     assert facts["folders"].pop("musdb") == "musdb_model"  # never released
-    assert facts["folders"] == MODEL_FOLDERS
+    models = [name for name in embedded_models() if name.startswith(UPSTREAM_PREFIX)]
+    ours = {name.removeprefix(UPSTREAM_PREFIX): load_configuration(name) for name in models}
+    assert facts["folders"] == {name: each.model_dir for name, each in ours.items()}
