@@ -79,7 +79,7 @@ class Transform:
         return summed.reshape(channels, -1)
 
     def norm(self, nb_frames: int) -> np.ndarray:
-        """Sum of the squared windows of ``nb_frames`` frames, from the first sample of the first."""
+        """Sum of the squared windows of ``nb_frames`` frames, from the first one's start on."""
         if nb_frames not in self._norms:
             squared = np.broadcast_to(self.window**2, (1, nb_frames, self.length))
             # avoids division by zero where all windows are zero

@@ -1,8 +1,9 @@
 """Descriptor -> validated ``Configuration``.
 
-A descriptor is ``spleeter_2:NAME`` or ``spleeter:NAME`` (embedded in ``presets/``), a JSON file, or a
-folder with a ``config.json`` (a converted checkpoint, a training run). A JSON file of Spleeter is read
-as one of ours. A file with a ``base`` descriptor holds only the changes. Paths in a JSON file are relative to its folder.
+A descriptor is ``spleeter_2:NAME`` or ``spleeter:NAME`` (embedded in ``presets/``), a JSON file, or
+a folder with a ``config.json`` (a converted checkpoint, a training run). A JSON file of Spleeter is
+read as one of ours. A file with a ``base`` descriptor holds only the changes. Paths in a JSON file
+are relative to its folder.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def embedded_models() -> list[str]:
     return [
         prefix + path.stem
         for prefix, folder in FOLDERS.items()
-        for path in sorted(folder.glob("*.json"))
+        for path in sorted(folder.glob("*.json"), key=lambda path: path.stem)
     ]
 
 
@@ -111,8 +112,8 @@ def _locate(descriptor: str) -> Path:
         path = path / "config.json"
     if not os.path.isfile(path):  # Path.is_file raises PermissionError in a closed folder
         raise SeparationError(
-            f"there is no configuration {path}; give spleeter_2:NAME or spleeter:NAME (see 'spleeter models'), "
-            "a JSON file or a folder with config.json"
+            f"there is no configuration {path}; give spleeter_2:NAME or spleeter:NAME (see "
+            "'spleeter models'), a JSON file or a folder with config.json"
         )
     return path
 

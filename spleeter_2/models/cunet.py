@@ -86,14 +86,6 @@ class Estimate(layers.Layer):
         return tf.concat([real, imaginary / divisor], axis=-1)
 
 
-class InstrumentSplit(layers.Layer):
-    """Identity layer that marks where computation becomes instrument-specific."""
-
-    @no_autograph
-    def call(self, inputs):
-        return inputs
-
-
 class BroadcastConcatenate(layers.Layer):
     """Concatenate along channels, broadcasting tensors that have one instrument."""
 
@@ -147,7 +139,6 @@ def _network(options: CUNet, planes: tf.Tensor, embedding: tf.Tensor) -> tf.Tens
     skips: list[tf.Tensor] = []
 
     def block(x: tf.Tensor, name: str) -> tf.Tensor:
-        instruments = x.shape[0]
         x = DenseConvNorm(
             name,
             channels,
@@ -167,8 +158,6 @@ def _network(options: CUNet, planes: tf.Tensor, embedding: tf.Tensor) -> tf.Tens
             x = frequency_transformation(
                 x, options.frequency, f"{name}_frequency", block_options, embedding
             )
-        if x.shape[0] > instruments:
-            x, *skips[:] = InstrumentSplit(name="instrument_split")([x, *skips])
         return x
 
     x = ConvNorm(channels, (1, 2), activation=options.first_activation, name="first_conv")(planes)

@@ -17,7 +17,6 @@ from spleeter_2.weights.checkpoint import read_checkpoint
 
 from . import build_model
 from .conditioning import SplitPerBlock
-from .cunet import InstrumentSplit
 from .frequency import Attention
 from .layers import PLANES, FromPlanes, ToPlanes, no_autograph
 from .variables import assign
@@ -139,69 +138,93 @@ def inference_function(model: tf.keras.Model) -> EstimateFunction:
     ]
     planes = model.get_layer(PLANES).output
     estimates = {name: model.get_layer(f"{name}_spectrogram").input for name in model.output}
-    network = tf.keras.Model(planes, estimates)
     if not fixed:
-        return functools.partial(network, training=False)
+        return functools.partial(tf.keras.Model(planes, estimates), training=False)
     silence = tf.zeros((1, 1, *planes.shape[2:]))
     values = tf.keras.Model(planes, fixed)(silence, training=False)
-    values = dict(zip(map(id, fixed), values, strict=True))
-    for layer in model.layers:
-        if isinstance(layer, InstrumentSplit):
-            split = tf.nest.flatten(layer.output)
-            heads = {name: model.get_layer(f"{name}_estimate") for name in estimates}
-            last = model.get_layer("last_conv").output
-            return _per_instrument(planes, split, last, heads, fixed, values)
-    body = tf.keras.Model([planes, *fixed], estimates)
-    return lambda mixture: body([mixture, *values.values()], training=False)
+    head = model.get_layer(f"{next(iter(estimates))}_estimate")
+    last = model.get_layer("last_conv").output
+    return _per_instrument(planes, last, head, tuple(estimates), fixed, values)
+
+
+@dataclass(frozen=True)
+class PerInstrument:
+    """A conditioned network: one part for all instruments, then one instrument at a time.
+
+    All instruments at once would take several times the memory and exceed the CPU's caches.
+
+    Attributes:
+        targets: the instruments.
+        shared: planes ``[B, T, F, 2C]`` -> list of tensors.
+        own: planes, int64 index in ``targets``, those tensors -> planes ``[B, T, F, 2C]``.
+    """
+
+    targets: tuple[str, ...]
+    shared: Callable[[tf.Tensor], list[tf.Tensor]]
+    own: Callable[[tf.Tensor, tf.Tensor, list[tf.Tensor]], tf.Tensor]
+
+    @no_autograph
+    def __call__(self, mixture: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Planes ``[B, T, F, 2C]`` -> ``{target: planes}``."""
+        common = self.shared(mixture)
+        return {
+            name: self.own(mixture, tf.constant(index, tf.int64), common)
+            for index, name in enumerate(self.targets)
+        }
 
 
 def _per_instrument(
     planes: tf.Tensor,
-    split: list[tf.Tensor],
     last: tf.Tensor,
-    heads: dict[str, tf.keras.layers.Layer],
+    head: tf.keras.layers.Layer,
+    targets: tuple[str, ...],
     fixed: list[tf.Tensor],
-    values: dict[int, tf.Tensor],
-) -> EstimateFunction:
-    """Function that computes the shared part once, then one instrument at a time.
-
-    All instruments at once would take several times the memory and exceed the CPU's caches.
+    values: list[tf.Tensor],
+) -> PerInstrument:
+    """Divide a network where it first depends on the instrument.
 
     Args:
         planes: of the mixture, the network's input.
-        split: tensors of the ``InstrumentSplit``, ``[I or 1, ...]``.
         last: ``[I, ...]``, all that the heads depend on apart from the mixture.
-        heads: layer of each target, in the order of the instruments.
+        head: layer of a target; all are equal for a single instrument.
+        targets: the instruments.
         fixed: tensors ``[I, ...]`` that do not depend on the mixture.
-        values: values of ``fixed``, by the id of the tensor.
+        values: of ``fixed``.
     """
-    early = _direct_inputs(split, fixed)
-    late = _direct_inputs([last], [*split, *fixed])
-    shared = tf.keras.Model([planes, *early], split)
-    own = tf.keras.Model(late, last)
+    boundary = _boundary(last, fixed)
+    common = tf.keras.Model(planes, boundary)
+    rest = tf.keras.Model([*boundary, *fixed], last)
 
     @no_autograph
-    def function(mixture: tf.Tensor) -> dict[str, tf.Tensor]:
-        common = shared([mixture, *(values[id(tensor)] for tensor in early)], training=False)
-        known = {**values, **dict(zip(map(id, split), tf.nest.flatten(common), strict=True))}
-        inputs = [known[id(tensor)] for tensor in late]
-        estimates = {}
-        for index, (name, head) in enumerate(heads.items()):
-            mine = [x if x.shape[0] == 1 else tf.gather(x, [index]) for x in inputs]
-            estimates[name] = head([mixture, own(mine, training=False)])
-        return estimates
+    def shared(mixture: tf.Tensor) -> list[tf.Tensor]:
+        return tf.nest.flatten(common(mixture, training=False))
 
-    return function
+    @no_autograph
+    def own(mixture: tf.Tensor, index: tf.Tensor, tensors: list[tf.Tensor]) -> tf.Tensor:
+        mine = [tf.gather(value, index[tf.newaxis]) for value in values]  # [1, ...] each
+        return head([mixture, rest([*tensors, *mine], training=False)])
+
+    return PerInstrument(targets, shared, own)
 
 
-def _direct_inputs(outputs: list[tf.Tensor], given: list[tf.Tensor]) -> list[tf.Tensor]:
-    """The ``given`` tensors that ``outputs`` depend on directly, not through another of them."""
-    stops = {id(tensor) for tensor in given}
-    pending, seen = list(outputs), set()
-    while pending:
-        tensor = pending.pop()
-        if id(tensor) not in seen:
-            seen.add(id(tensor))
-            if id(tensor) not in stops:
-                pending.extend(tf.nest.flatten(tensor.node.keras_inputs))
-    return [tensor for tensor in given if id(tensor) in seen]
+def _boundary(last: tf.Tensor, fixed: list[tf.Tensor]) -> list[tf.Tensor]:
+    """Tensors independent of ``fixed`` from which a layer computes something that is not.
+
+    Args:
+        last: a tensor that depends on ``fixed``.
+    """
+    known = {id(tensor): True for tensor in fixed}  # by id: does it depend on them
+    found: dict[int, tf.Tensor] = {}
+
+    def depends(tensor: tf.Tensor) -> bool:
+        if id(tensor) not in known:
+            inputs = tf.nest.flatten(tensor.node.keras_inputs)
+            flags = [depends(x) for x in inputs]
+            known[id(tensor)] = any(flags)
+            if any(flags):
+                shared = (x for x, flag in zip(inputs, flags, strict=True) if not flag)
+                found.update((id(x), x) for x in shared)
+        return known[id(tensor)]
+
+    depends(last)
+    return list(found.values())

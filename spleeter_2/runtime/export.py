@@ -1,17 +1,17 @@
 """Export a network from Keras for other runtimes, and compare the result with it.
 
-The only module of this package that imports TensorFlow.
+With ``onnx_graph`` the only module of this package that imports TensorFlow.
 """
 
 from __future__ import annotations
 
 import base64
+import functools
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -22,14 +22,12 @@ from spleeter_2.extras import is_installed, require_extra
 from spleeter_2.files import atomic_file
 from spleeter_2.weights.checkpoint import open_checkpoint
 
-from . import model_file
+from . import model_file, onnx_graph
 from .network import complete_model, open_session, to_planes
 from .references import input_name, metadata, references
 from .tensorflow_import import import_tensorflow
 
-OPSET = 17
 TOLERANCE = 1e-4  # largest difference to Keras, relative to the largest estimate
-MIN_HALVED = 1024  # elements from which a tensor is stored in 16 bits where it loses nothing
 # formats, and the name of the file or folder of each
 FILES = {"onnx": model_file.NAME, "saved_model": "saved_model", "litert": "model.tflite"}
 
@@ -59,6 +57,7 @@ def export_network(
     path: Path,
     form: str,
     instruments: Iterable[str] | None = None,
+    choose: bool = False,
 ) -> Exported:
     """Write the network of a configuration with its weights, and load it again to compare it.
 
@@ -70,15 +69,18 @@ def export_network(
         path: of the file, or of the folder of a SavedModel; not written atomically.
         form: a key of ``FILES``.
         instruments: instruments to separate (default: all).
+        choose: see ``onnx_graph.build_graph``.
 
     Raises:
         SeparationError: no weights, or weights that do not fit; a package that is not installed;
             an unknown instrument; estimates that differ by more than ``TOLERANCE``.
         OSError: the path cannot be written.
     """
+    require_extra("train", "exporting a network")
     network = _build(configuration, instruments)
-    write = {"onnx": _write_onnx, "saved_model": _write_saved_model, "litert": _write_litert}
-    difference = _compare(network, write[form](network, path))
+    write_onnx = functools.partial(_write_onnx, choose=choose)
+    write = {"onnx": write_onnx, "saved_model": _write_saved_model, "litert": _write_litert}
+    difference = _difference(network, write[form](network, path))
     if form == "onnx":
         with open(path, "ab") as file:
             file.write(metadata(_facts(network, difference)) + _stamp(configuration))
@@ -140,12 +142,14 @@ class _Graph:
 
 
 def _compared_graph(configuration: Configuration) -> _Graph:
+    require_extra("train", "exporting a network")
     network = _build(configuration)
     checkpoint = open_checkpoint(configuration.weights, configuration.targets)
-    found = references(checkpoint, {name: input_name(name) for name in network.variables.values()})
-    content = _onnx_model(network).SerializeToString()
+    graph = network.graph(choose=True)
+    found = references(checkpoint, {name: input_name(name) for name in graph.variables})
+    content = graph.model.SerializeToString()
     session = open_session(found + content, folder=Path(configuration.weights))
-    difference = _compare(network, session.estimate)
+    difference = _difference(network, session.estimate)
     return _Graph(found, content + metadata(_facts(network, difference)), difference)
 
 
@@ -162,74 +166,36 @@ def _compared_model(configuration: Configuration, content: bytes) -> float | Non
             for target, name in zip(configuration.targets, session.targets, strict=True)
         }
 
-    return _compare(_build_keras(configuration), estimate)
+    return _difference(_build(configuration), estimate)
 
 
 @dataclass(frozen=True)
-class _Keras:
-    """A network in Keras as a function from planes ``[1, T, F, 2C]`` to ``{target: planes}``.
+class _Network:
+    """A network of Keras.
 
     Attributes:
-        call: tf.function of the Keras model.
-        shape: of the planes.
+        function: planes ``[1, T, F, 2C]`` -> ``{target: planes}``.
+        keras: tf.function of it.
+        signature: its argument.
+        shape: of its input and of each output.
     """
 
     configuration: Configuration
-    call: Callable
+    function: Callable
+    keras: Callable
+    signature: list
     targets: tuple[str, ...]
     shape: tuple[int, int, int, int]
     window: np.ndarray | None
 
     def estimate(self, planes: np.ndarray) -> dict[str, np.ndarray]:
-        return {name: value.numpy() for name, value in self.call(planes).items()}
+        return {name: value.numpy() for name, value in self.keras(planes).items()}
+
+    def graph(self, choose: bool) -> onnx_graph.Graph:
+        return onnx_graph.build_graph(self.function, self.signature, self.shape, choose)
 
 
-@dataclass(frozen=True)
-class _Network(_Keras):
-    """The same with its graph.
-
-    Attributes:
-        graph: GraphDef of ``call`` whose weights are constants.
-        outputs: names of its outputs, sorted by target.
-        variables: names of the variables by the names of the constants that hold their values.
-    """
-
-    graph: Any
-    outputs: list[str]
-    variables: Mapping[str, str]
-
-    def function(self, variables: Sequence[str] = ()) -> Callable:
-        """tf.function of the graph.
-
-        Args:
-            variables: constants that become further arguments, after the mixture.
-        """
-        import tensorflow as tf
-
-        constants = {node.name: node for node in self.graph.node if node.op == "Const"}
-        signature = [
-            *_signature(self.shape),
-            *(
-                tf.TensorSpec(
-                    tf.TensorShape(constants[name].attr["value"].tensor.tensor_shape),
-                    tf.float32,
-                    name=input_name(self.variables[name]),
-                )
-                for name in variables
-            ),
-        ]
-
-        @tf.function(input_signature=signature, autograph=False)
-        def function(mixture, *weights):
-            inputs = {f"{name}:0": value for name, value in zip(variables, weights, strict=True)}
-            inputs[model_file.INPUT] = mixture
-            estimates = tf.graph_util.import_graph_def(self.graph, inputs, self.outputs, name="")
-            return dict(zip(sorted(self.targets), estimates, strict=True))
-
-        return function
-
-
-def _build_keras(configuration: Configuration, instruments: Iterable[str] | None = None) -> _Keras:
+def _build(configuration: Configuration, instruments: Iterable[str] | None = None) -> _Network:
     import_tensorflow().get_logger().setLevel(logging.ERROR)
     import tensorflow as tf
 
@@ -238,86 +204,20 @@ def _build_keras(configuration: Configuration, instruments: Iterable[str] | None
     with tf.device("CPU"):  # also where the weights are read
         model = load_for_inference(configuration, instruments)
         shape = (1, configuration.segment.nb_frames, *model.input_shape)
-        call = tf.function(model.function, _signature(shape), autograph=False)
-    return _Keras(configuration, call, model.targets, shape, model.window)
-
-
-def _build(configuration: Configuration, instruments: Iterable[str] | None = None) -> _Network:
-    require_extra("train", "exporting a network")
-    keras = _build_keras(configuration, instruments)
-    import tensorflow as tf
-
-    with tf.device("CPU"):
-        graph, outputs, variables = _constant_graph(keras.call)
-    return _Network(**vars(keras), graph=graph, outputs=outputs, variables=variables)
-
-
-def _signature(shape: tuple[int, ...]) -> list:
-    """Signature of a tf.function of the mixture's planes."""
-    import tensorflow as tf
-
-    return [tf.TensorSpec(shape, tf.float32, name=model_file.INPUT)]
-
-
-def _constant_graph(function: Callable) -> tuple[Any, list[str], dict[str, str]]:
-    """GraphDef of a tf.function without variables and captured tensors, outputs and variables.
-
-    See ``_Network``.
-    """
-    from tensorflow.python.framework.convert_to_constants import (
-        convert_variables_to_constants_v2_as_graph,
+        signature = [tf.TensorSpec(shape, tf.float32, name=model_file.INPUT)]
+        keras = tf.function(model.function, signature, autograph=False)
+    return _Network(
+        configuration, model.function, keras, signature, model.targets, shape, model.window
     )
 
-    concrete = function.get_concrete_function()
-    names = {id(variable.handle): variable.name for variable in concrete.graph.variables}
-    variables = {
-        inner.op.name: names[id(handle)].removesuffix(":0")
-        for handle, inner in concrete.graph.captures
-        if id(handle) in names
-    }
-    constant, graph = convert_variables_to_constants_v2_as_graph(concrete)
-    for node in graph.node:  # gradients defined in Python, which a SavedModel would refer to
-        node.attr.pop("_gradient_op_type", None)
-        node.device = ""  # a SavedModel's user chooses
-    return graph, [output.name for output in constant.outputs], variables
 
-
-def _onnx_model(network: _Network):
-    """``onnx.ModelProto`` that lacks the values of the variables."""
-    import tf2onnx
-
-    logging.getLogger("tf2onnx").setLevel(logging.ERROR)
-    variables = sorted(network.variables)
-    function = network.function(variables)
-    model, _ = tf2onnx.convert.from_function(function, function.input_signature, opset=OPSET)
-    inputs = [item for item in model.graph.input if item.name == model_file.INPUT]
-    del model.graph.input[:]
-    model.graph.input.extend(inputs)
-    _store_in_half(model)
-    return model
-
-
-def _write_onnx(network: _Network, path: Path) -> Estimate:
+def _write_onnx(network: _Network, path: Path, choose: bool = False) -> Estimate:
     """Write a self-contained file."""
     import onnx
-    from onnx import numpy_helper
 
-    model = _onnx_model(network)
-    constants = {node.name: node for node in network.graph.node if node.op == "Const"}
-    for constant, variable in network.variables.items():
-        value = _value_of(constants[constant])
-        model.graph.initializer.append(numpy_helper.from_array(value, input_name(variable)))
-    _store_in_half(model)  # the weights too
-    path.write_bytes(model.SerializeToString())
+    path.write_bytes(network.graph(choose).complete().SerializeToString())
     onnx.checker.check_model(os.fspath(path))
     return open_session(path).estimate
-
-
-def _value_of(node) -> np.ndarray:
-    """Value of a constant in a GraphDef."""
-    import tensorflow as tf
-
-    return tf.make_ndarray(node.attr["value"].tensor)
 
 
 def _stamp(configuration: Configuration) -> bytes:
@@ -342,7 +242,7 @@ def _write_saved_model(network: _Network, path: Path) -> Estimate:
     from spleeter_2.models.file_errors import file_errors
 
     module = tf.Module()
-    module.estimate = network.function()
+    module.estimate = onnx_graph.trace(network.function, network.signature).function()
     with file_errors():
         tf.saved_model.save(module, os.fspath(path), module.estimate)
     loaded = tf.saved_model.load(os.fspath(path)).signatures["serving_default"]
@@ -370,32 +270,15 @@ def _write_litert(network: _Network, path: Path) -> Estimate:
     return lambda planes: estimate(mixture=planes)
 
 
-def _store_in_half(graph) -> None:
-    """Store tensors of 16-bit values in 16 bits, with a cast behind; a runtime folds the cast."""
-    from onnx import TensorProto, helper, numpy_helper
-
-    casts = []
-    for tensor in graph.graph.initializer:
-        if tensor.data_type != TensorProto.FLOAT:
-            continue
-        values = numpy_helper.to_array(tensor)
-        with np.errstate(over="ignore"):
-            half = values.astype(np.float16)
-        if values.size < MIN_HALVED or not np.array_equal(half.astype(np.float32), values):
-            continue
-        name = tensor.name
-        tensor.CopyFrom(numpy_helper.from_array(half, f"{name}_half"))
-        casts.append(helper.make_node("Cast", [f"{name}_half"], [name], to=TensorProto.FLOAT))
-    nodes = list(graph.graph.node)
-    del graph.graph.node[:]
-    graph.graph.node.extend([*casts, *nodes])
+def _difference(network: _Network, found: Estimate) -> float:
+    """Largest difference to Keras' estimates; see ``_compare``."""
+    return _compare(network.estimate, found, _inputs(network.configuration, network.shape))
 
 
-def _inputs(network: _Keras) -> list[np.ndarray]:
+def _inputs(configuration: Configuration, shape: tuple[int, ...]) -> list[np.ndarray]:
     """Planes ``[1, T, F, 2C]`` of noise and of something like music."""
-    configuration = network.configuration
     stft = configuration.stft
-    nb_samples = (network.shape[1] - 1) * stft.frame_step
+    nb_samples = (shape[1] - 1) * stft.frame_step
     time = np.arange(nb_samples) / configuration.sample_rate
     chord = sum(
         np.sin(2 * np.pi * frequency * partial * time) / partial
@@ -411,16 +294,16 @@ def _inputs(network: _Keras) -> list[np.ndarray]:
     return [to_planes(spectrogram)[np.newaxis] for spectrogram in spectrograms]
 
 
-def _compare(network: _Keras, found: Estimate) -> float:
-    """Largest difference to Keras' estimates, relative to the largest of them.
+def _compare(expected: Estimate, found: Estimate, inputs: list[np.ndarray]) -> float:
+    """Largest difference of estimates, relative to the largest expected one.
 
     Raises:
         SeparationError: it exceeds ``TOLERANCE``.
     """
     worst = 0.0
-    for planes in _inputs(network):
+    for planes in inputs:
         other = found(planes)
-        for name, estimate in network.estimate(planes).items():
+        for name, estimate in expected(planes).items():
             scale = float(np.abs(estimate).max()) or 1.0
             difference = float(np.abs(other[name] - estimate).max()) / scale
             worst = float(np.maximum(worst, difference))  # max() would drop NaN

@@ -20,6 +20,7 @@ from spleeter_2.weights.checkpoint import open_checkpoint
 
 NAME = "model.onnx"
 INPUT = "mixture"  # planes [1, T, F, 2C]; each output has the name of its target and this shape
+INSTRUMENTS = "loop/instruments"  # optional input of conditioned networks; see ``instrument_loop``
 # keys of the metadata; TARGETS in the order of the configuration
 DIGEST, WINDOW, DIFFERENCE = "spleeter_2_digest", "stft_window", "difference"
 TARGETS = "targets"
@@ -77,13 +78,15 @@ def ships(configuration: Configuration) -> bool:
 
 
 def graph_path(configuration: Configuration) -> Path:
-    """Path of a network without weights, one that ships or else one in the user's cache."""
-    name = _shipped(configuration).name
-    return (
-        _shipped(configuration)
-        if ships(configuration)
-        else user_cache("graphs", "an exported network: name a cache in XDG_CACHE_HOME") / name
-    )
+    """Path of a network without weights, one that ships or else one in the user's cache.
+
+    Raises:
+        SeparationError: it does not ship, and the user has no home.
+    """
+    shipped = _shipped(configuration)
+    if shipped.is_file():
+        return shipped
+    return user_cache("graphs", "exported networks: name one in XDG_CACHE_HOME") / shipped.name
 
 
 def _shipped(configuration: Configuration) -> Path:

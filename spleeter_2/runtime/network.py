@@ -130,13 +130,18 @@ class Session:
         self.targets = tuple(facts.get(model_file.TARGETS, ",".join(outputs)).split(","))
         if sorted(self.targets) != sorted(outputs):
             raise _foreign(path)
+        optional = [item.name for item in session.get_overridable_initializers()]
+        self._can_choose = model_file.INSTRUMENTS in optional
 
     def estimate(
         self, planes: np.ndarray, targets: Iterable[str] | None = None
     ) -> dict[str, np.ndarray]:
         """Planes float32 ``[1, T, F, 2C]`` -> ``{target: planes [1, T, F, 2C]}``."""
         names = list(self.targets if targets is None else targets)
-        found = self._session.run(names, {model_file.INPUT: planes})  # computes all outputs
+        feeds = {model_file.INPUT: planes}
+        if self._can_choose:  # other networks compute all outputs at once
+            feeds[model_file.INSTRUMENTS] = np.array([*map(self.targets.index, names)], np.int64)
+        found = self._session.run(names, feeds)
         return dict(zip(names, found, strict=True))
 
 
@@ -312,5 +317,5 @@ def _exported(configuration: Configuration, path: Path, fault: str, device: str 
         log.warning(f"note: {error}: the network will be exported again the next time")
     with tempfile.TemporaryDirectory() as folder:
         draft = Path(folder) / path.name
-        export_network(configuration, draft, "onnx")
+        export_network(configuration, draft, "onnx", choose=True)
         return open_session(draft, device)

@@ -72,6 +72,4 @@ def wiener(
     magnitudes = np.abs(np.stack(sources, axis=-1))  # [T, F, C, J]
     epsilon = np.finfo(np.float32).eps  # Spleeter's; the estimates depend on it
     filtered = norbert.wiener(magnitudes, mixture.astype(np.complex128), eps=epsilon)
-    return {
-        name: filtered[..., index].astype(np.complex64) for index, name in enumerate(estimates)
-    }
+    return {name: filtered[..., index].astype(np.complex64) for index, name in enumerate(estimates)}

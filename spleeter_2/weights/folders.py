@@ -37,7 +37,10 @@ def download_folder() -> Path:
 
 def _parents() -> list[Path]:
     """Absolute folders in which models are searched, in this order."""
-    parents = [] if os.environ.get("MODEL_PATH") else [Path(os.path.abspath("pretrained_models"))]
+    parents = []
+    if not os.environ.get("MODEL_PATH"):
+        with contextlib.suppress(OSError):  # the current folder may be gone
+            parents.append(Path(os.path.abspath("pretrained_models")))
     with contextlib.suppress(ModelError):  # without a home there is no cache to search
         parents.append(download_folder())
     return parents
@@ -72,8 +75,8 @@ def checkpoint_prefix(folder: Path) -> Path:
     if missing is None:
         return prefix
     raise ModelError(
-        f"the model {folder} is incomplete: put {missing} there, or delete the folder, and a model "
-        "that Spleeter has released is fetched again"
+        f"the model {folder} is incomplete: put {missing} there, or delete the folder, and one of "
+        "Spleeter's released models is fetched again"
     )
 
 

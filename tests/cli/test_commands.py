@@ -407,9 +407,7 @@ def test_training_refuses_what_it_cannot_use(spleeter, tmp_path):
     ours = ["-p", "spleeter_2:grouped", "-o", tmp_path / "run"]
     assert "there are no songs in" in refused(*ours, "-d", tmp_path)
     assert "there is no folder" in refused(*ours, "-d", tmp_path / "nowhere")
-    assert "without --adapter some.Adapter" in refused(
-        *ours, "-d", tmp_path, "-a", "some.Adapter"
-    )
+    assert "without --adapter some.Adapter" in refused(*ours, "-d", tmp_path, "-a", "some.Adapter")
     (tmp_path / "songs.csv").write_text("a,b\n1,2\n")
     assert "lacks the column" in refused(*ours, "-d", tmp_path / "songs.csv")
     odd = tmp_path / "odd.json"

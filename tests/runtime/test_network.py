@@ -56,7 +56,7 @@ def test_there_is_one_cpu():
 def test_threads_are_those_of_openmp(monkeypatch, text, threads):
     monkeypatch.setenv("OMP_NUM_THREADS", text)
     assert nb_threads() == threads
-    assert open_session(path_of(load_configuration("spleeter_2:mask"))).outputs == ("vocals",)
+    assert open_session(path_of(load_configuration("spleeter_2:mask"))).targets == ("vocals",)
 
 
 def test_planes_are_real_parts_then_imaginary_parts():

@@ -128,8 +128,9 @@ def test_the_loss_is_that_of_spleeter(write, kind):
             [tf.reduce_mean(tf.abs(tf.abs(estimates[:, i]) - labels[:, i])) for i in range(3)]
         )
     assert len(model.trained) == len(model.network.trainable_variables) + 2 * 3 * 11
-    for variable in model.trained:
-        found, wanted = tape.gradient(ours, variable), tape.gradient(theirs, variable)
+    for found, wanted in zip(
+        tape.gradient(ours, model.trained), tape.gradient(theirs, model.trained), strict=True
+    ):
         scale = float(tf.reduce_max(tf.abs(wanted)))
         np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4 * scale)
 
@@ -150,6 +151,7 @@ def write_songs(folder, nb_songs=3):
         (folder / "lists" / f"{name}.csv").write_text("\n".join([header, *part]) + "\n")
 
 
+@pytest.mark.slow
 def test_it_trains_and_the_run_separates(write, tmp_path, caplog):
     """Spleeter's own lists are the data set; the run's folder is a model, masks included."""
     caplog.set_level(logging.INFO)
@@ -184,7 +186,7 @@ def test_lists_that_do_not_exist_are_named(write, tmp_path, caplog, monkeypatch)
     (note,) = (text for text in caplog.messages if "is a configuration of Spleeter" in text)
     assert "trainer; train_csv, validation_csv, model_dir, mix_name and training_cache have" in note
     caplog.clear()
-    with pytest.raises(SeparationError, match="none of the 3 songs .* lacks vocals"):
+    with pytest.raises(SeparationError, match="there are no songs in .*/songs"):
         train("spleeter:4stems", tmp_path / "songs", tmp_path / "run")
     assert not [text for text in caplog.messages if "no effect" in text]
 

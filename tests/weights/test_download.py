@@ -666,6 +666,7 @@ def test_the_defaults_and_names_are_upstreams(upstream):
     assert list(download.DEFAULTS.values()) == facts["defaults"]
     assert download.INDEX == facts["index"]
     assert facts["folders"].pop("musdb") == "musdb_model"  # never released
-    models = [name for name in embedded_models() if name.startswith(UPSTREAM_PREFIX)]
-    ours = {name.removeprefix(UPSTREAM_PREFIX): load_configuration(name) for name in models}
-    assert facts["folders"] == {name: each.model_dir for name, each in ours.items()}
+    ours = [name for name in embedded_models() if name.startswith(UPSTREAM_PREFIX)]
+    assert facts["folders"] == {
+        name.removeprefix(UPSTREAM_PREFIX): load_configuration(name).model_dir for name in ours
+    }

@@ -1,14 +1,13 @@
 """Folders of models as upstream leaves them, whole, half and empty."""
 
 import os
-import re
 from pathlib import Path
 
 import pytest
 from support.release import model_files
 
 from spleeter_2.errors import ModelError
-from spleeter_2.weights.folders import checkpoint_prefix, find, missing_file
+from spleeter_2.weights.folders import checkpoint_prefix, download_folder, find, missing_file
 
 
 @pytest.fixture(autouse=True)
@@ -58,12 +57,9 @@ def test_a_missing_file(tmp_path, name):
     with pytest.raises(ModelError) as error:
         find("4stems")
     assert str(error.value) == (
-        f"the model {folder} is incomplete: put {name} there, or delete the folder and it is "
-        "fetched again"
+        f"the model {folder} is incomplete: put {name} there, or delete the folder, and one of "
+        "Spleeter's released models is fetched again"
     )
-    folder.rename(folder.with_name("mine"))
-    with pytest.raises(ModelError, match=f"mine is incomplete: put {re.escape(name)} there$"):
-        find("mine")
 
 
 def test_several_data_files(tmp_path):
@@ -113,7 +109,7 @@ def test_the_newest_of_a_training(tmp_path):
 )
 def test_a_damaged_checkpoint_file(tmp_path, text):
     folder = write_model(tmp_path / "pretrained_models/4stems", checkpoint=text)
-    with pytest.raises(ModelError, match="4stems/checkpoint names no checkpoint: it is damaged"):
+    with pytest.raises(ModelError, match="4stems: the file checkpoint names none"):
         find("4stems")
     assert folder.is_dir()
 
@@ -130,7 +126,7 @@ def test_what_cannot_be_read(tmp_path):
     write_model(tmp_path / "pretrained_models/2stems")
     (tmp_path / "pretrained_models/2stems/checkpoint").unlink()
     (tmp_path / "pretrained_models/2stems/checkpoint").mkdir()
-    with pytest.raises(ModelError, match="cannot read the model .*/checkpoint: Is a directory"):
+    with pytest.raises(ModelError, match="2stems: the file checkpoint is missing"):
         find("2stems")
 
 
@@ -138,8 +134,9 @@ def test_without_a_home(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "getuid", lambda: 4711)
     for name in ("HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name)
+    assert find("4stems") is None
     with pytest.raises(ModelError, match="there is no home folder for .*: name a folder in MODEL_"):
-        find("4stems")
+        download_folder()
     monkeypatch.setenv("MODEL_PATH", str(tmp_path))
     assert find("4stems") is None
 

@@ -1,0 +1,205 @@
+"""ONNX graphs of TensorFlow functions, whose variables are inputs without values.
+
+Imports TensorFlow, as ``export``, which alone uses it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from . import instrument_loop
+from .references import input_name
+
+OPSET = 17
+MIN_HALVED = 1024  # elements from which a tensor is stored in 16 bits where it loses nothing
+
+
+@dataclass(frozen=True)
+class Traced:
+    """The graph of a function from tensors to a dictionary of tensors.
+
+    Attributes:
+        graph: GraphDef without variables and captured tensors: all are constants.
+        inputs: signature of the function.
+        outputs: names of the outputs in the graph, by their keys, sorted.
+        variables: names of the variables, by the names of the constants with their values.
+    """
+
+    graph: Any
+    inputs: list
+    outputs: Mapping[str, str]
+    variables: Mapping[str, str]
+
+    def values(self) -> dict[str, np.ndarray]:
+        """Values of the variables, by ``input_name``."""
+        import tensorflow as tf
+
+        return {
+            input_name(self.variables[node.name]): tf.make_ndarray(node.attr["value"].tensor)
+            for node in self.graph.node
+            if node.name in self.variables
+        }
+
+    def function(self, with_variables: bool = False) -> Callable:
+        """tf.function of the graph.
+
+        Args:
+            with_variables: the variables are further arguments, named by ``input_name``.
+        """
+        import tensorflow as tf
+
+        names = {spec.name: spec.name for spec in self.inputs}
+        signature = list(self.inputs)
+        if with_variables:
+            names |= {f"{node}:0": input_name(name) for node, name in self.variables.items()}
+            signature += [
+                tf.TensorSpec(value.shape, tf.float32, name=name)
+                for name, value in self.values().items()
+            ]
+
+        @tf.function(input_signature=signature, autograph=False)
+        def function(*arguments):
+            given = {spec.name: value for spec, value in zip(signature, arguments, strict=True)}
+            inputs = {node: given[name] for node, name in names.items()}
+            found = tf.graph_util.import_graph_def(
+                self.graph, inputs, [*self.outputs.values()], name=""
+            )
+            return dict(zip(self.outputs, found, strict=True))
+
+        return function
+
+
+def trace(function: Callable, signature: list) -> Traced:
+    """Graph of a function.
+
+    Args:
+        signature: its arguments, which have names.
+    """
+    import tensorflow as tf
+    from tensorflow.python.framework.convert_to_constants import (
+        convert_variables_to_constants_v2_as_graph,
+    )
+
+    with tf.device("CPU"):
+        concrete = tf.function(function, signature, autograph=False).get_concrete_function()
+        names = {id(variable.handle): variable.name for variable in concrete.graph.variables}
+        variables = {
+            inner.op.name: names[id(handle)].removesuffix(":0")
+            for handle, inner in concrete.graph.captures
+            if id(handle) in names
+        }
+        constant, graph = convert_variables_to_constants_v2_as_graph(concrete)
+    for node in graph.node:  # gradients defined in Python, which a SavedModel would refer to
+        node.attr.pop("_gradient_op_type", None)
+        node.device = ""  # a SavedModel's user chooses
+    keys = sorted(concrete.structured_outputs)  # the order of a dictionary's values
+    outputs = dict(zip(keys, (output.name for output in constant.outputs), strict=True))
+    return Traced(graph, list(signature), outputs, variables)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """An ONNX model that lacks the values of its variables.
+
+    Attributes:
+        model: ``onnx.ModelProto``.
+        variables: names of the variables.
+        values: their values, by ``input_name``.
+    """
+
+    model: Any
+    variables: tuple[str, ...]
+    values: Mapping[str, np.ndarray]
+
+    def complete(self) -> Any:
+        """The model with the values of its variables; the graph's own model is changed."""
+        from onnx import numpy_helper
+
+        for name, value in self.values.items():
+            self.model.graph.initializer.append(numpy_helper.from_array(value, name))
+        _store_in_half(self.model)
+        return self.model
+
+
+def build_graph(function: Callable, signature: list, shape: tuple[int, ...], choose: bool) -> Graph:
+    """ONNX model of a function from planes to ``{target: planes}``.
+
+    Args:
+        shape: of the planes, ``(1, T, F, 2C)``.
+        choose: give a conditioned network an optional input of the instruments to compute
+            (``instrument_loop``), about which ONNX Runtime logs a warning.
+    """
+    from spleeter_2.models.inference import PerInstrument
+
+    if isinstance(function, PerInstrument):
+        parts = _parts(function, signature)
+        shared, own = map(_to_onnx, parts)
+        model = instrument_loop.join(shared, own, function.targets, shape, choose)
+    else:
+        parts = [trace(function, signature)]
+        model = _to_onnx(*parts)
+    values = {name: value for part in parts for name, value in part.values().items()}
+    variables = {name for part in parts for name in part.variables.values()}
+    for item in [item for item in model.graph.input if item.name in values]:
+        model.graph.input.remove(item)
+    _store_in_half(model)
+    return Graph(model, tuple(sorted(variables)), values)
+
+
+def _to_onnx(traced: Traced):
+    """``onnx.ModelProto`` of a graph, whose variables are inputs."""
+    # else tf2onnx copies the graph before each of its optimizers, for the case that it fails
+    os.environ.setdefault("TF2ONNX_CATCH_ERRORS", "FALSE")
+    import tf2onnx
+
+    logging.getLogger("tf2onnx").setLevel(logging.ERROR)
+    function = traced.function(with_variables=True)
+    model, _ = tf2onnx.convert.from_function(function, function.input_signature, opset=OPSET)
+    return model
+
+
+def _parts(network, signature: list) -> tuple[Traced, Traced]:
+    """The two parts of a network that computes one instrument at a time."""
+    import tensorflow as tf
+
+    name = instrument_loop.SHARED.format
+
+    def shared(planes):
+        return {name(number): x for number, x in enumerate(network.shared(planes))}
+
+    def own(planes, index, *tensors):
+        return {instrument_loop.ESTIMATE: network.own(planes, index, list(tensors))}
+
+    with tf.device("CPU"):
+        found = tf.function(shared, signature, autograph=False).get_concrete_function()
+    shapes = [found.structured_outputs[name(i)].shape for i in range(len(found.outputs))]
+    tensors = [tf.TensorSpec(shape, tf.float32, name=name(i)) for i, shape in enumerate(shapes)]
+    index = tf.TensorSpec((), tf.int64, name=instrument_loop.INDEX)
+    return trace(shared, signature), trace(own, [*signature, index, *tensors])
+
+
+def _store_in_half(model) -> None:
+    """Store tensors of 16-bit values in 16 bits, with a cast behind; a runtime folds the cast."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    casts = []
+    for tensor in model.graph.initializer:
+        if tensor.data_type != TensorProto.FLOAT:
+            continue
+        values = numpy_helper.to_array(tensor)
+        with np.errstate(over="ignore"):
+            half = values.astype(np.float16)
+        if values.size < MIN_HALVED or not np.array_equal(half.astype(np.float32), values):
+            continue
+        name = tensor.name
+        tensor.CopyFrom(numpy_helper.from_array(half, f"{name}_half"))
+        casts.append(helper.make_node("Cast", [f"{name}_half"], [name], to=TensorProto.FLOAT))
+    nodes = list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend([*casts, *nodes])
