@@ -22,6 +22,7 @@ from evaluation.metrics import sdr
 from spleeter_2 import Separator
 from spleeter_2.audio.reader import AudioReader
 from spleeter_2.config.loading import load_configuration
+from spleeter_2.runtime import model_file
 
 DEMO = Path(__file__).parents[2] / "demo/lets-go-fishin.ogg"
 TOLERANCE = 1e-4  # of full scale
@@ -352,6 +353,7 @@ def test_a_folder_of_a_configuration_is_found(
     path.write_text(
         json.dumps({**BASE, "frame_length": 4096, "frame_step": 1024, "T": 512, "F": 1024})
     )
+    assert model_file.ships(load_configuration(path))
     monkeypatch.chdir(tmp_path)
     arguments = ("separate", "-p", path, "-o", tmp_path / "out", song)
     monkeypatch.setenv("GITHUB_HOST", "http://127.0.0.1:9")
