@@ -31,16 +31,17 @@ from support.upstream import Song, Upstream
 
 from evaluation.metrics import sdr
 from spleeter_2.separation.separator import Separator
-from spleeter_2.weights.folders import MODEL_FOLDERS
 
 DEMO = REPOSITORY / "demo" / "lets-go-fishin.ogg"
 DEEZERS = "2stems"
+OTHERS = ("4stems", "5stems")
+MODELS = [name + suffix for name in (DEEZERS, *OTHERS) for suffix in ("", "-16kHz")]
 
 
 def make_models(upstream: Upstream, folder: Path) -> None:
     """Fill the folder of ``MODEL_PATH``."""
     write_deezers_model(folder / DEEZERS)
-    for name in sorted({*MODEL_FOLDERS.values()} - {DEEZERS}):
+    for name in OTHERS:
         upstream.write_model(upstream.configuration(f"spleeter:{name}"), folder / name)
 
 
@@ -53,7 +54,7 @@ def compare(
         ours = separator.separate(waveform)
     differences = np.stack([ours[name] - theirs[name] for name in theirs])
     score = min(sdr(theirs[name], ours[name]) for name in theirs)
-    weights = "Deezer's" if MODEL_FOLDERS[model] == DEEZERS else "random"
+    weights = "Deezer's" if model.startswith(DEEZERS) else "random"
     print(
         f"{model + ' mwf' * mwf:14} {weights:9} {np.abs(differences).max():9.1e} "
         f"{np.sqrt(np.mean(differences**2)):9.1e} {score:7.1f}",
@@ -63,7 +64,7 @@ def compare(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("models", nargs="*", default=list(MODEL_FOLDERS), help="names of models")
+    parser.add_argument("models", nargs="*", default=MODELS, help="names of models")
     parser.add_argument("--song", type=Path, default=DEMO, help="a song (default: the demo song)")
     options = parser.parse_args()
     python = os.environ.get("UPSTREAM_PYTHON")

@@ -42,9 +42,6 @@ def pytest_collection_modifyitems(items):
             item.add_marker("upstream")
         if "deezer_2stems" in getattr(item, "fixturenames", ()):
             item.add_marker("network")
-        if item.get_closest_marker("spleeter") and sys.version_info >= (3, 12):
-            reason = "Spleeter 2.4.2 pins TensorFlow 2.12, which needs Python 3.11 or older"
-            item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,7 @@ from evaluation.metrics import sdr
 from spleeter_2 import Separator
 from spleeter_2.audio.reader import AudioReader
 from spleeter_2.config.loading import load_configuration
+from spleeter_2.runtime import model_file
 
 DEMO = Path(__file__).parents[2] / "demo/lets-go-fishin.ogg"
 TOLERANCE = 1e-4  # of full scale
@@ -226,10 +227,10 @@ def test_files_of_every_codec(upstream, found, songs, tmp_path):
     assert len(names) == 12 and files_below(tmp_path / "ours") == names
     for name in names:
         ours, expected = (decoded(tmp_path / who / name) for who in ("ours", "theirs"))
-        if name.endswith("wma"):  # Spleeter's lack the end of the song
+        if name.endswith("wma"):  # Spleeter's lack the start and the end of the song
             nb_samples = len(decoded(tmp_path / "ours" / name.replace("wma", "wav")))
-            assert len(expected) < nb_samples <= len(ours), name
-            ours = ours[: len(expected)]
+            assert len(expected) + 1024 < nb_samples <= len(ours), name
+            ours = ours[2048 : 2048 + len(expected)]
         assert ours.shape == expected.shape, name
         # lossy encoders may turn a difference of one step into another choice
         assert sdr(expected, ours) > (60 if name.endswith(("wav", "flac")) else 20), name
@@ -352,6 +353,7 @@ def test_a_folder_of_a_configuration_is_found(
     path.write_text(
         json.dumps({**BASE, "frame_length": 4096, "frame_step": 1024, "T": 512, "F": 1024})
     )
+    assert model_file.ships(load_configuration(path))
     monkeypatch.chdir(tmp_path)
     arguments = ("separate", "-p", path, "-o", tmp_path / "out", song)
     monkeypatch.setenv("GITHUB_HOST", "http://127.0.0.1:9")

@@ -35,7 +35,9 @@ def write_spleeter_model(
         if len(shape) > 1:
             # magnitudes of music are large, and large logits would amplify rounding errors: each
             # layer halves the variance
-            bound = (3 / np.prod(shape[:-1])) ** 0.5
+            height, width, *channels = shape  # those of a transposed convolution: output, input
+            nb_inputs = height * width * channels["_decoder_" in name]
+            bound = (3 / nb_inputs) ** 0.5
             arrays[name] = rng.uniform(-bound, bound, shape).astype(np.float32)
         else:
             centre = 1.0 if name.endswith(("gamma", "moving_variance")) else 0.0
