@@ -62,8 +62,8 @@ def export_network(
     """Write the network of a configuration with its weights, and load it again to compare it.
 
     The input is named ``mixture``: planes ``[1, T, F, 2C]``, T the frames of the configuration's
-    segment and F its lowest bins, the model's band. Every output has the name of its target and the same shape. In an ONNX file, kernels
-    whose values are 16-bit floats are stored as such.
+    segment and F its lowest bins, the model's band. Every output has the name of its target and the
+    same shape. In an ONNX file, kernels whose values are 16-bit floats are stored as such.
 
     Args:
         path: of the file, or of the folder of a SavedModel; not written atomically.
