@@ -7,8 +7,9 @@ from typing import Optional
 import typer
 
 from spleeter_2.config.loading import (
+    FOLDERS,
     PREFIX,
-    PRESETS,
+    PREFIXES,
     UPSTREAM_PREFIX,
     embedded_models,
     load_configuration,
@@ -55,12 +56,14 @@ def card(name: str) -> str:
     Raises:
         SeparationError: an unknown name.
     """
-    name = name.removeprefix(PREFIX)
-    load_configuration(PREFIX + name)
-    path = PRESETS / f"{name}.md"
-    if not path.is_file():
-        raise SeparationError(f"{PREFIX}{name} has no card")
-    return path.read_text(encoding="utf-8").rstrip()
+    descriptor = name if name.startswith(PREFIXES) else PREFIX + name
+    load_configuration(descriptor)
+    prefix, _, name = descriptor.partition(":")
+    folder = FOLDERS[f"{prefix}:"]
+    for path in (folder / f"{name}.md", folder / "card.md"):  # of one model, of all in the folder
+        if path.is_file():
+            return path.read_text(encoding="utf-8").rstrip()
+    raise SeparationError(f"{descriptor} has no card")
 
 
 def _weights(model: Configuration) -> str:

@@ -61,9 +61,16 @@ def test_help_version_and_models_import_no_tensorflow():
         assert output.strip().endswith("False")
 
 
-def test_an_unknown_card(spleeter):
+def test_cards(spleeter):
     status, messages = spleeter("models", "nothing")
     assert status == 1 and "known models" in messages
+    for name, title in (
+        ("mask", "spleeter_2:mask"),
+        ("spleeter_2:grouped", "spleeter_2:grouped"),
+        ("spleeter:5stems-16kHz", "Spleeter's models"),
+    ):
+        status, messages = spleeter("models", name)
+        assert status == 0 and messages.startswith(f"# {title}\n")
 
 
 @pytest.mark.parametrize("rate, channels", [(8000, 1), (96000, 2), (192000, 2), (44100, 6)])
