@@ -16,7 +16,7 @@ VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "spleeter_2/__init__.py")
 BASE = [
     "numpy>=1.22",
     "scipy>=1.10",
-    "onnxruntime>=1.17",
+    "onnxruntime>=1.21",  # weights beside a graph in memory
     "ffmpeg-python>=0.2,<0.3",
     "imageio-ffmpeg>=0.5",
     "soundfile>=0.12",
@@ -54,7 +54,7 @@ UPSTREAM = [
     f"spleeter==2.4.2; {OLD}",  # pins TensorFlow 2.12.1
     f"setuptools<81; {OLD}",  # TensorFlow 2.12 imports pkg_resources
 ]
-GPU = ["onnxruntime-gpu>=1.17; sys_platform != 'darwin'"]
+GPU = ["onnxruntime-gpu>=1.21; sys_platform != 'darwin'"]
 TESTS = [
     "pytest>=7",
     "pytest-xdist>=3",
