@@ -1,5 +1,6 @@
 """Commands in a base installation: which of them work, and how the others are refused."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import soundfile
 from support.poor import BASE_ONLY
+from support.spleeter_models import write_spleeter_model
 
 from spleeter_2 import __version__
 from spleeter_2.errors import SeparationError
@@ -65,8 +67,6 @@ def test_models_and_version_need_no_extra():
         ("spleeter_2", ("train", "-p", "spleeter_2:grouped", "-d", "songs"), TRAIN),
         ("spleeter_2", ("evaluate", "--mus_dir", "songs"), EVALUATION),
         ("spleeter_2", ("train", "-p", "spleeter:2stems", "-d", "."), TRAIN),
-        ("spleeter_2", ("separate", "-p", "spleeter:2stems", "song.wav"), TRAIN),
-        ("spleeter_2", ("separate", "-p", "spleeter:unknown", "song.wav"), TRAIN),
         ("spleeter_2", ("export", "-p", "spleeter_2:grouped", "-o", "out"), TRAIN),
         ("evaluation", ("run", "--mus_dir", "songs"), EVALUATION),
         ("evaluation", ("compare", "results"), EVALUATION),
@@ -81,12 +81,25 @@ def test_a_missing_extra_is_named_with_the_line_that_installs_it(program, argume
     assert line in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
 
 
-def test_an_upstream_configuration_needs_the_package_spleeter(song, tmp_path):
+def test_a_form_of_spleeters_that_does_not_ship_needs_tensorflow(song, tmp_path):
+    done = in_the_base("spleeter_2", "separate", "-p", "spleeter:2stems", "-o", tmp_path, song)
+    assert done.returncode == 0, done.stderr
+    instruments, filters = ["speech", "rest"], [2, 4, 4, 8, 8, 8]
+    write_spleeter_model(tmp_path / "mine", instruments, filters)
     path = tmp_path / "mine.json"
-    path.write_text('{"train_csv": "x.csv", "instrument_list": ["vocals"]}')
+    path.write_text(
+        json.dumps(
+            {
+                "instrument_list": instruments,
+                "model_dir": str(tmp_path / "mine"),
+                "model": {"type": "unet.unet", "params": {"conv_n_filters": filters}},
+            }
+        )
+    )
     done = in_the_base("spleeter_2", "separate", "-p", path, "-o", tmp_path / "out", song)
     assert done.returncode == 1 and not (tmp_path / "out").exists()
-    assert f"{path}, which is computed by Spleeter's own code, needs the package" in done.stderr
+    assert TRAIN in done.stderr and "the network of mine is not one of those" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_a_network_that_is_not_exported_needs_tensorflow(tiny, song, tmp_path):

@@ -29,6 +29,10 @@ def test_what_is_in_the_wheel(wheel):
     for model in ("grouped", "mask"):
         assert f"spleeter_2/config/presets/{model}.json" in names
         assert f"spleeter_2/config/presets/{model}.md" in names
+    for model in ("2stems", "4stems", "5stems", "2stems-16kHz", "4stems-16kHz", "5stems-16kHz"):
+        assert f"spleeter_2/config/presets/spleeter/{model}.json" in names
+    assert sum("presets/graphs/" in name for name in names) == 6
+    for model in ("grouped", "2stems"):
         for suffix in ("", ".index", ".data-00000-of-00001"):
             assert f"spleeter_2/config/presets/weights/{model}/checkpoint{suffix}" in names
         assert f"spleeter_2/config/presets/weights/{model}/model.onnx" in names
