@@ -7,6 +7,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Optional
 
+import msgspec
 import typer
 
 from spleeter_2 import __version__
@@ -71,7 +72,6 @@ def describe(configuration: Configuration, exported: Any) -> dict[str, Any]:
 
     stft, segment = configuration.stft, configuration.segment
     windows = Windows.of(stft, segment)
-    masks = configuration.ratio_mask
     complete = set(exported.targets) == set(configuration.targets)
     return {
         "model": configuration.name,
@@ -99,12 +99,7 @@ def describe(configuration: Configuration, exported: Any) -> dict[str, Any]:
         },
         "targets": list(exported.targets),
         "residual": configuration.residual if complete else None,
-        "ratio_mask": masks
-        and {
-            "exponent": masks.exponent,
-            "extension": masks.extension,
-            "nb_bins": configuration.model.nb_bins,
-        },
+        "ratio_mask": msgspec.to_builtins(configuration.ratio_mask),
         "input": {"name": INPUT, "shape": list(exported.shape)},
         "outputs": [{"name": name, "shape": list(exported.shape)} for name in exported.targets],
     }

@@ -201,7 +201,7 @@ def latest_checkpoint(folder: str | os.PathLike) -> str:
     """
     prefix = named_prefix(folder)
     if not os.path.isfile(f"{prefix}.index"):
-        name = os.path.basename(prefix)
+        name = prefix.removeprefix(os.path.join(folder, ""))
         raise SeparationError(
             f"there is no TensorFlow checkpoint in {folder}: it names {name!r}, which has no file "
             ".index"

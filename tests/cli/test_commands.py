@@ -352,7 +352,6 @@ REFUSED = [
     (["-c", "mp3", "--sample_rate", "96000", "SONG"], "mp3 cannot hold 96000 Hz"),
     (["--sample_rate", "0", "SONG"], "sample_rate must be a whole number between"),
     (["-b", "loud", "SONG"], "--bitrate must be"),
-    (["-p", "spleeter:2stems", "--bits", "24", "SONG"], "--bits is for the models of spleeter-2"),
 ]
 
 
@@ -362,6 +361,7 @@ def test_refused_with_one_sentence(spleeter, song, tmp_path, monkeypatch, argume
     (tmp_path / "broken.json").write_text("{")
     (tmp_path / "half").mkdir()
     (tmp_path / "half" / "checkpoint.index").write_bytes(b"rubbish")
+    (tmp_path / "half" / "checkpoint").write_text('model_checkpoint_path: "checkpoint"\n')
     (tmp_path / "half.json").write_text(
         '{"spleeter_2": 1, "base": "spleeter_2:mask", "weights": "half"}'
     )

@@ -73,6 +73,14 @@ def cases(*names):
 
 
 def close(found: np.ndarray, expected: np.ndarray) -> bool:
+    """Compare estimates ``[..., F, C]``; a network's have the bins of its band only."""
+    found = np.pad(
+        found,
+        [
+            (0, e - f if axis == found.ndim - 2 else 0)
+            for axis, (e, f) in enumerate(zip(expected.shape, found.shape, strict=True))
+        ],
+    )
     return np.abs(found - expected).max() <= export.TOLERANCE * np.abs(expected).max()
 
 
@@ -148,7 +156,7 @@ def test_any_names_and_mono(form, tmp_path):
     exported = export.export_network(
         write_model(configuration, tmp_path), tmp_path / "network", form
     )
-    assert exported.targets == tuple(targets) and exported.shape == (1, 32, 65, 2)
+    assert exported.targets == tuple(targets) and exported.shape == (1, 32, 60, 2)
     assert exported.difference <= export.TOLERANCE
 
 
@@ -374,7 +382,7 @@ def test_the_description(exporting, mask, tmp_path, form):
         "estimate"
     )
     assert len(facts.pop("digest")) == 65 and facts.pop("made_by").startswith("spleeter-2 ")
-    shape = [1, 32, 65, 4]
+    shape = [1, 32, 60, 4]
     assert facts == {
         "format": form,
         "file": file,

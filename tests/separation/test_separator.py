@@ -410,8 +410,15 @@ def test_shifts_are_passes_that_start_at_different_frames(tiny, mixture):
     assert all(len(spectrogram) == nb_frames for spectrogram in seen)
     late = first_frames(2, separator.configuration.model.stride)[1]
     assert np.array_equal(seen[1][:-late], seen[0][late:])
-    assert np.abs(stems["vocals"] - mixture).max() < 1e-5
-    assert np.abs(stems["accompaniment"]).max() < 1e-5
+    with Separator(tiny) as separator:  # one pass of an identity
+        separator.load()
+        separator._network = dataclasses.replace(
+            separator._network, estimate=lambda spectrogram: {"vocals": spectrogram}
+        )
+        expected = separator.separate(mixture)
+    assert np.abs(expected["vocals"]).max() > 0.1
+    for name, stem in expected.items():
+        assert np.abs(stems[name] - stem).max() < 1e-5
 
 
 def test_windows_that_are_too_short_for_shifts(tiny, tmp_path):
