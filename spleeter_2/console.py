@@ -8,12 +8,14 @@ the status is 1 without a message. A closed standard stream is as good as ``/dev
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
 import re
 import signal
 import sys
+import threading
 import traceback
 import weakref
 from collections.abc import Callable, Iterator
@@ -234,6 +236,10 @@ def run(application: typer.Typer, name: str) -> NoReturn:
     _flush_or_drop(sys.stdout)
     _flush_or_drop(sys.stderr)
     interrupts.restore_defaults()
+    if interrupts.status is not None and threading.active_count() > 1:
+        # a thread that is importing TensorFlow aborts the process when Python ends it
+        atexit._run_exitfuncs()
+        os._exit(status)
     sys.exit(status)
 
 

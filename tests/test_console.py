@@ -94,6 +94,19 @@ def test_what_a_signal_turns_into_is_an_interrupt(tmp_path, raised):
     assert done.stderr == "test: interrupted: no incomplete output is left\n"
 
 
+def test_an_interrupted_program_does_not_wait_for_its_threads(tmp_path):
+    """They may wait for the lock of all imports, which an interrupted import does not release."""
+    body = """
+import atexit, threading
+atexit.register(os.write, 1, b"exit\\n")
+threading.Thread(target=time.sleep, args=(3600,)).start()
+kill("SIGTERM")
+"""
+    done = a_program(tmp_path, body)
+    assert (done.returncode, done.stdout) == (143, "exit\n")
+    assert done.stderr == "test: interrupted: no incomplete output is left\n"
+
+
 def test_a_draft_that_no_block_holds_yet_is_removed(tmp_path):
     done = a_program(tmp_path, "Draft(path)\nDraft(path.parent / 'y', True)\nkill('SIGTERM')")
     assert done.returncode == 143 and list(tmp_path.iterdir()) == []

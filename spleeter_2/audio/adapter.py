@@ -75,10 +75,14 @@ class AdaptedReader:
                 path, offset=offset, duration=duration, sample_rate=sample_rate
             )
             waveform = np.asarray(loaded, np.float32)
+            if waveform.ndim == 2 and waveform.shape[1] <= waveform.shape[0]:  # not transposed
+                waveform = waveform[:, :2]
+            self._waveform = check_waveform(waveform)
             self.sample_rate = check_sample_rate(int(self.sample_rate))
+        except SeparationError as error:
+            raise SeparationError(f"{path}: {error}") from error
         except Exception as error:  # third-party code may raise any exception
             raise SeparationError(f"{path}: {_message(error)}") from error
-        self._waveform = check_waveform(waveform if waveform.ndim != 2 else waveform[:, :2])
         self.nb_channels = self._waveform.shape[1]
         self.seconds = len(self._waveform) / self.sample_rate
 

@@ -149,10 +149,20 @@ def complete(data: dict[str, Any], path: Path, seen: tuple[Path, ...] = ()) -> d
             raise SeparationError(f"{path}: base must be a descriptor, not {base!r}")
         if not base.startswith(PREFIXES):
             base = str(path.parent / base)
-        data = merge(_resolve(base, (*seen, path)), data)
+        data = merge(_of_base(_resolve(base, (*seen, path)), data), data)
     if isinstance(data.get("model"), dict):
         data["model"].setdefault("type", "unet")
     return data
+
+
+def _of_base(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """What holds of a base beside changes: one name of the weights, which fits the targets."""
+    has_other_targets = changes.get("targets", base.get("targets")) != base.get("targets")
+    if "weights" in changes or has_other_targets:  # Spleeter's networks have an order, no names
+        base.pop("model_dir", None)
+    if "model_dir" in changes:
+        base.pop("weights", None)
+    return base
 
 
 def anchored(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:

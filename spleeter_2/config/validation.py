@@ -56,6 +56,8 @@ def parse(kind: type[Kind], data: dict[str, Any]) -> Kind:
         return msgspec.convert(data, kind, dec_hook=_to_path)
     except msgspec.ValidationError as error:
         raise SeparationError(_describe(error, kind, data)) from error
+    except UnicodeEncodeError as error:  # JSON can hold half of a character: "\\ud800"
+        raise SeparationError(f"{error.object!r} is no text: write it anew") from error
 
 
 def _to_path(_: type[Path], value: Any) -> Path:

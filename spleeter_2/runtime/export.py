@@ -146,11 +146,12 @@ def _compared_graph(configuration: Configuration) -> _Graph:
     network = _build(configuration)
     checkpoint = open_checkpoint(configuration.weights, configuration.targets)
     graph = network.graph(choose=True)
-    found = references(checkpoint, {name: input_name(name) for name in graph.variables})
-    content = graph.model.SerializeToString()
-    session = open_session(found + content, folder=Path(configuration.weights))
+    names = {name: input_name(name) for name in graph.variables}
+    content, files = graph.model.SerializeToString(), checkpoint.resolved()
+    session = open_session(references(files, names) + content, folder=Path(files.index.folder))
     difference = _difference(network, session.estimate)
-    return _Graph(found, content + metadata(_facts(network, difference)), difference)
+    content += metadata(_facts(network, difference))
+    return _Graph(references(checkpoint, names), content, difference)
 
 
 def _compared_model(configuration: Configuration, content: bytes) -> float | None:
@@ -298,13 +299,17 @@ def _compare(expected: Estimate, found: Estimate, inputs: list[np.ndarray]) -> f
     """Largest difference of estimates, relative to the largest expected one.
 
     Raises:
-        SeparationError: it exceeds ``TOLERANCE``.
+        SeparationError: it exceeds ``TOLERANCE``, or an expected estimate is no number.
     """
     worst = 0.0
     for planes in inputs:
         other = found(planes)
         for name, estimate in expected(planes).items():
             scale = float(np.abs(estimate).max()) or 1.0
+            if not np.isfinite(scale):
+                raise SeparationError(
+                    f"the network of {name} estimates NaN or infinity: put its weights there again"
+                )
             difference = float(np.abs(other[name] - estimate).max()) / scale
             worst = float(np.maximum(worst, difference))  # max() would drop NaN
     if not worst <= TOLERANCE:  # NaN too

@@ -18,6 +18,7 @@ from spleeter_2.config.schema import Configuration
 from spleeter_2.errors import SeparationError
 from spleeter_2.extras import gpu_command, install_command, is_installed
 from spleeter_2.files import WriteError, writing
+from spleeter_2.weights.bundle import FLOATS
 from spleeter_2.weights.checkpoint import Checkpoint, open_checkpoint
 from spleeter_2.weights.spleeter import tensor_names, variable_shapes
 
@@ -73,8 +74,9 @@ def load_network(
     targets = configuration.targets_needed(instruments)
     checkpoint = open_checkpoint(configuration.weights, configuration.targets)
     if checkpoint.is_spleeters or model_file.ships(configuration):
-        folder = Path(checkpoint.prefix).parent
-        session = open_session(complete_model(checkpoint, configuration), device, folder)
+        checkpoint = checkpoint.resolved()
+        content, folder = complete_model(checkpoint, configuration), Path(checkpoint.index.folder)
+        session = open_session(content, device, folder, _advice(configuration))
     else:
         session = _session_of(configuration, device)
     return_free_memory()
@@ -151,18 +153,23 @@ class Session:
 
 
 def open_session(
-    source: Path | bytes, device: str | None = None, folder: Path | None = None
+    source: Path | bytes,
+    device: str | None = None,
+    folder: Path | None = None,
+    advice: str = ADVICE,
 ) -> Session:
     """Load an ONNX model.
 
     Args:
         source: a file, or the contents of one.
         folder: of the tensors that the contents of a file refer to.
+        advice: end of the message about a model that cannot be loaded.
 
     Raises:
         SeparationError: it is missing, damaged, or has other inputs; an unknown device.
         MemoryError: there is not enough memory for it.
     """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read by the import
     import onnxruntime
 
     providers = execution_providers(onnxruntime, device)
@@ -181,7 +188,6 @@ def open_session(
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         if re.search("bad_alloc|failed to allocate", reason, re.I):
             raise MemoryError(reason) from error  # the file is not at fault
-        advice = ADVICE if isinstance(source, Path) else "put the files of its weights there again"
         raise SeparationError(f"cannot load the network {path} ({reason}): {advice}") from error
     if [item.name for item in session.get_inputs()] != [model_file.INPUT]:
         raise _foreign(path)
@@ -274,7 +280,7 @@ def complete_model(checkpoint: Checkpoint, configuration: Configuration) -> byte
 
 
 def _check_weights(checkpoint: Checkpoint, configuration: Configuration) -> None:
-    """Raise SeparationError if a checkpoint lacks a variable or has one of another shape."""
+    """Raise SeparationError if a checkpoint lacks a variable, or has another kind of array."""
     folder, entries = Path(checkpoint.prefix).parent, checkpoint.index.entries
     filters, nb_channels = configuration.model.filters, configuration.nb_channels
     for target in configuration.targets:
@@ -288,6 +294,19 @@ def _check_weights(checkpoint: Checkpoint, configuration: Configuration) -> None
                     f"the weights in {folder} are not those of {configuration.name}: {name} has "
                     f"the shape {list(entries[name].shape)}, not {list(shape)}"
                 )
+            if entries[name].number not in FLOATS:
+                raise SeparationError(
+                    f"the weights in {folder} cannot be used: {name} must be float32 or float16"
+                )
+
+
+def _advice(configuration: Configuration) -> str:
+    """What to do about a network without weights that cannot be loaded with a checkpoint."""
+    advice = "put the files of its weights there again"
+    if model_file.ships(configuration):
+        return advice
+    graph = model_file.graph_path(model_file.anonymous(configuration))
+    return f"{advice}, or delete {graph}, which is then exported again"
 
 
 def _graph(anonymous: Configuration, name: str) -> bytes:

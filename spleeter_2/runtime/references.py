@@ -36,6 +36,8 @@ def input_name(variable: str) -> str:
 def references(checkpoint: Checkpoint, variables: Mapping[str, str]) -> bytes:
     """The part of an ONNX model that refers to the tensors of a checkpoint.
 
+    Paths are relative to the folder of its data files (``Index.folder``).
+
     Tensors of 16-bit floats are followed by a cast, which a runtime computes when it loads the
     model.
 
@@ -63,7 +65,7 @@ def metadata(facts: Mapping[str, str]) -> bytes:
 
 def _tensor(name: str, entry: Entry, index: Index) -> bytes:
     place = {
-        "location": os.path.basename(index.shards[entry.shard]),
+        "location": os.path.relpath(index.shards[entry.shard], index.folder).replace(os.sep, "/"),
         "offset": str(entry.offset),
         "length": str(entry.size),
     }

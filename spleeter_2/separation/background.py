@@ -1,15 +1,48 @@
-"""Iterate in a background thread."""
+"""Iterate, or call a function, in a background thread."""
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 Item = TypeVar("Item")
 
 _END = object()
+
+
+@contextlib.contextmanager
+def meanwhile(function: Callable[[], object]) -> Iterator[Callable[[], None]]:
+    """Call a function in a background thread while the block runs, and wait for both.
+
+    An interrupt does not wait: if a signal's exception hits an import of the main thread, the lock
+    of all imports may stay locked (Python 3.11), and a thread that imports never ends.
+
+    Yields:
+        A function that raises the exception of the thread, to be called after the block.
+    """
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            function()
+        except BaseException as error:
+            failures.append(error)
+
+    def check() -> None:
+        if failures:
+            raise failures[0]
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        yield check
+    except Exception:
+        thread.join()
+        raise
+    thread.join()
 
 
 def in_background(items: Iterable[Item]) -> Iterator[Item]:

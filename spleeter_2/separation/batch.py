@@ -6,7 +6,6 @@ import logging
 import os
 import sys
 import traceback
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from tqdm import tqdm
@@ -20,6 +19,7 @@ from spleeter_2.audio.stft import import_fft
 from spleeter_2.errors import ModelError, OutputClosed, SeparationError
 from spleeter_2.runtime.memory import use_one_arena
 
+from .background import meanwhile
 from .existing import fault_of_stems
 from .paths import Job, plan_outputs
 from .separator import SeparationResult, Separator
@@ -170,15 +170,14 @@ def _separate(
 ) -> SeparationResult:
     rate = separator.stem_rate(settings.sample_rate)
     options = song.source, rate, settings.offset, settings.duration
-    with ThreadPoolExecutor(1) as pool:  # the network is read while ffmpeg starts
-        loading = pool.submit(separator.load)
+    with meanwhile(separator.load) as check_loaded:  # while ffmpeg starts
         if adapter is None:
             reader = AudioReader(*options, settings.index)
         else:
             reader = adapter.reader(*options)
         import_fft()  # as long as the network is read
     with reader:
-        loading.result()
+        check_loaded()
         codec, rate = settings.encoding.codec, settings.encoding.nearest_rate(reader.sample_rate)
         if rate != reader.sample_rate:
             reader.notes.append(

@@ -328,7 +328,9 @@ class Separator:
             length = self._windows.length
             for estimate, nb_left in in_background(estimates()):
                 waveforms = [self._transform.inverse(e, length) for e in estimate.values()]
-                ready = overlap_add.add(np.stack(waveforms), nb_left)  # [I, n, C]
+                stacked = np.stack(waveforms)
+                self._check_estimates(stacked)
+                ready = overlap_add.add(stacked, nb_left)  # [I, n, C]
                 yield np.concatenate(list(ready), axis=1)  # [n, I * C]
 
         nb_targets = len(self._network.targets)
@@ -339,6 +341,14 @@ class Separator:
         if len(rest := mixture.take(None)):
             silence = np.zeros((len(rest), nb_channels), np.float32)
             yield self._instruments(rest, [silence] * nb_targets)
+
+    def _check_estimates(self, waveforms: np.ndarray) -> None:
+        """Raise SeparationError if a sample is no number."""
+        if not np.isfinite(waveforms).all():
+            raise SeparationError(
+                f"{self.configuration.name} estimates NaN or infinity: put its weights there "
+                "again, or lower the exponent of its masks"
+            )
 
     def _bins_needed(self) -> int:
         """Bins of the mixture that the network and the filter need."""
@@ -391,11 +401,12 @@ class Separator:
     ) -> dict[str, np.ndarray]:
         """Estimates of a window after the model's or the user's filter; see ``filters``."""
         configuration = self.configuration
-        if self._mwf:
-            return wiener(mixture, estimates, configuration.residual is not None)
-        if configuration.ratio_mask is None:
-            return estimates
-        return ratio_masks(mixture, estimates, configuration.ratio_mask)
+        with np.errstate(over="ignore", invalid="ignore"):  # see ``_check_estimates``
+            if self._mwf:
+                return wiener(mixture, estimates, configuration.residual is not None)
+            if configuration.ratio_mask is None:
+                return estimates
+            return ratio_masks(mixture, estimates, configuration.ratio_mask)
 
     def close(self) -> None:
         """Release the network."""

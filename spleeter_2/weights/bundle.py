@@ -53,6 +53,7 @@ TYPES = {
     23: np.dtype("<u8"),
 }
 NUMBERS = {dtype: number for number, dtype in TYPES.items()}
+FLOATS = {1, 19}  # those of 32 and 16 bits
 BFLOAT16 = 14  # the upper half of a float32
 VERSION = 1  # of the format
 VARINT, BYTES, FIXED32 = 0, 2, 5  # kinds of fields of a protocol buffer
@@ -92,6 +93,11 @@ class Index:
     def ignored(self) -> list[str]:
         """Names of the tensors that cannot be read as an array of numbers."""
         return [name for name, entry in self.entries.items() if entry.dtype is None]
+
+    @property
+    def folder(self) -> str:
+        """The deepest folder that holds all data files."""
+        return os.path.commonpath([os.path.dirname(path) for path in self.shards.values()])
 
 
 def read_index(prefix: str | os.PathLike) -> Index:

@@ -9,6 +9,7 @@ the Keras version. A folder of ours has the files ``checkpoint``, ``checkpoint.i
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -59,6 +60,14 @@ class Checkpoint:
     index: Index
     is_spleeters: bool
     _names: Mapping[str, str]  # stored names by ours
+
+    def resolved(self) -> Checkpoint:
+        """The same with the targets of links in place of data files.
+
+        ONNX Runtime reads no file to which a link leads out of a folder.
+        """
+        shards = {number: os.path.realpath(path) for number, path in self.index.shards.items()}
+        return dataclasses.replace(self, index=Index(self.index.entries, shards))
 
     def read(self, verify: bool = False) -> dict[str, np.ndarray]:
         """All arrays by the names of our variables, float16 converted to float32.

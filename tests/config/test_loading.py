@@ -50,6 +50,24 @@ def test_weights_are_relative_to_the_file_that_names_them(write, tmp_path):
     assert load_configuration(write(weights="mine")).weights == tmp_path / "mine"
 
 
+@pytest.mark.parametrize(
+    "changes, weights, model_dir",
+    [
+        ({}, "2stems", "2stems"),
+        ({"weights": "mine"}, "mine", None),
+        ({"model_dir": "mine"}, None, "mine"),
+        ({"weights": "mine", "model_dir": "mine"}, "mine", "mine"),
+        # a checkpoint of Spleeter's has networks in the order of its targets
+        ({"targets": ["accompaniment", "vocals"]}, "2stems", None),
+        ({"targets": ["vocals", "accompaniment"]}, "2stems", "2stems"),
+    ],
+)
+def test_weights_of_a_base_make_way_for_others(write, changes, weights, model_dir):
+    found = load_configuration(write(base="spleeter:2stems", **changes))
+    assert (found.weights and found.weights.name) == weights
+    assert found.model_dir == model_dir
+
+
 def test_models_to_train_with_are_relative_to_the_file_that_names_them(tmp_path):
     """Also those that a base names; names of models stay, and what is no descriptor is refused."""
     named = {"start": "../old", "teachers": ["spleeter_2:mask", "one.json", "/two", "spleeter:x"]}
@@ -132,6 +150,7 @@ def test_a_folder_stands_for_its_config_json(tmp_path):
         ({"targets": ["drums", "mixture"]}, "must not contain mixture"),
         ({"targets": []}, "targets must be a list of length >= 1, not []"),
         ({"targets": ["lead vocals"]}, "made of letters, digits"),
+        ({"targets": "\ud800"}, "'\\ud800' is no text"),
         ({"residual": "../all"}, "made of letters, digits"),
         ({"name": "a/b"}, "made of letters, digits"),
         ({"spleeter_2": 7}, "format 1"),

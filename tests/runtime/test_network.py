@@ -1,5 +1,8 @@
 """The choice of a device; no GPU is at hand, so ONNX Runtime's list of providers is a given one."""
 
+import os
+import subprocess
+import sys
 import types
 
 import numpy as np
@@ -64,3 +67,16 @@ def test_planes_are_real_parts_then_imaginary_parts():
     planes = to_planes(spectrogram)
     assert planes.dtype == np.float32 and planes.tolist() == [[[1, 3, 2, 4]]]
     assert np.array_equal(from_planes(planes), spectrogram)
+
+
+def test_onnx_runtime_sends_and_stores_nothing(tmp_path):
+    """Its telemetry, of version 1.32, makes a file in the user's cache when it is imported."""
+    program = (
+        "from spleeter_2.config.loading import load_configuration\n"
+        "from spleeter_2.runtime.network import load_network\n"
+        "load_network(load_configuration('spleeter_2:mask'))\n"
+    )
+    environment = {key: x for key, x in os.environ.items() if key != "ORT_DISABLE_TELEMETRY"}
+    environment |= {"HOME": str(tmp_path), "XDG_CACHE_HOME": ""}
+    subprocess.run([sys.executable, "-c", program], check=True, env=environment)
+    assert not list(tmp_path.iterdir())

@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from spleeter_2.separation.background import in_background
+from spleeter_2.separation.background import in_background, meanwhile
 
 
 def test_order_and_one_ahead():
@@ -51,3 +51,31 @@ def test_stopping_early_ends_all_threads_and_closes_the_source():
     assert next(results) == 1
     results.close()
     assert threading.active_count() == before and closed == [True]
+
+
+def test_a_function_and_a_block_are_waited_for():
+    ended = []
+
+    def work():
+        time.sleep(0.2)
+        ended.append("work")
+        raise ValueError("work")
+
+    with meanwhile(work) as check:
+        assert not ended
+    assert ended == ["work"]
+    with pytest.raises(ValueError, match="work"):
+        check()
+    with pytest.raises(KeyError), meanwhile(work):
+        raise KeyError
+    assert ended == ["work", "work"]
+
+
+def test_an_interrupt_does_not_wait_for_a_function():
+    """Whose imports may wait for a lock that the interrupted thread still has."""
+    end = threading.Event()
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), meanwhile(lambda: end.wait(30)):
+        raise KeyboardInterrupt
+    assert time.monotonic() - start < 5
+    end.set()

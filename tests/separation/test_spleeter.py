@@ -5,6 +5,7 @@ Most networks are small and random, with windows of 64 short frames: 0.4 s.
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from spleeter_2 import Separator
 from spleeter_2.audio.reader import AudioReader
 from spleeter_2.config.loading import load_configuration
 from spleeter_2.runtime import model_file
+from spleeter_2.weights.bundle import read_bundle, write_bundle
 
 DEMO = Path(__file__).parents[2] / "demo/lets-go-fishin.ogg"
 TOLERANCE = 1e-4  # of full scale
@@ -383,6 +385,77 @@ def test_weights_of_fewer_instruments(spleeter, released, song, tmp_path, monkey
     status, messages = spleeter("separate", "-p", "spleeter:4stems", "-o", out, song)
     assert status == 1 and "have no network for bass" in messages
     assert messages.count("\n") == 1 and not out.exists()
+
+
+@pytest.fixture
+def own(models, tmp_path, monkeypatch):
+    """A copy of the folder of ``unet`` that a test may change; its JSON file is ``unet.json``."""
+    shutil.copytree(models / "unet", tmp_path / "models/unet")
+    shutil.copy(models / "unet.json", tmp_path / "unet.json")
+    monkeypatch.setenv("MODEL_PATH", str(tmp_path / "models"))
+    return tmp_path / "models/unet"
+
+
+def refused(spleeter, own, song, **changes):
+    """The message about a model that cannot be used; nothing is written."""
+    path, out = own.parents[1] / "unet.json", own.parents[1] / "out"
+    path.write_text(json.dumps({**FORMS["unet"], **changes}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        status, messages = spleeter("separate", "-p", path, "-o", out, song)
+    assert status == 1 and messages.count("\n") == 1, messages
+    assert not out.exists()
+    return messages
+
+
+@pytest.mark.parametrize("dtype", ["f8", "i4", "i8"])
+def test_weights_of_another_type(spleeter, own, song, dtype):
+    arrays = read_bundle(own / "model")
+    write_bundle({name: array.astype(dtype) for name, array in arrays.items()}, own / "model")
+    assert "must be float32 or float16" in refused(spleeter, own, song)
+
+
+@pytest.mark.parametrize("value", [np.nan, 3e38])
+def test_weights_that_are_no_numbers(spleeter, own, models, song, value):
+    arrays = read_bundle(own / "model")
+    arrays["conv2d/kernel"] = np.full_like(arrays["conv2d/kernel"], value)
+    write_bundle(arrays, own / "model")
+    assert " estimates NaN or infinity: put its weights" in refused(spleeter, own, song)  # exported
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MODEL_PATH", str(models))
+        Separator(models / "unet.json").load()
+    assert "unet estimates NaN or infinity" in refused(spleeter, own, song)
+
+
+def test_masks_beyond_the_range_of_numbers(spleeter, own, song):
+    assert "lower the exponent of its masks" in refused(spleeter, own, song, separation_exponent=99)
+
+
+@pytest.mark.parametrize("place", ["link", "folder"])
+def test_data_files_in_another_folder(own, models, songs, tmp_path, place):
+    """Links to them as a cache of downloads makes; or ``checkpoint`` names another folder."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for path in own.glob("model.*"):
+        path.rename(elsewhere / path.name)
+        if place == "link":
+            path.symlink_to(elsewhere / path.name)
+    if place == "folder":
+        (own / "checkpoint").write_text('model_checkpoint_path: "../../elsewhere/model"\n')
+    song = songs["music"]
+    found = separated(tmp_path / "unet.json", song, tmp_path / "found")
+    shutil.copytree(models / "unet", own, dirs_exist_ok=True)
+    expected = separated(tmp_path / "unet.json", song, tmp_path / "expected")
+    assert all(np.array_equal(found[name], expected[name]) for name in expected)
+
+
+def test_a_damaged_network_in_the_cache_is_named(spleeter, own, song, tmp_path, monkeypatch):
+    graph = model_file.graph_path(model_file.anonymous(load_configuration(tmp_path / "unet.json")))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    damaged = tmp_path / "cache/spleeter-2/graphs" / graph.name
+    damaged.parent.mkdir(parents=True)
+    damaged.write_bytes(b"x")
+    assert f"or delete {damaged}" in refused(spleeter, own, song)
 
 
 def changed(**changes):
