@@ -122,7 +122,9 @@ def load(path: Path) -> dict[str, float]:
 
 def serve(folder: Path, targets: list[str]) -> None:
     """Run the tasks on standard input, one JSON object per line, and print a result for each."""
-    import onnxruntime
+    from spleeter_2.runtime.onnxruntime_import import import_onnxruntime
+
+    onnxruntime = import_onnxruntime()
 
     from spleeter_2 import Separator
 

@@ -63,6 +63,7 @@ SIGNALS = tuple(
 )
 # messages of exceptions that a limit of the system causes, in imports and threads
 LEAST_MEMORY = 400_000_000  # bytes of address space
+LEAST_FILES = 32  # open files; with fewer, ONNX Runtime prints warnings when it is imported
 _NO_MEMORY = re.compile(
     r"failed to map segment|cannot allocate memory|can't start new thread|ResourceExhausted"
     "|bad_alloc|failed to allocate memory|resource temporarily unavailable"  # of ONNX Runtime
@@ -221,7 +222,7 @@ def run(application: typer.Typer, name: str) -> NoReturn:
     output = sys.stdout
     sys.stdout = _Output(output)
     try:
-        _require_address_space()
+        _check_limits()
         status, message = _call(application), None
         interrupts.ignore()
     except BaseException as error:
@@ -243,11 +244,12 @@ def run(application: typer.Typer, name: str) -> NoReturn:
     sys.exit(status)
 
 
-def _require_address_space() -> None:
-    """Refuse a limit in which OpenBLAS would wait for memory without end, while it is imported.
+def _check_limits() -> None:
+    """Refuse limits that imports do not bear: OpenBLAS waits for memory without end.
 
     Raises:
-        SeparationError: the address space is limited to less than ``LEAST_MEMORY``.
+        SeparationError: the limit of the address space is below ``LEAST_MEMORY``, or that of open
+            files below ``LEAST_FILES``.
     """
     try:
         import resource
@@ -258,6 +260,12 @@ def _require_address_space() -> None:
         raise SeparationError(
             f"not enough memory: the address space is limited to {limit / 1e6:.0f} MB (ulimit -v), "
             f"raise the limit to {LEAST_MEMORY / 1e6:.0f} MB or more"
+        )
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit != resource.RLIM_INFINITY and limit < LEAST_FILES:
+        raise SeparationError(
+            f"too many open files: only {limit} are allowed (ulimit -n), raise the limit to "
+            f"{LEAST_FILES} or more"
         )
 
 

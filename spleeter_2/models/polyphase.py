@@ -55,6 +55,7 @@ def _spread(taps: np.ndarray, kernel: tf.Tensor) -> tf.Tensor:
     Returns:
         ``[..., i, o]``.
     """
+    kernel = tf.convert_to_tensor(kernel)  # in the type of the layer's computation
     size = kernel.shape[0] * kernel.shape[1]
     matrix = tf.constant(taps.reshape((-1, size)), kernel.dtype)
     product = tf.matmul(matrix, tf.reshape(kernel, (size, -1)))

@@ -24,6 +24,7 @@ from spleeter_2.weights.spleeter import tensor_names, variable_shapes
 
 from . import model_file
 from .memory import return_free_memory
+from .onnxruntime_import import import_onnxruntime
 from .references import input_name, references
 
 log = logging.getLogger(__name__)
@@ -169,9 +170,7 @@ def open_session(
         SeparationError: it is missing, damaged, or has other inputs; an unknown device.
         MemoryError: there is not enough memory for it.
     """
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read by the import
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     providers = execution_providers(onnxruntime, device)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # errors are exceptions

@@ -49,4 +49,6 @@ def test_shipped_weights_fit_and_the_card_tells_the_truth(name):
     model = build_model(configuration)
     load(model, configuration.weights)
     assert model.count_params() == configuration.card.parameters
-    assert set(weights.read_checkpoint(configuration.weights)) == set(named_variables(model))
+    # the checkpoint of mask has the network of the accompaniment too
+    arrays = weights.read_checkpoint(configuration.weights)
+    assert {name for name in arrays if name.startswith("vocals_")} == set(named_variables(model))
