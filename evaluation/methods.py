@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from spleeter_2.audio.reader import BLOCK
 from spleeter_2.audio.stft import Transform
-from spleeter_2.config.loading import load_configuration
+from spleeter_2.config.loading import CHECKPOINT, load_configuration, parse_configuration
 from spleeter_2.config.schema import Segment, Stft
 from spleeter_2.errors import SeparationError
 from spleeter_2.separation.separator import Separator
@@ -66,19 +67,23 @@ class Method:
 
     def identity(self) -> Identity:
         """Everything that determines the estimates."""
-        configuration = self.configuration()
-        if "training" in configuration:  # estimates depend on the weights, not on their training
-            configuration["training"] = None
-        content = json.dumps(configuration, sort_keys=True)
         return Identity(
             descriptor=self.descriptor,
             sources=self.sources,
             mwf=self.mwf,
             overlap=self.overlap,
             shifts=self.shifts,
-            configuration=hashlib.sha256(content.encode()).hexdigest(),
+            configuration=configuration_digest(self.configuration()),
             weights=None if self.descriptor in ANCHORS else _digest(self.descriptor),
         )
+
+
+def configuration_digest(configuration: Mapping) -> str:
+    """SHA-256 of a configuration as JSON; keys of newer versions have their defaults."""
+    with contextlib.suppress(SeparationError):  # an anchor has none
+        configuration = msgspec.to_builtins(parse_configuration(configuration))
+        configuration["training"] = None  # estimates depend on the weights, not on their training
+    return hashlib.sha256(json.dumps(configuration, sort_keys=True).encode()).hexdigest()
 
 
 def instruments_of(descriptor: str) -> tuple[str, ...]:
@@ -180,6 +185,8 @@ def _digest(descriptor: str) -> str | None:
     configuration = with_weights(descriptor, configuration)
     checkpoint = open_checkpoint(configuration.weights, configuration.targets)
     digest = hashlib.sha256()
-    for path in [f"{checkpoint.prefix}.index", *checkpoint.index.shards.values()]:
-        digest.update(Path(path).name.encode() + Path(path).read_bytes())
+    files = [f"{checkpoint.prefix}.index", *checkpoint.index.shards.values()]
+    paths = [configuration.weights / CHECKPOINT, *map(Path, files)]
+    for path in sorted(paths, key=lambda path: path.name):
+        digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()

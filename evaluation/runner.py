@@ -32,7 +32,14 @@ from spleeter_2.files import atomic_file, write_json
 from spleeter_2.runtime.network import parse_device
 from spleeter_2.separation.separator import MOST_SHIFTS
 
-from .methods import Estimator, Method, choose_sources, open_estimator, prepare
+from .methods import (
+    Estimator,
+    Method,
+    choose_sources,
+    configuration_digest,
+    open_estimator,
+    prepare,
+)
 from .results import (
     INFORMATION,
     METRICS,
@@ -218,8 +225,11 @@ def _open_run(method: Method, tracks: Sequence[Song], settings: Settings) -> Run
     names = [TrackName(track.subset, track.name) for track in tracks]
     if (folder / INFORMATION).is_file():
         before = read_run(folder).information
+        # the digest of an older version lacks keys that are newer
+        renewed = configuration_digest(before.configuration)
+        former = msgspec.structs.replace(before.identity, configuration=renewed)
         for what, is_same in (
-            ("another model or other options", before.identity.same_estimates(identity)),
+            ("another model or other options", former.same_estimates(identity)),
             ("another subset", before.subset == tracks[0].subset),
         ):
             if not is_same:

@@ -32,7 +32,7 @@ from evaluation import tables, workers
 from evaluation.methods import Method, ideal_ratio_mask, open_estimator
 from evaluation.metrics import sdr
 from evaluation.results import find_runs, read_run, read_scores
-from evaluation.runner import Settings, Task, default_jobs, save_audio
+from evaluation.runner import Settings, Task, _open_run, default_jobs, save_audio
 from evaluation.scores import FRAMEWISE, SET_UPS
 from evaluation.tracks import TrackAudio, find_tracks, load_track
 from evaluation.workers import Failure, interrupts_deferred, run_tasks
@@ -602,6 +602,24 @@ def test_the_training_does_not_count_in_an_identity(tmp_path):
         digests.append(method.identity().configuration)
         assert method.configuration()["training"]["epochs"] == (3 if name == "trained" else 100)
     assert digests[0] == digests[1] != digests[2]
+
+
+def test_a_run_of_an_older_version_is_resumed(tmp_path, plain):
+    """Its configuration lacks the keys that came later."""
+    settings = Settings(model="spleeter_2:mask", data=plain, output=tmp_path)
+    tracks = find_tracks(plain)
+    method = Method(settings.model, TWO)
+    folder = _open_run(method, tracks, settings).folder
+    data = json.loads((folder / "run.json").read_text())
+    for key in ("ratio_mask", "stem_format", "model_dir"):
+        del data["configuration"][key]
+    data["identity"]["configuration"] = "that of the shorter configuration"
+    (folder / "run.json").write_text(json.dumps(data))
+    assert _open_run(method, tracks, settings).information.identity == method.identity()
+    data["configuration"]["model"]["nb_bins"] = 1536
+    (folder / "run.json").write_text(json.dumps(data))
+    with pytest.raises(SeparationError, match="holds results of another model"):
+        _open_run(method, tracks, settings)
 
 
 def test_an_estimator_overlaps_and_shifts(plain):
