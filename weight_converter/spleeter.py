@@ -56,6 +56,7 @@ def read_spleeter(folder: str | os.PathLike, model: str | None = None, seed: int
     parsed = parse_configuration(configuration)
     names = _names(folder, index.entries, number, model, parsed)
     source = read_bundle(prefix, names.values(), verify=True)
+    source = {name: _floats(folder, name, array) for name, array in source.items()}
     rows = [
         Row(name, source[name].shape, variable, source[name].shape, _axes(source[name]))
         for variable, name in names.items()
@@ -137,6 +138,15 @@ def _check_shapes(model: str, parsed: Configuration, rows: list[Row]) -> None:
             )
     if shapes:
         raise SeparationError(f"{model} has more levels than Spleeter's networks")
+
+
+def _floats(folder: Path, name: str, array: np.ndarray) -> np.ndarray:
+    """A tensor as float32, or float16 if it is stored so."""
+    if array.dtype.kind != "f" or not np.isfinite(array).all():
+        raise SeparationError(
+            f"{folder} is damaged: {name} holds other values than finite floating-point numbers"
+        )
+    return array if array.dtype == np.float16 else array.astype(np.float32, copy=False)
 
 
 def _initial_values(parsed: Configuration, seed: int) -> dict[str, np.ndarray]:

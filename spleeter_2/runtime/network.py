@@ -295,7 +295,8 @@ def _check_weights(checkpoint: Checkpoint, configuration: Configuration) -> None
                 )
             if entries[name].number not in FLOATS:
                 raise SeparationError(
-                    f"the weights in {folder} cannot be used: {name} must be float32 or float16"
+                    f"the weights in {folder} cannot be used: {name} must be float32 or float16; "
+                    "'python -m weight_converter --from spleeter' converts float64"
                 )
 
 

@@ -16,7 +16,7 @@ from spleeter_2.config.loading import load_configuration
 from spleeter_2.errors import SeparationError
 from spleeter_2.runtime import model_file, network
 from spleeter_2.weights import checkpoint as weights
-from spleeter_2.weights.bundle import latest_checkpoint, read_bundle
+from spleeter_2.weights.bundle import latest_checkpoint, read_bundle, write_bundle
 from spleeter_2.weights.spleeter import variable_shapes
 from weight_converter.spleeter import read_spleeter
 
@@ -209,3 +209,25 @@ def test_what_is_refused(deezer_2stems, tmp_path, convert):
         assert words in refused(deezer_2stems, "--model", path)
     weights.write_checkpoint({"x": np.zeros(1)}, tmp_path / "out")
     assert "--force" in refused(deezer_2stems)
+
+
+def test_types_of_tensors(tmp_path):
+    arrays = {}
+    for dtype in ("f2", "f4", "f8", "i4"):
+        folder = tmp_path / dtype
+        write_spleeter_model(folder, ["a", "b"])
+        arrays = read_bundle(folder / "model")
+        write_bundle(
+            {name: array.astype(dtype) for name, array in arrays.items()}, folder / "model"
+        )
+        if dtype == "i4":
+            with pytest.raises(SeparationError, match="other values than finite floating-point"):
+                read_spleeter(folder)
+            continue
+        kernel = read_spleeter(folder).values["vocals_encoder_1_conv/kernel"]
+        assert kernel.dtype == ("f2" if dtype == "f2" else "f4")
+        np.testing.assert_allclose(kernel, arrays["conv2d/kernel"], rtol=1e-3, atol=1e-4)
+    arrays["conv2d/kernel"][0] = np.nan
+    write_bundle(arrays, folder / "model")
+    with pytest.raises(SeparationError, match="conv2d/kernel holds other values"):
+        read_spleeter(folder)
