@@ -438,7 +438,7 @@ def outcome(prefix) -> str:
         check_sentence(error, prefix)
         return "refused"
     finally:
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 60
     assert sum(array.nbytes for array in read.values()) < 1000
     return "read"
 
