@@ -414,7 +414,7 @@ def test_spleeters_own_model(program, tmp_path, monkeypatch, form):
     assert status == 0, messages
     facts = json.loads((tmp_path / "x" / "network.json").read_text())
     assert facts["model"] == "2stems" and facts["targets"] == ["vocals", "accompaniment"]
-    assert facts["ratio_mask"] == {"exponent": 2, "extension": "zeros", "nb_bins": 1024}
+    assert facts["ratio_mask"] == {"exponent": 2, "extension": "zeros"}
     assert facts["stft"]["centred"] is False
     windows = facts["windows"]
     assert windows["join"] == "frames" and windows["lead"] == 4096 and windows["tail"] == 3072
