@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from spleeter_2.config.loading import UPSTREAM_PREFIX, embedded_models, load_configuration
 from spleeter_2.config.schema import Configuration
 from spleeter_2.runtime import model_file
-from spleeter_2.runtime.export import write_graph
+from spleeter_2.runtime.export import export_graph
 from spleeter_2.weights.bundle import write_bundle
 from spleeter_2.weights.spleeter import tensor_names, variable_shapes
 
@@ -54,7 +54,8 @@ def main() -> None:
         path.parent.mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory() as name:
             write_random_weights(configuration, Path(name))
-            difference = write_graph(replace(configuration, weights=Path(name)), path)
+            content, difference = export_graph(replace(configuration, weights=Path(name)))
+        path.write_bytes(content)
         written.add(path)
         print(f"{descriptor}: {path.name}, difference to Keras {difference:.1e}", flush=True)
     for path in set(model_file.GRAPHS.glob("*.onnx")) - written:

@@ -26,6 +26,12 @@ from .waveforms import check_waveform
 DEFAULT = "spleeter.audio.ffmpeg.FFMPEGProcessAudioAdapter"  # Spleeter's; here audio.reader
 
 
+def refuse_adapter(name: str | None, command: str) -> None:
+    """Raise SeparationError for an adapter that a command which reads data sets cannot use."""
+    if name not in (None, DEFAULT):
+        raise SeparationError(f"'{command}' reads data sets itself, without --adapter {name}")
+
+
 class Adapter:
     """An instance of a user's class.
 

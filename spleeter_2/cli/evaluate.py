@@ -16,7 +16,6 @@ from evaluation.options import (
     TracksOption,
 )
 from spleeter_2.console import AdapterOption, ModelOption, MwfOption, VerboseOption
-from spleeter_2.errors import SeparationError
 from spleeter_2.extras import require_extra
 
 
@@ -38,12 +37,9 @@ def evaluate(
     require_extra("evaluation", "an evaluation")
     from evaluation.runner import Settings
     from evaluation.runner import evaluate as score
-    from spleeter_2.audio.adapter import DEFAULT
+    from spleeter_2.audio.adapter import refuse_adapter
 
-    if adapter not in (None, DEFAULT):
-        raise SeparationError(
-            f"'spleeter evaluate' reads data sets itself, without --adapter {adapter}"
-        )
+    refuse_adapter(adapter, "spleeter evaluate")
     score(
         Settings(
             model=model,

@@ -8,7 +8,6 @@ from typing import Optional
 import typer
 
 from spleeter_2.console import AdapterOption, ModelOption, VerboseOption
-from spleeter_2.errors import SeparationError
 from spleeter_2.extras import require_extra
 
 
@@ -35,12 +34,9 @@ def train(
     verbose: bool = VerboseOption,
 ) -> None:
     """Train a model, or resume its training."""
-    from spleeter_2.audio.adapter import DEFAULT
+    from spleeter_2.audio.adapter import refuse_adapter
 
-    if adapter not in (None, DEFAULT):
-        raise SeparationError(
-            f"'spleeter train' reads data sets itself, without --adapter {adapter}"
-        )
+    refuse_adapter(adapter, "spleeter train")
     require_extra("train", "training")
     from spleeter_2.runtime.tensorflow_import import import_tensorflow
 

@@ -114,16 +114,17 @@ def write_model_file(configuration: Configuration, path: Path | None = None) -> 
     return difference
 
 
-def write_graph(configuration: Configuration, path: Path) -> float:
-    """Write a network without weights, for checkpoints in other folders, atomically.
+def export_graph(configuration: Configuration) -> tuple[bytes, float]:
+    """Export a network without weights, for checkpoints in other folders.
 
-    Returns, Raises:
-        See ``write_model_file``.
+    Returns:
+        The ONNX model without its ``references``, and the difference to Keras; see ``Exported``.
+
+    Raises:
+        SeparationError: see ``export_network``.
     """
-    with atomic_file(path) as draft:
-        graph = _compared_graph(configuration)
-        draft.write_bytes(graph.content)
-    return graph.difference
+    graph = _compared_graph(configuration)
+    return graph.content, graph.difference
 
 
 @dataclass(frozen=True)

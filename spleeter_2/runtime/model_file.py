@@ -16,7 +16,7 @@ from spleeter_2.config.loading import PRESETS
 from spleeter_2.config.networks import UNet
 from spleeter_2.config.schema import Configuration
 from spleeter_2.files import user_cache
-from spleeter_2.weights.checkpoint import open_checkpoint
+from spleeter_2.weights.bundle import latest_checkpoint
 
 NAME = "model.onnx"
 VERSION = 2  # of exported graphs: files of another one are exported again
@@ -47,7 +47,7 @@ def architecture(configuration: Configuration) -> str:
 def digest(configuration: Configuration) -> str:
     """Digests of all that determines the exported network, of its architecture and its weights."""
     # the index holds the CRC of every tensor
-    index = Path(f"{open_checkpoint(configuration.weights, configuration.targets).prefix}.index")
+    index = Path(f"{latest_checkpoint(configuration.weights)}.index")
     weights = hashlib.sha256(index.read_bytes()).hexdigest()[:32]
     return f"{architecture(configuration)}-{weights}"
 

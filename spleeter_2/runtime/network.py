@@ -17,7 +17,7 @@ from spleeter_2.checks import check_text
 from spleeter_2.config.schema import Configuration
 from spleeter_2.errors import SeparationError
 from spleeter_2.extras import gpu_command, install_command, is_installed
-from spleeter_2.files import WriteError, writing
+from spleeter_2.files import WriteError, atomic_file, writing
 from spleeter_2.weights.bundle import FLOATS
 from spleeter_2.weights.checkpoint import Checkpoint, open_checkpoint
 from spleeter_2.weights.spleeter import tensor_names, variable_shapes
@@ -315,19 +315,17 @@ def _graph(anonymous: Configuration, name: str) -> bytes:
     if path.is_file():
         return path.read_bytes()
     _require_tensorflow(f"the network of {name} is not one of those that ship")
-    from .export import write_graph
+    from .export import export_graph
 
+    content, _ = export_graph(anonymous)
     try:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-        write_graph(anonymous, path)
-        return path.read_bytes()
+        with atomic_file(path) as draft:
+            draft.write_bytes(content)
     except WriteError as error:
         log.warning(f"note: {error}: the network will be exported again the next time")
-    with tempfile.TemporaryDirectory() as folder:
-        draft = Path(folder) / path.name
-        write_graph(anonymous, draft)
-        return draft.read_bytes()
+    return content
 
 
 def _exported(configuration: Configuration, path: Path, fault: str, device: str | None) -> Session:

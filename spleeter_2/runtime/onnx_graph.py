@@ -36,12 +36,10 @@ class Traced:
     outputs: Mapping[str, str]
     variables: Mapping[str, str]
 
-    def values(self) -> dict[str, np.ndarray]:
-        """Values of the variables, by ``input_name``."""
-        import tensorflow as tf
-
+    def tensors(self) -> dict[str, Any]:
+        """``TensorProto`` of each variable's value, by ``input_name``."""
         return {
-            input_name(self.variables[node.name]): tf.make_ndarray(node.attr["value"].tensor)
+            input_name(self.variables[node.name]): node.attr["value"].tensor
             for node in self.graph.node
             if node.name in self.variables
         }
@@ -59,8 +57,8 @@ class Traced:
         if with_variables:
             names |= {f"{node}:0": input_name(name) for node, name in self.variables.items()}
             signature += [
-                tf.TensorSpec(value.shape, tf.float32, name=name)
-                for name, value in self.values().items()
+                tf.TensorSpec(tf.TensorShape(tensor.tensor_shape), tf.float32, name=name)
+                for name, tensor in self.tensors().items()
             ]
 
         @tf.function(input_signature=signature, autograph=False)
@@ -110,19 +108,21 @@ class Graph:
     Attributes:
         model: ``onnx.ModelProto``.
         variables: names of the variables.
-        values: their values, by ``input_name``.
+        tensors: TensorFlow's ``TensorProto`` of their values, by ``input_name``.
     """
 
     model: Any
     variables: tuple[str, ...]
-    values: Mapping[str, np.ndarray]
+    tensors: Mapping[str, Any]
 
     def complete(self) -> Any:
         """The model with the values of its variables; the graph's own model is changed."""
+        import tensorflow as tf
         from onnx import numpy_helper
 
-        for name, value in self.values.items():
-            self.model.graph.initializer.append(numpy_helper.from_array(value, name))
+        for name, tensor in self.tensors.items():
+            value = numpy_helper.from_array(tf.make_ndarray(tensor), name)
+            self.model.graph.initializer.append(value)
         _store_in_half(self.model)
         return self.model
 
@@ -144,12 +144,12 @@ def build_graph(function: Callable, signature: list, shape: tuple[int, ...], cho
     else:
         parts = [trace(function, signature)]
         model = _to_onnx(*parts)
-    values = {name: value for part in parts for name, value in part.values().items()}
+    tensors = {name: tensor for part in parts for name, tensor in part.tensors().items()}
     variables = {name for part in parts for name in part.variables.values()}
-    for item in [item for item in model.graph.input if item.name in values]:
+    for item in [item for item in model.graph.input if item.name in tensors]:
         model.graph.input.remove(item)
     _store_in_half(model)
-    return Graph(model, tuple(sorted(variables)), values)
+    return Graph(model, tuple(sorted(variables)), tensors)
 
 
 def _to_onnx(traced: Traced):

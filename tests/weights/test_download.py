@@ -295,27 +295,23 @@ def test_a_part_of_another_release_is_removed(release, models):
     assert left(models) == COMPLETE and release.requests == [(INDEX, None), (ARCHIVE, None)]
 
 
-def test_a_wrong_range_is_begun_anew(release, models):
-    keep(release, models, release.files[ARCHIVE][:5000])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Content-Range": "bytes 0-9/10"},
+        {"Content-Range": "bytes 5000-4999/5000", "Content-Length": "0"},
+    ],
+    ids=["wrong", "empty"],
+)
+def test_a_wrong_or_empty_range_is_begun_anew(release, models, headers):
+    # an empty one follows bytes of another archive, a wrong one bytes of this one
+    kept = bytes(5000) if "Content-Length" in headers else release.files[ARCHIVE][:5000]
+    keep(release, models, kept)
 
     def answer(handler):
         handler.send_response(206)
-        handler.send_header("Content-Range", "bytes 0-9/10")
-        handler.end_headers()
-        release.answers.clear()
-
-    release.answers[ARCHIVE] = answer
-    find_or_fetch("4stems")
-    assert left(models) == COMPLETE
-
-
-def test_an_empty_range_is_begun_anew(release, models):
-    keep(release, models, bytes(5000))
-
-    def answer(handler):
-        handler.send_response(206)
-        handler.send_header("Content-Range", "bytes 5000-4999/5000")
-        handler.send_header("Content-Length", "0")
+        for header in headers.items():
+            handler.send_header(*header)
         handler.end_headers()
         release.answers.clear()
 
