@@ -156,7 +156,7 @@ def complete(data: dict[str, Any], path: Path, seen: tuple[Path, ...] = ()) -> d
 
 
 def _of_base(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """What holds of a base beside changes: one name of the weights, which fits the targets."""
+    """A base without the names of weights that its changes replace."""
     has_other_targets = changes.get("targets", base.get("targets")) != base.get("targets")
     if "weights" in changes or has_other_targets:  # Spleeter's networks have an order, no names
         base.pop("model_dir", None)

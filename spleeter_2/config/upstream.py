@@ -56,7 +56,7 @@ class Model(msgspec.Struct, frozen=True):
 
 
 class Upstream(msgspec.Struct, frozen=True):
-    """What separation and training need of a configuration; other keys are ignored."""
+    """Keys for separation and training; others are ignored."""
 
     instrument_list: Annotated[tuple[str, ...], Meta(min_length=1)]
     model_dir: str

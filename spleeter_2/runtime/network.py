@@ -301,7 +301,7 @@ def _check_weights(checkpoint: Checkpoint, configuration: Configuration) -> None
 
 
 def _advice(configuration: Configuration) -> str:
-    """What to do about a network without weights that cannot be loaded with a checkpoint."""
+    """Advice for a network without weights that cannot be loaded with a checkpoint."""
     advice = "put the files of its weights there again"
     if model_file.ships(configuration):
         return advice

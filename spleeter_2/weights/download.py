@@ -453,7 +453,7 @@ def _length(response: http.client.HTTPResponse) -> int | None:
 
 
 def _describe(response: http.client.HTTPResponse, head: bytes) -> str:
-    """What came in place of a file."""
+    """Description of a response that came in place of a file."""
     is_html = "html" in response.headers.get("Content-Type", "") or head.lstrip().startswith(b"<")
     what = "an HTML page, perhaps of a proxy or a login," if is_html else "something else"
     return f"{what} from {urlsplit(response.geturl()).hostname}"
