@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import hashlib
 import io
 import json
@@ -31,9 +32,12 @@ def model_files(nb_bytes: int = 300_000) -> dict[str, bytes]:
 
 
 def archive_of(files: dict[str, bytes], *more: tarfile.TarInfo) -> bytes:
-    """A ``.tar.gz`` as ``tar -czf X.tar.gz .`` makes it, and further members without contents."""
+    """A ``.tar.gz`` as ``tar -czf X.tar.gz .`` makes it, and further members without contents.
+
+    Equal contents give equal bytes: gzip's header has no time.
+    """
     target = io.BytesIO()
-    with tarfile.open(fileobj=target, mode="w:gz") as tar:
+    with tarfile.open(fileobj=target, mode="w") as tar:
         root = tarfile.TarInfo("./")
         root.type = tarfile.DIRTYPE
         tar.addfile(root)
@@ -43,7 +47,7 @@ def archive_of(files: dict[str, bytes], *more: tarfile.TarInfo) -> bytes:
             tar.addfile(member, io.BytesIO(data))
         for member in more:
             tar.addfile(member)
-    return target.getvalue()
+    return gzip.compress(target.getvalue(), mtime=0)
 
 
 class Release:
