@@ -1,8 +1,8 @@
 """Metadata, extras and console scripts of the distribution ``spleeter-2``.
 
 The base separates. The extra ``train`` brings TensorFlow, for training and exporting;
-``evaluation`` scores. ``upstream`` is Spleeter itself, which tests and benchmarks compare with, for
-an environment of its own.
+``evaluation`` scores, ``web`` serves a page. ``upstream`` is Spleeter itself, which tests and
+benchmarks compare with, for an environment of its own.
 """
 
 import re
@@ -50,6 +50,12 @@ EVALUATION = [
     "jinja2>=3.1",
     "matplotlib>=3.7",  # pictures of the reports
 ]
+WEB = [
+    "starlette>=0.40",
+    "uvicorn>=0.30",
+    "python-multipart>=0.0.18",
+    "pillow>=9.1",  # spectrograms
+]
 UPSTREAM = [
     f"spleeter==2.4.2; {OLD}",  # pins TensorFlow 2.12.1
     f"setuptools<81; {OLD}",  # TensorFlow 2.12 imports pkg_resources
@@ -62,6 +68,8 @@ TESTS = [
     f"import-linter>=2,<2.17; {OLD}",  # newer ones need a click that typer 0.3 cannot use
     f"import-linter>=2; {NEW}",
     "build",
+    "playwright>=1.40",
+    "axe-playwright-python>=0.1.4",
 ]
 
 setup(
@@ -81,16 +89,18 @@ setup(
             "presets/weights/*",
             "presets/weights/*/*",
         ],
-        "evaluation": ["report.html.jinja"],
+        "spleeter_2.web": ["static/*"],
+        "evaluation": ["report.html.jinja", "report.js"],
     },
     install_requires=BASE,
     extras_require={
         "train": TRAIN,
         "evaluation": EVALUATION,
+        "web": WEB,
         "upstream": UPSTREAM,
         "gpu": GPU,  # apart from "all": it replaces the ONNX Runtime of the base
-        "all": TRAIN + EVALUATION,
-        "tests": TRAIN + EVALUATION + TESTS,
+        "all": TRAIN + EVALUATION + WEB,
+        "tests": TRAIN + EVALUATION + WEB + TESTS,
     },
     entry_points={
         "console_scripts": [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 import shlex
@@ -16,10 +17,12 @@ import numpy as np
 import pandas as pd
 import soundfile
 import soxr
+from markupsafe import Markup
 
 from spleeter_2.audio.codecs import Encoding
 from spleeter_2.errors import SeparationError
 from spleeter_2.files import write_text
+from spleeter_2.web import STATIC
 
 from . import plots, tables
 from .compare import Comparison, compare, difference_table, remarks, side_by_side
@@ -27,6 +30,8 @@ from .excerpts import Excerpt, choose_excerpts
 from .results import Run, TrackScores
 
 TEMPLATE = "report.html.jinja"
+STYLE = STATIC / "player.css"
+SCRIPTS = (STATIC / "player.js", Path(__file__).with_name("report.js"))
 
 
 def write_report(runs: Sequence[Run], path: Path, nb_excerpts: int = 2) -> list[Path]:
@@ -65,7 +70,8 @@ def as_page(comparison: Comparison, excerpts: Sequence[Excerpt], missing: str) -
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"cells": tables.cells, "png": _png_uri, "mp3": _mp3_uri}
+    environment.filters |= {"cells": tables.cells, "png": _png_uri}
+    script = "\n".join(path.read_text("utf-8") for path in SCRIPTS)
     labels, sources = comparison.labels, comparison.sources
     totals = [
         [tables.total_over_mixture(scores, source) for source in sources]
@@ -86,6 +92,10 @@ def as_page(comparison: Comparison, excerpts: Sequence[Excerpt], missing: str) -
         maps=plots.over_mixture_maps(labels, sources, totals),
         excesses=plots.excesses(labels, sources, totals),
         excerpts=[(excerpt, _spectrograms(excerpt)) for excerpt in excerpts],
+        sounds=_sounds,
+        player_style=Markup(STYLE.read_text("utf-8")),
+        script=Markup(script),
+        script_hash=Markup(f"sha256-{_base64(hashlib.sha256(script.encode()).digest())}"),
         missing=missing,
         runs=list(_descriptions(comparison)),
         command=shlex.join(["python", "-m", "evaluation", "report", *folders]),
@@ -155,15 +165,32 @@ def _spectrograms(excerpt: Excerpt) -> dict[str, bytes]:
     }
 
 
+def _sounds(excerpt: Excerpt) -> Markup:
+    """JSON of the sounds of an excerpt: names, and MP3 files in Base64."""
+    song = excerpt.song
+    sounds = [("mixture", song.mixture)]
+    for source, reference in song.references.items():
+        sounds.append((f"{source}: the song's", reference))
+        for label, estimates in excerpt.estimates.items():
+            sounds.append((f"{source}: {label}", estimates[source]))
+    rate = Encoding("mp3").nearest_rate(song.sample_rate)
+    pairs = [(name, _mp3(waveform, song.sample_rate, rate)) for name, waveform in sounds]
+    # a label may hold "</script>"
+    return Markup(json.dumps({"rate": rate, "sounds": pairs}).replace("<", "\\u003c"))
+
+
 def _png_uri(image: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(image).decode()}"
+    return f"data:image/png;base64,{_base64(image)}"
 
 
-def _mp3_uri(waveform: np.ndarray, sample_rate: int) -> str:
-    """Encode a waveform ``[S, C]`` as MP3, in a data URI."""
-    rate = Encoding("mp3").nearest_rate(sample_rate)
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _mp3(waveform: np.ndarray, sample_rate: int, rate: int) -> str:
+    """Encode a waveform ``[S, C]`` as MP3 of another sample rate, in Base64."""
     if rate != sample_rate:
         waveform = soxr.resample(waveform, sample_rate, rate)
     buffer = io.BytesIO()
     soundfile.write(buffer, np.clip(waveform, -1, 1), rate, format="MP3")
-    return f"data:audio/mpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return _base64(buffer.getvalue())

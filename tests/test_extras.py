@@ -17,7 +17,9 @@ from spleeter_2.errors import SeparationError
 from spleeter_2.extras import PACKAGES, is_installed, require_extra
 
 REPOSITORY = Path(__file__).parents[1]
-TRAIN, EVALUATION = (f'pip install "spleeter-2[{extra}]"' for extra in ("train", "evaluation"))
+TRAIN, EVALUATION, WEB = (
+    f'pip install "spleeter-2[{extra}]"' for extra in ("train", "evaluation", "web")
+)
 
 
 def in_the_base(program: str, *arguments: object) -> subprocess.CompletedProcess:
@@ -46,7 +48,7 @@ def test_help_needs_no_extra(program):
     assert done.returncode == 0 and "Usage" in done.stdout, done.stderr
 
 
-@pytest.mark.parametrize("command", ["separate", "train", "evaluate", "export"])
+@pytest.mark.parametrize("command", ["separate", "train", "evaluate", "export", "web"])
 def test_help_of_commands_needs_no_extra(command):
     done = in_the_base("spleeter_2", command, "--help")
     assert done.returncode == 0 and "--params_filename" in done.stdout, done.stderr
@@ -68,6 +70,7 @@ def test_models_and_version_need_no_extra():
         ("spleeter_2", ("evaluate", "--mus_dir", "songs"), EVALUATION),
         ("spleeter_2", ("train", "-p", "spleeter:2stems", "-d", "."), TRAIN),
         ("spleeter_2", ("export", "-p", "spleeter_2:grouped", "-o", "out"), TRAIN),
+        ("spleeter_2", ("web",), WEB),
         ("evaluation", ("run", "--mus_dir", "songs"), EVALUATION),
         ("evaluation", ("compare", "results"), EVALUATION),
         ("evaluation", ("report", "results"), EVALUATION),

@@ -18,6 +18,7 @@ from .export import export
 from .models import models
 from .separate import separate
 from .train import train
+from .web import web
 
 application = typer.Typer(
     add_completion=False,
@@ -29,6 +30,7 @@ application.command(no_args_is_help=True)(train)
 application.command(no_args_is_help=True)(evaluate)
 application.command(no_args_is_help=True)(export)
 application.command()(models)
+application.command()(web)
 
 
 def _print_version(requested: bool) -> None:

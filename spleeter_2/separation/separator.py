@@ -225,6 +225,25 @@ class Separator:
             return self.configuration.sample_rate
         return sample_rate
 
+    def nb_channels(self, reader: AudioReader | AdaptedReader) -> int:
+        """Channels of the stems in files: the song's, or those of a model of Spleeter."""
+        if self.configuration.stem_format == "model":
+            return self.configuration.nb_channels
+        return reader.nb_channels
+
+    def estimates(self, reader: AudioReader | AdaptedReader) -> Iterator[dict[str, np.ndarray]]:
+        """Separate the audio of a reader, as it is written to files; see ``stream``.
+
+        Yields:
+            ``{instrument: float32 [n, nb_channels(reader)]}``.
+
+        Raises:
+            SeparationError: audio that cannot be read.
+        """
+        nb_channels = self.nb_channels(reader)
+        blocks = (with_channels(block, nb_channels) for block in reader.blocks())
+        return self._stream(blocks, reader.sample_rate)
+
     def write_stems(
         self,
         reader: AudioReader | AdaptedReader,
@@ -253,9 +272,7 @@ class Separator:
         check_type("encoding", encoding, Encoding)
         _check_progress(progress)
         self.load()
-        done, nb_channels = 0, reader.nb_channels
-        if self.configuration.stem_format == "model":
-            nb_channels = self.configuration.nb_channels
+        done, nb_channels = 0, self.nb_channels(reader)
         with contextlib.ExitStack() as stack:
             writers = {}
             for name, path in outputs.items():
@@ -265,9 +282,7 @@ class Separator:
                 else:
                     writer = adapter.writer(path, reader.sample_rate, encoding)
                 writers[name] = stack.enter_context(writer)
-            blocks = (with_channels(block, nb_channels) for block in reader.blocks())
-            stream = self._stream(blocks, reader.sample_rate)
-            for estimates in stack.enter_context(contextlib.closing(stream)):
+            for estimates in stack.enter_context(contextlib.closing(self.estimates(reader))):
                 for name, writer in writers.items():
                     writer.write(estimates[name])
                 done += len(estimates[name])

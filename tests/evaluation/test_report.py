@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.browser import CHROMIUM, Browser
+from support.browser import open_browser, wait
 from support.common import files_below
 from support.evaluation import NAMES, RATE
 from support.poor import NO_HOME, NO_TEMPORARY_FOLDER
@@ -21,7 +21,7 @@ from spleeter_2.errors import SeparationError
 REPOSITORY = Path(__file__).parents[2]
 # how many of 64 places of a picture differ from its corner, or -1 where it was not drawn
 DRAWN = """
-return [...document.images].map(image => {
+() => [...document.images].map(image => {
   if (!image.complete || image.naturalWidth < 300) return -1;
   const canvas = document.createElement('canvas');
   canvas.width = canvas.height = 64;
@@ -32,16 +32,26 @@ return [...document.images].map(image => {
   for (let i = 0; i < data.length; i += 4)
     if (data[i] != data[0] || data[i + 1] != data[1] || data[i + 2] != data[2]) different++;
   return different;
-});
+})
 """
 PLAYERS = """
-return await Promise.all([...document.querySelectorAll('audio')].map(player =>
-  new Promise((resolve, reject) => {
-    player.onerror = () => resolve('error');
-    player.oncanplaythrough = () => resolve(player.duration);
-    player.preload = 'auto';
-    player.load();
-  })));
+() => [...document.querySelectorAll('.excerpt')].map(({player}) => ({
+  rows: player.source.stems,
+  seconds: player.source.total() / player.source.sampleRate,
+}))
+"""
+# level of what the first player plays
+LISTEN = """
+async () => {
+  const {player} = document.querySelector('.excerpt');
+  await player.play();
+  const analyser = player.context.createAnalyser();
+  player.output.connect(analyser);
+  await new Promise(done => setTimeout(done, 700));
+  const data = new Float32Array(2048);
+  analyser.getFloatTimeDomainData(data);
+  return {level: Math.max(...data.map(Math.abs)), position: player.position};
+}
 """
 
 
@@ -69,31 +79,45 @@ def report(runs, tmp_path_factory):
     return path
 
 
-@pytest.fixture
-def browser(tmp_path):
-    if CHROMIUM is None:
-        pytest.skip("there is no chromium to open the page in: apt-get install chromium")
-    browser = Browser(tmp_path / "profile")
-    yield browser
-    browser.close()
+@pytest.fixture(scope="module")
+def browser():
+    with open_browser() as browser:
+        yield browser
+
+
+def open_report(browser, path):
+    """A page with a report, whose players are there, and the addresses that it requested."""
+    page = browser.new_page(viewport={"width": 1300, "height": 1000})
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
+    page.on("pageerror", lambda error: requests.append(str(error)))
+    page.on("console", lambda message: message.type == "error" and requests.append(message.text))
+    page.goto(path.as_uri())
+    wait(page, "[...document.querySelectorAll('.excerpt')].every(e => e.player)")
+    return page, requests
 
 
 @pytest.mark.slow
 def test_the_page_in_a_browser(report, browser):
-    """Every picture is drawn, every player loads, and nothing is fetched from anywhere."""
-    browser.open(report)
-    drawn = browser.evaluate(DRAWN)
+    """Every picture is drawn, every player plays, and nothing is fetched from anywhere."""
+    page, requests = open_report(browser, report)
+    drawn = page.evaluate(DRAWN)
     # boxes, three scatters, two of energy over the mixture, spectrograms of two sources twice
     assert len(drawn) == 1 + 3 + 2 + 4
     assert min(drawn) > 100
-    durations = browser.evaluate(PLAYERS)
+    players = page.evaluate(PLAYERS)
     # two songs: mixture, two references, two sources of two runs
-    assert len(durations) == 2 * (1 + 2 + 2 * 2)
-    assert all(isinstance(seconds, (int, float)) for seconds in durations), durations
-    assert all(2.9 < seconds < 3.2 for seconds in durations), durations
-    assert [url for url in browser.requests if not url.startswith("data:")] == [report.as_uri()]
-    told = browser.evaluate("return document.body.innerText")
-    assert '"frame_length": 4096' in browser.evaluate("return document.body.textContent")
+    assert [len(player["rows"]) for player in players] == 2 * [1 + 2 + 2 * 2]
+    assert all(2.9 < player["seconds"] < 3.2 for player in players), players
+    heard = page.evaluate(LISTEN)
+    assert heard["level"] > 1e-3 and heard["position"] > 4410
+    assert page.locator(".excerpt .row.silent").count() == 2 * 6  # one sounds at a time
+    page.get_by_role("button", name="Listen to vocals: irm").first.click()
+    gains = page.evaluate("document.querySelector('.excerpt').player.gains()")
+    assert sum(gains) == 1 and players[0]["rows"][gains.index(1)] == "vocals: irm"
+    assert [url for url in requests if not url.startswith("data:")] == [report.as_uri()]
+    told = page.evaluate("document.body.innerText")
+    assert '"frame_length": 4096' in page.evaluate("document.body.textContent")
     for sentence in (
         "2 sources (vocals, accompaniment), 3 track(s) of test",
         "spleeter_2-mask against spleeter_2-grouped",
@@ -107,17 +131,17 @@ def test_the_page_in_a_browser(report, browser):
 
 @pytest.mark.slow
 def test_four_sources_fit_the_page(musdb18_hq, browser, tmp_path):
-    """No table is wider than a screen, so no player hides beyond its edge."""
+    """No table or player is wider than a screen."""
     program = [sys.executable, "-m", "evaluation"]
     run = ["run", "-p", "irm", "--mus_dir", musdb18_hq, "--tracks", NAMES[0], "--save-audio"]
     report = ["report", tmp_path / "runs", "-o", tmp_path / "four.html"]
     for command in ([*program, *run, "-o", tmp_path / "runs"], [*program, *report]):
         done = subprocess.run(command, capture_output=True, cwd=REPOSITORY)
         assert done.returncode == 0, done.stderr
-    browser.open(tmp_path / "four.html")
-    assert len(browser.evaluate(PLAYERS)) == 1 + 4 + 4
-    widths = browser.evaluate(
-        "return [...document.querySelectorAll('.wide')].map(e => [e.scrollWidth, e.clientWidth])"
+    page, _ = open_report(browser, tmp_path / "four.html")
+    assert [len(player["rows"]) for player in page.evaluate(PLAYERS)] == [1 + 4 + 4]
+    widths = page.evaluate(
+        "[...document.querySelectorAll('.wide, .player')].map(e => [e.scrollWidth, e.clientWidth])"
     )
     assert len(widths) == 3 and all(0 < inner <= outer for inner, outer in widths), widths
 
@@ -152,7 +176,7 @@ def test_shades_of_silence(mixture):
 
 def test_nothing_in_the_page_points_outside(report):
     content = report.read_text("utf-8")
-    assert "default-src 'none'" in content and "<script" not in content
+    assert "default-src 'none'" in content and "unsafe-eval" not in content
     for address in re.findall(r'(?:src|href)="([^"]{0,30})', content):
         assert address.startswith("data:")
     assert content.index(NAMES[0]) and "&amp; Co. - [Live], 100 %" in content
@@ -175,7 +199,7 @@ def test_without_the_songs_or_the_estimates(runs, tmp_path):
     information.write_text(re.sub(r'"data": ".*"', '"data": "/nowhere"', information.read_text()))
     write_report(find_runs([copy / "spleeter_2-grouped"]), tmp_path / "a.html")
     page = (tmp_path / "a.html").read_text("utf-8")
-    assert "there is no folder /nowhere" in page and "<audio" not in page
+    assert "there is no folder /nowhere" in page and 'class="excerpt"' not in page
     write_report(find_runs([copy / "spleeter_2-mask"]), tmp_path / "b.html")
     page = (tmp_path / "b.html").read_text("utf-8")
     assert "No run has kept its estimates" in page and page.count("<img") == 3

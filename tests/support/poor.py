@@ -18,7 +18,8 @@ import importlib.abc, sys
 class Hidden(importlib.abc.MetaPathFinder):
     names = (
         "tensorflow", "tf_keras", "keras", "tensorboard", "tf2onnx", "onnx", "einops", "matplotlib",
-        "spleeter", "musdb", "museval", "stempeg", "pandas", "jinja2",
+        "spleeter", "musdb", "museval", "stempeg", "pandas", "jinja2", "starlette", "uvicorn",
+        "python_multipart", "PIL",
     )
 
     def find_spec(self, name, path=None, target=None):
