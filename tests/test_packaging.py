@@ -1,6 +1,7 @@
 """The wheel, installed with pip into a fresh environment, dependencies resolved."""
 
 import email
+import json
 import re
 import subprocess
 import sys
@@ -37,17 +38,26 @@ def test_what_is_in_the_wheel(wheel):
             assert f"spleeter_2/config/presets/weights/{model}/checkpoint{suffix}" in names
         assert f"spleeter_2/config/presets/weights/{model}/model.onnx" in names
     assert "spleeter_2/config/presets/LICENSE-deezer.txt" in names
-    assert "evaluation/report.html.jinja" in names
+    for name in ("evaluation/report.html.jinja", "evaluation/report.js"):
+        assert name in names
+    for path in (REPOSITORY / "spleeter_2/web/static").iterdir():
+        assert f"spleeter_2/web/static/{path.name}" in names
     assert wheel.stat().st_size < 100e6
 
 
+@pytest.fixture(scope="module")
+def binaries(wheel, tmp_path_factory) -> Path:
+    """The programs of a fresh environment with the base alone."""
+    folder = tmp_path_factory.mktemp("fresh") / "venv"
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    subprocess.run([folder / "bin/pip", "install", "-q", wheel], check=True)
+    return folder / "bin"
+
+
 @pytest.mark.slow
-def test_a_fresh_environment(wheel, tmp_path):
+def test_a_fresh_environment(binaries, tmp_path):
     """The base alone separates the demo song with nothing on the path: no ffmpeg, no ffprobe; and
-    it names the extra that trains."""
-    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
-    binaries = tmp_path / "venv" / "bin"
-    subprocess.run([binaries / "pip", "install", "-q", wheel], check=True)
+    it names the extras that train and serve the page."""
     assert subprocess.run([binaries / "pip", "check"], capture_output=True).returncode == 0
     listed = subprocess.run([binaries / "pip", "list"], capture_output=True, text=True).stdout
     heavy = {"tensorflow", "spleeter", "pandas", "matplotlib", "einops", "onnx"}
@@ -75,6 +85,45 @@ def test_a_fresh_environment(wheel, tmp_path):
     done = run(binaries / "spleeter", "train", "-d", "songs")
     assert done.returncode == 1
     assert done.stderr.endswith('needs tensorflow: pip install "spleeter-2[train]"\n')
+    done = run(binaries / "spleeter", "web")
+    assert done.returncode == 1
+    assert done.stderr.endswith('needs starlette: pip install "spleeter-2[web]"\n')
+
+
+@pytest.mark.slow
+def test_the_container_without_a_container(wheel, binaries, tmp_path):
+    """What the Dockerfile copies, installs, checks and runs; after the test of the base alone."""
+    text = (REPOSITORY / "Dockerfile").read_text("utf-8")
+    for line in re.findall(r"^COPY (.+) \S+$", text, re.M):
+        for name in line.split():
+            assert (REPOSITORY / name).exists()
+            assert f"!{name}" in (REPOSITORY / ".dockerignore").read_text().splitlines()
+    (extra,) = re.findall(r"pip install --no-cache-dir \"\.(\[.+?\])\"", text)
+    subprocess.run([binaries / "pip", "install", "-q", f"{wheel}{extra}"], check=True)
+    (arguments,) = re.findall(r"^CMD (.+)$", text, re.M)
+    program, *arguments = json.loads(arguments.replace("/songs", str(tmp_path / "songs")))
+    environment = {"PATH": str(binaries), "HOME": str(tmp_path), "SPLEETER_WEB_TOKEN": "of-a-test"}
+    process = subprocess.Popen(
+        [binaries / program, *arguments, "--port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+        text=True,
+    )
+    try:
+        port = re.search(r":(\d+)/\?token=of-a-test", process.stdout.readline())[1]
+        (check,) = re.findall(r"^HEALTHCHECK .*CMD (.+)$", text, re.M)
+        for token, status in (("of-a-test", 0), ("another-one", 1)):
+            done = subprocess.run(
+                ["/bin/sh", "-c", check.replace(":8765", f":{port}")],
+                env={**environment, "SPLEETER_WEB_TOKEN": token},
+                capture_output=True,
+            )
+            assert done.returncode == status, done.stderr
+    finally:
+        process.terminate()
+        process.communicate()
+    assert process.returncode == 143
 
 
 def test_extras(wheel):
@@ -88,7 +137,8 @@ def test_extras(wheel):
         requirement, _, marker = line.partition(";")
         for extra in re.findall(r'extra == ["\'](\w+)', marker):
             extras.setdefault(extra, set()).add(re.split(r"[^\w.-]", requirement)[0])
-    assert extras["train"] | extras["evaluation"] == extras["all"] < extras["tests"]
+    assert extras["train"] | extras["evaluation"] | extras["web"] == extras["all"]
+    assert extras["all"] < extras["tests"]
     assert extras["gpu"] == {"onnxruntime-gpu"}
     assert extras["upstream"] == {"spleeter", "setuptools"}
     assert "spleeter" not in extras["tests"] and "tensorflow" in extras["train"]
