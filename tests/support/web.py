@@ -5,11 +5,13 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -74,6 +76,21 @@ class Server:
         finally:
             connection.close()
 
+    def open(self, data: bytes) -> socket.socket:
+        """Send bytes, in which HOST stands for the server's, with a connection of its own."""
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout=30)
+        connection.sendall(data.replace(b"HOST", f"127.0.0.1:{self.port}".encode(), 1))
+        return connection
+
+    def descriptors(self) -> int:
+        """Number of open files."""
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
+    def memory(self) -> int:
+        """Resident memory in bytes."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return 1024 * int(re.search(r"VmRSS:\s*(\d+)", status)[1])
+
     def send(self, body: bytes, **options: object) -> dict[str, Any]:
         """Upload a song; return its description."""
         answer = self.ask(f"/api/songs?{urlencode(options)}", "POST", body)
@@ -111,6 +128,14 @@ class Server:
     def __exit__(self, *_) -> None:
         if self.process.poll() is None:
             self.stop()
+
+
+def until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    """Wait until a condition is true."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"not true after {seconds} s"
+        time.sleep(0.05)
 
 
 def floats(wav: bytes, nb_channels: int, offset: int) -> np.ndarray:
