@@ -36,17 +36,17 @@ class Answer:
 
 
 class Server:
-    """``spleeter web`` on a free port.
+    """``spleeter web``, on a free port unless one is given.
 
     Args:
         arguments: of the command.
         statements: that the process executes first.
     """
 
-    def __init__(self, *arguments: object, statements: str = "pass") -> None:
+    def __init__(self, *arguments: object, statements: str = "pass", port: int = 0) -> None:
         program = f"{statements}\nfrom spleeter_2.cli.main import entrypoint\nentrypoint()"
         self.process = subprocess.Popen(
-            [sys.executable, "-c", program, "web", "--port", "0", "--no-browser"]
+            [sys.executable, "-c", program, "web", "--port", str(port), "--no-browser"]
             + [str(argument) for argument in arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
