@@ -29,7 +29,7 @@ from spleeter_2.separation.separator import Separator
 from spleeter_2.weights.resolve import is_there
 
 from . import STATIC
-from .downloads import mix_file, parse_gains, safe_name, stem_file, zip_file
+from .downloads import mix_file, parse_gains, safe_name, song_title, stem_file, zip_file
 from .guard import Guard
 from .library import Library, NoRoom
 from .pictures import spectrogram
@@ -154,7 +154,7 @@ class Service:
         name = song.instruments[index]
         encoding = parse_encoding(request)
         make = functools.partial(stem_file, song, self.library.folder(song), name, encoding)
-        file = f"{safe_name(song.name)} - {safe_name(name)}.{encoding.codec}"
+        file = f"{song_title(song.name)} - {safe_name(name)}.{encoding.codec}"
         return await self._made(request, song, make, file, MEDIA_TYPES[encoding.codec])
 
     async def mix(self, request: Request) -> Response:
@@ -163,7 +163,7 @@ class Service:
         encoding = parse_encoding(request)
         gains = parse_gains(song, request.query_params.get("gains"))
         make = functools.partial(mix_file, song, self.library.folder(song), gains, encoding)
-        file = f"{safe_name(song.name)} - mix.{encoding.codec}"
+        file = f"{song_title(song.name)} - mix.{encoding.codec}"
         return await self._made(request, song, make, file, MEDIA_TYPES[encoding.codec])
 
     async def archive(self, request: Request) -> Response:
@@ -172,7 +172,7 @@ class Service:
         encoding = parse_encoding(request)
         make = functools.partial(zip_file, song, self.library.folder(song), encoding)
         return await self._made(
-            request, song, make, f"{safe_name(song.name)}.zip", "application/zip"
+            request, song, make, f"{song_title(song.name)}.zip", "application/zip"
         )
 
     async def spectrogram(self, request: Request) -> Response:
@@ -234,6 +234,7 @@ class Service:
             except SeparationError:
                 if not self.library.holds(song):
                     raise Refusal(404, f"{song.name} is removed") from None
+                self.library.check_disk(0)  # ffmpeg's own error does not become a WriteError
                 raise
 
     def _song(self, request: Request) -> Song:
@@ -254,7 +255,9 @@ class Service:
             raise Refusal(409, f"{song.name} is {song.state}: wait until it is done")
 
     def _stem_index(self, song: Song, request: Request) -> int:
-        name = request.path_params["stem"].removesuffix(".wav")
+        name = request.path_params["stem"]
+        if name not in song.instruments:
+            name = name.removesuffix(".wav")
         if song.state == "failed":
             self._check_done(song)
         if not song.nb_samples:

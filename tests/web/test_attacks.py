@@ -378,3 +378,19 @@ def test_memory_over_many_requests(server, done):
 
     first = ask(8)
     assert ask(16) < first + 15e6
+
+
+@pytest.mark.slow
+def test_weights_that_cannot_be_fetched(song, tmp_path):
+    """The song has the sentence, and the next one is separated."""
+    statements = (
+        "import os\n"
+        "os.environ['HTTPS_PROXY'] = os.environ['https_proxy'] = 'http://127.0.0.1:1'\n"
+        f"os.environ['XDG_CACHE_HOME'] = os.environ['MODEL_PATH'] = {str(tmp_path / 'cache')!r}"
+    )
+    with Server("--folder", tmp_path / "songs", statements=statements) as server:
+        first = server.send(song.read_bytes(), name="first.wav", model="spleeter:4stems")
+        second = server.send(song.read_bytes(), name="second.wav")
+        assert "cannot fetch the model 4stems" in server.wait(first["id"])["error"]
+        assert server.wait(second["id"])["state"] == "done"
+        assert "Traceback" not in server.stop()[1]

@@ -9,7 +9,7 @@ from support.common import files_below
 
 from spleeter_2.errors import SeparationError
 from spleeter_2.web import library as module
-from spleeter_2.web.downloads import content_disposition, safe_name
+from spleeter_2.web.downloads import content_disposition, safe_name, song_title
 from spleeter_2.web.library import Library, NoRoom
 from spleeter_2.web.songs import Options, SongFolder, StemWriter, peaks_of, read_samples
 from spleeter_2.web.uploads import clean_name
@@ -204,9 +204,11 @@ def test_samples_and_peaks(library):
 
 
 def test_names_of_downloads():
-    assert safe_name("song.mp3") == "song" and safe_name("a/b\\c:d?.flac") == "a_b_c_d_"
-    assert safe_name("...") == "song" and safe_name("\n.mp3") == "_"
-    assert safe_name("No. 5 in C") == "No. 5 in C" and len(safe_name("x" * 500)) == 120
+    assert song_title("song.mp3") == "song" and song_title("a/b\\c:d?.flac") == "a_b_c_d_"
+    assert song_title("...") == "song" and song_title("\n.mp3") == "_"
+    assert song_title("No. 5 in C") == "No. 5 in C" and len(song_title("x" * 500)) == 120
+    assert song_title("x" * 119 + " y") == "x" * 119  # no space at the end of a folder's name
+    assert safe_name("drums.v2") == "drums.v2"  # an instrument is no file
     plain, encoded = 'filename="S_ng _1_.wav"', "filename*=UTF-8''S%C3%B6ng%20%221%22.wav"
     assert content_disposition('Söng "1".wav') == f"attachment; {plain}; {encoded}"
 
