@@ -231,9 +231,11 @@ class Service:
                 raise Refusal(400, "the client has gone")
             try:
                 return await run_in_threadpool(work)
-            except SeparationError:
+            except SeparationError as error:
                 if not self.library.holds(song):
                     raise Refusal(404, f"{song.name} is removed") from None
+                if isinstance(error, Gone):
+                    raise
                 self.library.check_disk(0)  # ffmpeg's own error does not become a WriteError
                 raise
 
