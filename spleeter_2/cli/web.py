@@ -63,5 +63,6 @@ def web(
             device=device,
             browser=browser,
             opened=tuple(opened),
+            verbose=verbose,
         )
     )

@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import functools
 import json
-import threading
+import logging
+import mimetypes
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,30 +16,31 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
-from starlette.routing import Mount, Route
-from starlette.staticfiles import StaticFiles
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from spleeter_2.audio.codecs import BITS, CODECS, Encoding
 from spleeter_2.config.loading import embedded_models, load_configuration
 from spleeter_2.config.schema import Configuration
 from spleeter_2.console import reason
 from spleeter_2.errors import SeparationError
-from spleeter_2.files import Draft, writing
+from spleeter_2.files import WriteError
 from spleeter_2.separation.separator import Separator
 from spleeter_2.weights.resolve import is_there
 
 from . import STATIC
-from .downloads import mix_file, parse_gains, safe_name, stem_file, zip_file
+from .downloads import mix_file, parse_gains, safe_name, song_title, stem_file, zip_file
 from .guard import Guard
 from .library import Library, NoRoom
 from .pictures import spectrogram
-from .responses import Refusal, file_response, stem_response
-from .songs import Options, Song, peaks_of, read_samples
-from .uploads import receive, too_large
+from .responses import Refusal, Stream, file_response, stem_response
+from .songs import Gone, Options, Song, peaks_of, read_samples
+from .uploads import audio_suffix, receive, too_large
+
+log = logging.getLogger(__name__)
 
 UPLOADS = 8  # that are received at a time; others wait
-ENCODERS = 2  # downloads that are made at a time
+ENCODERS = 2  # downloads and pictures that are made at a time
 PAUSE = 0.2  # seconds between looks at what has changed
 HEARTBEAT = 15.0  # seconds after which an event stream sends a comment
 MOST_BINS = 4000
@@ -66,14 +68,15 @@ class Service:
         self._models = models
         self._most_bytes = most_bytes
         self._uploads = asyncio.Semaphore(UPLOADS)
-        self._encoders = threading.BoundedSemaphore(ENCODERS)
+        self._encoders = asyncio.Semaphore(ENCODERS)
+        self._page = {path.name: path.read_bytes() for path in STATIC.iterdir()}
 
-    def routes(self) -> list[Route | Mount]:
+    def routes(self) -> list[Route]:
         """All routes."""
         song = "/api/songs/{song}"
         return [
-            Route("/", lambda request: FileResponse(STATIC / "index.html")),
-            Mount("/static", StaticFiles(directory=STATIC)),
+            Route("/", self.page),
+            Route("/static/{name}", self.page),
             Route("/api/models", self.models),
             Route("/api/events", self.events),
             Route("/api/songs", self.songs),
@@ -87,6 +90,13 @@ class Service:
             Route(f"{song}/stems/{{stem}}", self.stem),
             Route(f"{song}/stems/{{stem}}/spectrogram", self.spectrogram),
         ]
+
+    async def page(self, request: Request) -> Response:
+        """A file of the page."""
+        name = request.path_params.get("name", "index.html")
+        if name not in self._page:
+            raise HTTPException(404)
+        return Response(self._page[name], media_type=mimetypes.guess_type(name)[0])
 
     def models(self, request: Request) -> Response:
         """Models, codecs and limits that a client may choose from."""
@@ -110,14 +120,15 @@ class Service:
         """Receive a song and put it into the queue."""
         options = await run_in_threadpool(self._options, request)
         announced = int(request.headers.get("content-length") or 0)
-        self.library.check_room(announced)
         if announced > self._most_bytes:
             raise too_large(self._most_bytes)
+        self.library.check_room(announced)
         async with self._uploads:
             self.library.check_room(announced)
-            async with receive(request, self.library.uploads, self._most_bytes) as upload:
+            async with receive(request, self.library, self._most_bytes) as upload:
+                suffix = audio_suffix(upload.name)
                 song = await run_in_threadpool(
-                    self.library.add, upload.path, upload.name, upload.suffix, options
+                    self.library.add, upload.path, upload.name, suffix, options
                 )
         return JSONResponse(song.describe(), 201, {"Location": f"/api/songs/{song.id}"})
 
@@ -132,45 +143,53 @@ class Service:
         nb_bins = whole(request, "bins", 1000, 1, MOST_BINS)
         return JSONResponse(peaks_of(song, self.library.folder(song), nb_bins))
 
-    def stem(self, request: Request) -> Response:
+    async def stem(self, request: Request) -> Response:
         """A stem: as it grows, or encoded as asked for."""
         song = self._song(request)
         index = self._stem_index(song, request)
         if "codec" not in request.query_params:
-            return stem_response(self.library, song, index, request.headers.get("range"))
+            return await run_in_threadpool(
+                stem_response, self.library, song, index, request.headers.get("range")
+            )
         name = song.instruments[index]
         encoding = parse_encoding(request)
         make = functools.partial(stem_file, song, self.library.folder(song), name, encoding)
-        file = f"{safe_name(song.name)} - {safe_name(name)}.{encoding.codec}"
-        return self._made(song, make, file, MEDIA_TYPES[encoding.codec])
+        file = f"{song_title(song.name)} - {safe_name(name)}.{encoding.codec}"
+        return await self._made(request, song, make, file, MEDIA_TYPES[encoding.codec])
 
-    def mix(self, request: Request) -> Response:
+    async def mix(self, request: Request) -> Response:
         """The sum of the stems with gains."""
         song = self._done(request)
         encoding = parse_encoding(request)
         gains = parse_gains(song, request.query_params.get("gains"))
         make = functools.partial(mix_file, song, self.library.folder(song), gains, encoding)
-        file = f"{safe_name(song.name)} - mix.{encoding.codec}"
-        return self._made(song, make, file, MEDIA_TYPES[encoding.codec])
+        file = f"{song_title(song.name)} - mix.{encoding.codec}"
+        return await self._made(request, song, make, file, MEDIA_TYPES[encoding.codec])
 
-    def archive(self, request: Request) -> Response:
+    async def archive(self, request: Request) -> Response:
         """All stems in a ZIP archive."""
         song = self._done(request)
         encoding = parse_encoding(request)
         make = functools.partial(zip_file, song, self.library.folder(song), encoding)
-        return self._made(song, make, f"{safe_name(song.name)}.zip", "application/zip")
+        return await self._made(
+            request, song, make, f"{song_title(song.name)}.zip", "application/zip"
+        )
 
-    def spectrogram(self, request: Request) -> Response:
+    async def spectrogram(self, request: Request) -> Response:
         """A picture of a stem."""
         song = self._done(request)
         path = self.library.folder(song).samples(self._stem_index(song, request))
-        samples = read_samples(path, song.nb_channels, song.nb_samples)
-        return Response(spectrogram(samples, song.sample_rate), media_type="image/png")
 
-    def events(self, request: Request) -> Response:
+        def draw() -> bytes:
+            samples = read_samples(path, song.nb_channels, song.nb_samples)
+            return spectrogram(samples, song.sample_rate)
+
+        return Response(await self._in_turn(request, song, draw), media_type="image/png")
+
+    async def events(self, request: Request) -> Response:
         """Server-sent events: songs that have changed, and the identifiers of all."""
         only = self._song(request).id if "song" in request.path_params else None
-        return StreamingResponse(self._changes(only), media_type="text/event-stream")
+        return Stream(self._changes(only), media_type="text/event-stream")
 
     async def _changes(self, only: str | None) -> AsyncIterator[str]:
         seen, silence = -1, 0.0
@@ -190,19 +209,35 @@ class Service:
             if only is not None and all(song.is_over for song in songs):
                 return
 
-    def _made(self, song: Song, make: Callable[[Path], None], name: str, kind: str) -> Response:
-        """Make a file beside the song, and send it."""
-        if song.state != "done":
-            raise Refusal(409, f"{song.name} is {song.state}: wait until it is done")
+    async def _made(
+        self, request: Request, song: Song, make: Callable[[Path], None], name: str, kind: str
+    ) -> Response:
+        """Make a file of a song that is done, and send it."""
+        self._check_done(song)
         self.library.check_disk(0)
-        with contextlib.ExitStack() as stack:
-            with writing(self.library.uploads):
-                draft = stack.enter_context(Draft(self.library.uploads / name[-40:]))
-            with self._encoders:
-                make(draft.path)
-            response = file_response(draft.path, name, kind, draft.discard)
-            stack.pop_all()  # the response discards the draft
-        return response
+
+        def respond() -> Response:
+            with contextlib.ExitStack() as stack:
+                path = stack.enter_context(self.library.scratch()) / f"download{Path(name).suffix}"
+                make(path)
+                return file_response(path, name, kind, stack.pop_all())
+
+        return await self._in_turn(request, song, respond)
+
+    async def _in_turn(self, request: Request, song: Song, work: Callable[[], Any]) -> Any:
+        """Do work on a song's stems in a thread; few of it at a time, so that others are left."""
+        async with self._encoders:
+            if await request.is_disconnected():
+                raise Refusal(400, "the client has gone")
+            try:
+                return await run_in_threadpool(work)
+            except SeparationError as error:
+                if not self.library.holds(song):
+                    raise Refusal(404, f"{song.name} is removed") from None
+                if isinstance(error, Gone):
+                    raise
+                self.library.check_disk(0)  # ffmpeg's own error does not become a WriteError
+                raise
 
     def _song(self, request: Request) -> Song:
         song = self.library.get(request.path_params["song"])
@@ -212,14 +247,21 @@ class Service:
 
     def _done(self, request: Request) -> Song:
         song = self._song(request)
-        if song.state != "done":
-            raise Refusal(409, f"{song.name} is {song.state}: wait until it is done")
+        self._check_done(song)
         return song
 
-    def _stem_index(self, song: Song, request: Request) -> int:
-        name = request.path_params["stem"].removesuffix(".wav")
+    def _check_done(self, song: Song) -> None:
         if song.state == "failed":
             raise Refusal(409, f"{song.name} has failed: {song.error}")
+        if song.state != "done":
+            raise Refusal(409, f"{song.name} is {song.state}: wait until it is done")
+
+    def _stem_index(self, song: Song, request: Request) -> int:
+        name = request.path_params["stem"]
+        if name not in song.instruments:
+            name = name.removesuffix(".wav")
+        if song.state == "failed":
+            self._check_done(song)
         if not song.nb_samples:
             raise Refusal(409, f"{song.name} has no samples yet: wait until it is in work")
         if name not in song.instruments:
@@ -318,15 +360,27 @@ def application(
         host, token: see ``Guard``.
     """
     service = Service(library, models, most_bytes)
+
+    def refuse(status: int, error: Exception) -> Response:
+        return Refusal(status, library.without_paths(str(error))).response()
+
+    def refuse_address(request: Request, error: HTTPException) -> Response:
+        sentence = f"{request.method} {request.url.path}: {error.detail}"
+        return Refusal(error.status_code, sentence, error.headers).response()
+
+    def report(request: Request, error: Exception) -> Response:
+        sentence = reason(error) or f"internal error ({type(error).__name__}: {error})"
+        if not isinstance(error, ConnectionError):  # to a client of a song that was removed
+            log.error(f"error: {request.method} {request.url.path}: {sentence}")
+        return refuse(500, SeparationError(sentence))
+
     handlers = {
         Refusal: lambda request, error: error.response(),
-        NoRoom: lambda request, error: Refusal(507, str(error)).response(),
-        SeparationError: lambda request, error: Refusal(400, str(error)).response(),
-        HTTPException: lambda request, error: Refusal(
-            error.status_code, f"{request.method} {request.url.path}: {error.detail}"
-        ).response(),
-        Exception: lambda request, error: Refusal(
-            500, reason(error) or f"internal error ({type(error).__name__}: {error})"
-        ).response(),
+        NoRoom: lambda request, error: refuse(507, error),
+        WriteError: lambda request, error: refuse(507, error),
+        Gone: lambda request, error: refuse(410, error),
+        SeparationError: lambda request, error: refuse(400, error),
+        HTTPException: refuse_address,
+        Exception: report,
     }
     return Guard(Starlette(routes=service.routes(), exception_handlers=handlers), host, token)

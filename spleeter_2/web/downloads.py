@@ -70,16 +70,20 @@ def zip_file(song: Song, folder: SongFolder, encoding: Encoding, target: Path) -
         with writing(target.parent), zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
             for name in song.instruments:
                 stem_file(song, folder, name, encoding, part)
-                archive.write(part, f"{safe_name(song.name)}/{safe_name(name)}.{encoding.codec}")
+                archive.write(part, f"{song_title(song.name)}/{safe_name(name)}.{encoding.codec}")
     finally:
         part.unlink(missing_ok=True)
 
 
+def song_title(name: str) -> str:
+    """A song's name for a download, without the suffix."""
+    return safe_name(re.sub(r"\.[A-Za-z0-9]{1,5}$", "", name))
+
+
 def safe_name(name: str) -> str:
-    """A file name for a download: no folders, no control characters, none that Windows reserves."""
-    stem = re.sub(r"\.[A-Za-z0-9]{1,5}$", "", name)
-    stem = re.sub(r'[\x00-\x1f\x7f<>:"/\\|?*]', "_", stem).strip(" .")
-    return stem[:120] or "song"
+    """A file name without folders, and without the characters that Windows reserves."""
+    name = re.sub(r'[\x00-\x1f\x7f<>:"/\\|?*]', "_", name).strip(" .")
+    return name[:120].rstrip(" .") or "song"
 
 
 def parse_gains(song: Song, text: str | None) -> dict[str, float]:

@@ -93,7 +93,7 @@ class Guard:
         if not self._is_ours(host):
             raise Refusal(403, f"this server is not {host or 'without a name'}: use its address")
         origin = headers.get("origin")
-        is_foreign = origin is not None and urlsplit(origin).netloc.lower() != host.lower()
+        is_foreign = origin is not None and origin.lower().partition("://")[2] != host.lower()
         site = headers.get("sec-fetch-site", "none")
         if is_foreign or (method not in ("GET", "HEAD") and site not in ("none", "same-origin")):
             raise Refusal(403, "this request comes from another site, and none is accepted")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -10,14 +11,15 @@ import shutil
 import stat
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
 from spleeter_2.errors import SeparationError
-from spleeter_2.files import lock, read_json, writing
+from spleeter_2.files import lock, writing
 
-from .songs import STATE, Options, Song, SongFolder, move
+from .songs import Options, Song, SongFolder, move
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +48,8 @@ class Library:
     """
 
     def __init__(self, folder: Path, most_songs: int, keep: float | None = None) -> None:
+        # messages of ffmpeg, whose paths ``without_paths`` removes, have no links
+        folder = Path(os.path.realpath(folder.parent), folder.name)
         self._folder, self._most, self._keep = folder, most_songs, keep
         self._songs: dict[str, Song] = {}
         self._version = 0
@@ -69,6 +73,27 @@ class Library:
     def uploads(self) -> Path:
         """Folder of files that are being uploaded."""
         return self._folder / UPLOADS
+
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A new folder for the files of a request, which is removed at the end.
+
+        Raises:
+            SeparationError: it cannot be made.
+        """
+        place = self.uploads / secrets.token_hex(8)
+        with writing(place):
+            place.mkdir(mode=0o700)
+        try:
+            yield place
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
+
+    def without_paths(self, text: str) -> str:
+        """A message without the names of files in the folder, which mean nothing to a client."""
+        return re.sub(
+            re.escape(str(self._folder)) + r"([/\\][^\s:,;]*)?", "the server's files", text
+        )
 
     @property
     def version(self) -> int:
@@ -106,8 +131,10 @@ class Library:
 
         Raises:
             NoRoom: less than ``nb_bytes`` and some for others.
+            WriteError: the folder is gone.
         """
-        free = shutil.disk_usage(self._folder).free
+        with writing(self._folder):
+            free = shutil.disk_usage(self._folder).free
         if free < nb_bytes + LEAST_FREE:
             raise NoRoom(
                 f"the disk has {free / 1e6:.0f} MB left, and this song needs "
@@ -150,9 +177,9 @@ class Library:
             is_new_state = values.get("state", song.state) != song.state
             for name, value in values.items():
                 setattr(song, name, value)
-            if is_new_state and song.id in self._songs:
+            self._touch(song)  # also if it cannot be saved
+            if is_new_state and self.holds(song):
                 self.folder(song).save(song)
-            self._touch(song)
 
     def remove(self, song: Song) -> None:
         """Remove a song and its files; one that is being separated is cancelled.
@@ -189,10 +216,12 @@ class Library:
                 self.remove(song)
 
     def close(self) -> None:
-        """End ``next_song`` and the lock."""
+        """End ``next_song`` and the lock, and remove what requests have left."""
         with self._changed:
             self.is_closed = True
             self._changed.notify_all()
+        if self._lock.is_locked:
+            shutil.rmtree(self.uploads, ignore_errors=True)
         self._lock.release()
 
     def _touch(self, song: Song | None) -> None:
@@ -204,12 +233,12 @@ class Library:
     def _restore(self, folder: SongFolder) -> None:
         """A song of an earlier server; what cannot be read is removed."""
         try:
-            data = read_json(folder.path / STATE, "state of a song")
-            song = msgspec.convert(data, Song)
-        except (SeparationError, msgspec.ValidationError):
+            song = folder.load()
+        except (OSError, ValueError, RecursionError, msgspec.MsgspecError):
             folder.remove()
             return
-        song.id = folder.path.name
+        if song.state == "done" and not folder.holds_stems(song):
+            song.state, song.error = "failed", "its stems are gone or damaged: add the song again"
         if not song.is_over:
             if not (folder.path / song.source).is_file():
                 folder.remove()

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from spleeter_2.console import signal_handlers
 from spleeter_2.errors import SeparationError
@@ -28,7 +29,7 @@ from .application import application, choices
 from .guard import is_loopback
 from .library import Library
 from .songs import Options
-from .uploads import clean_name
+from .uploads import audio_suffix, clean_name
 from .worker import Worker
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ log = logging.getLogger(__name__)
 TOKEN = re.compile(r"[A-Za-z0-9._~-]{8,200}")
 GRACE = 2  # seconds for requests that are being answered when a signal comes
 LAST_WINDOW = 10.0  # seconds to wait for the window in work
+HEAD = 20.0  # seconds for the first request of a connection
 TIDYING = 600.0  # seconds between looks for songs that need not be kept
 MOST_CONNECTIONS = 500
 
@@ -52,6 +54,7 @@ class Settings:
         most_songs: songs that are kept at most.
         most_megabytes: of an upload.
         opened: songs to begin with.
+        verbose: print tracebacks of the libraries.
 
     Raises:
         SeparationError: an option out of its range.
@@ -68,6 +71,7 @@ class Settings:
     device: str | None
     browser: bool
     opened: tuple[str, ...]
+    verbose: bool
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
@@ -94,6 +98,8 @@ def serve(settings: Settings) -> None:
         SeparationError: the port is taken, the folder cannot be used, or a song cannot be read.
     """
     use_one_arena()
+    if not settings.verbose:
+        _silence_libraries()
     Separator(settings.model, device=settings.device)  # raises for what every song would need
     with contextlib.closing(_listen(settings)) as listener:
         keep = None if settings.keep is None else settings.keep * 3600
@@ -110,6 +116,13 @@ def serve(settings: Settings) -> None:
         signal.raise_signal(number)
 
 
+def _silence_libraries() -> None:
+    """Keep tracebacks and warnings, such as of a client that has gone, off standard error."""
+    for name in ("uvicorn", "asyncio", "python_multipart"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [logging.NullHandler()], False
+
+
 def _run(
     library: Library, worker: Worker, listener: socket.socket, settings: Settings
 ) -> int | None:
@@ -123,7 +136,10 @@ def _run(
         server = _Server(
             uvicorn.Config(
                 app,
+                http=_Protocol,
+                ws="none",
                 lifespan="off",
+                proxy_headers=False,
                 log_config=None,
                 access_log=False,
                 limit_concurrency=MOST_CONNECTIONS,
@@ -140,6 +156,18 @@ def _run(
         return numbers[0] if numbers else None
 
     return asyncio.run(main())
+
+
+class _Protocol(H11Protocol):
+    """A connection that ends if no request comes in time."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        super().connection_made(transport)
+        self.loop.call_later(HEAD, self._close_without_request)
+
+    def _close_without_request(self) -> None:
+        if self.cycle is None:
+            self.transport.close()
 
 
 class _Server(uvicorn.Server):
@@ -172,7 +200,7 @@ def _signals(server: uvicorn.Server, library: Library) -> Iterator[list[int]]:
 
 async def _tidy(library: Library) -> None:
     while True:
-        library.tidy()
+        await asyncio.to_thread(library.tidy)
         await asyncio.sleep(TIDYING)
 
 
@@ -222,8 +250,9 @@ def _open_song(library: Library, path: str, model: str) -> None:
     if not os.path.isfile(path):
         raise SeparationError(f"there is no file {path}: --open takes the path of a song")
     library.check_room(os.path.getsize(path))
-    copy = library.uploads / "opened"
-    with writing(copy):
-        shutil.copyfile(path, copy)
-    name = clean_name(path)
-    library.add(copy, name, Path(name).suffix.lower(), Options(model))
+    with library.scratch() as place:
+        copy = place / "song"
+        with writing(copy):
+            shutil.copyfile(path, copy)
+        name = clean_name(path)
+        library.add(copy, name, audio_suffix(name), Options(model))

@@ -7,10 +7,11 @@ names are made from identifiers and numbers only, never from what a client sends
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -23,6 +24,13 @@ STATE = "song.json"
 PEAKS_PER_SECOND = 50
 SAMPLE = np.dtype("<f4")
 State = Literal["queued", "running", "done", "failed"]
+# bounds for what is read from a file
+Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 48)]
+Number = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
+
+
+class Gone(SeparationError):
+    """A stem is not on the disk any more."""
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -30,8 +38,8 @@ class Options(msgspec.Struct, frozen=True):
 
     model: str
     stems: tuple[str, ...] | None = None
-    overlap: float | None = None
-    shifts: int = 1
+    overlap: Number | None = None
+    shifts: Count = 1
 
 
 class Song(msgspec.Struct):
@@ -53,18 +61,18 @@ class Song(msgspec.Struct):
     name: str
     options: Options
     source: str
-    created: float
-    finished: float | None = None
+    created: Number
+    finished: Number | None = None
     state: State = "queued"
     error: str = ""
     notes: list[str] = []
     tags: dict[str, str] = {}
     instruments: list[str] = []
-    sample_rate: int = 0
-    nb_channels: int = 0
-    seconds: float | None = None
-    nb_samples: int = 0
-    version: int = 0
+    sample_rate: Count = 0
+    nb_channels: Count = 0
+    seconds: Number | None = None
+    nb_samples: Count = 0
+    version: Count = 0
 
     @property
     def is_over(self) -> bool:
@@ -79,7 +87,7 @@ class Song(msgspec.Struct):
         return {
             **facts,
             **msgspec.to_builtins(self.options),
-            "ready": round(self.nb_samples / self.sample_rate, 3) if self.sample_rate else 0.0,
+            "ready": round(self.nb_samples / self.sample_rate, 6) if self.sample_rate else 0.0,
             "data_offset": len(float_header(1, 1, None)),
         }
 
@@ -102,6 +110,26 @@ class SongFolder:
         """File of a stem's peaks: uint8, ``PEAKS_PER_SECOND``, 255 at full scale."""
         return self.path / f"stem-{index}.peaks"
 
+    def load(self) -> Song:
+        """Read ``song.json``.
+
+        Raises:
+            OSError, ValueError, RecursionError, MsgspecError: it is not there, or was not written
+                by ``save``.
+        """
+        song = msgspec.json.decode((self.path / STATE).read_bytes(), type=Song)
+        if song.source != Path(song.source).name or not song.source.startswith("source"):
+            raise ValueError("the source is outside the folder")
+        song.id, song.version = self.path.name, 0
+        return song
+
+    def holds_stems(self, song: Song) -> bool:
+        """True if the samples of a song that is done are whole."""
+        size = SAMPLE.itemsize * song.nb_channels * song.nb_samples
+        paths = [self.samples(index) for index in range(len(song.instruments))]
+        known = size and song.sample_rate and paths
+        return bool(known) and all(p.is_file() and p.stat().st_size >= size for p in paths)
+
     def save(self, song: Song) -> None:
         """Write ``song.json`` atomically.
 
@@ -111,14 +139,17 @@ class SongFolder:
         write_json(self.path / STATE, msgspec.to_builtins(song))
 
     def remove_stems(self) -> None:
-        """Remove samples and peaks."""
-        for path in (*self.path.glob("stem-*.f32"), *self.path.glob("stem-*.peaks")):
-            path.unlink(missing_ok=True)
+        """Remove samples and peaks, if possible."""
+        self._remove_files("stem-*")
 
     def remove_source(self) -> None:
-        """Remove the uploaded file."""
-        for path in self.path.glob("source*"):
-            path.unlink(missing_ok=True)
+        """Remove the uploaded file, if possible."""
+        self._remove_files("source*")
+
+    def _remove_files(self, pattern: str) -> None:
+        for path in self.path.glob(pattern):
+            with contextlib.suppress(OSError):  # the folder may be gone, or have become read-only
+                path.unlink()
 
     def remove(self) -> None:
         """Remove everything; no-op for what is gone."""
@@ -148,7 +179,7 @@ class StemWriter:
         Raises:
             SeparationError: the disk is full, or the file cannot be written.
         """
-        data = memoryview(np.ascontiguousarray(block, SAMPLE)).cast("B")
+        data = memoryview(np.ascontiguousarray(block, SAMPLE).reshape(-1).view(np.uint8))
         levels = np.concatenate([self._rest, np.abs(block).max(axis=1)])
         nb_whole = len(levels) // self._step * self._step
         self._rest = levels[nb_whole:]
@@ -187,14 +218,14 @@ def read_samples(path: Path, nb_channels: int, nb_samples: int) -> np.ndarray:
     """The samples of a stem, float32 ``[S, C]``, mapped from the disk and not read at once.
 
     Raises:
-        SeparationError: the file is gone or shorter than ``nb_samples``.
+        Gone: the file is gone or shorter than ``nb_samples``.
     """
     if not nb_samples:
         return np.zeros((0, nb_channels), SAMPLE)
     try:
         return np.memmap(path, SAMPLE, "r", shape=(nb_samples, nb_channels))
     except (OSError, ValueError) as error:
-        raise SeparationError("a stem of this song is gone: separate it again") from error
+        raise Gone("a stem of this song is gone: separate it again") from error
 
 
 def peaks_of(song: Song, folder: SongFolder, nb_bins: int) -> dict[str, list[int]]:

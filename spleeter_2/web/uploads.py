@@ -5,87 +5,130 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import BinaryIO
 
 from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import File, FormParser, parse_options_header
+from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 
 from spleeter_2.audio.reader import SUFFIXES
-from spleeter_2.files import WriteError, writing
+from spleeter_2.files import writing
 
+from .library import Library
 from .responses import Refusal
 
 IDLE = 30.0  # seconds without a byte after which an upload ends
 LONGEST_NAME = 200  # characters
-RAW = "application/octet-stream"
-MULTIPART = "multipart/form-data"
+MOST_HEADERS = 1 << 14  # bytes of the headers of a part
+DISK_STEP = 1 << 24  # bytes after which the free disk is checked again
 
 
 class Upload:
-    """An uploaded file.
+    """The file of a body, raw or the first of multipart; all else of the body is dropped.
+
+    Args:
+        file: open for writing.
+        boundary: of a multipart body, or None.
 
     Attributes:
-        path: of the file.
-        name: of the user's file, without folders.
+        name: that the body gives.
+        is_whole: the file has ended.
+
+    Raises:
+        FormParserError: a boundary that is too long.
     """
 
-    def __init__(self, path: Path, name: str) -> None:
-        self.path, self.name = path, name
+    def __init__(self, file: BinaryIO, boundary: bytes | None) -> None:
+        self._file = file
+        self.path = Path(file.name)
+        self.name, self.is_whole = "", boundary is None
+        self._is_in_file = boundary is None
+        self._field, self._header, self._nb_bytes = b"", b"", 0
+        self._parser: MultipartParser | None = None
+        if boundary is not None:
+            names = (
+                "part_begin", "header_field", "header_value", "header_end", "part_data", "part_end",
+            )  # fmt: skip
+            callbacks = {f"on_{name}": getattr(self, f"_{name}") for name in names}
+            self._parser = MultipartParser(boundary, callbacks)
 
-    @property
-    def suffix(self) -> str:
-        """Suffix of the name, if it is one of audio."""
-        suffix = Path(self.name).suffix.lower()
-        return suffix if suffix in SUFFIXES else ""
+    def write(self, data: bytes) -> None:
+        """Take a part of the body.
+
+        Raises:
+            FormParserError: it is not multipart.
+            WriteError: the disk is full.
+        """
+        if self._parser is None:
+            self._part_data(data, 0, len(data))
+        else:
+            self._parser.write(data)
+
+    def _part_begin(self) -> None:
+        self._nb_bytes = 0
+
+    def _header_field(self, data: bytes, start: int, end: int) -> None:
+        self._field += data[start:end]
+        self._count(end - start)
+
+    def _header_value(self, data: bytes, start: int, end: int) -> None:
+        self._header += data[start:end]
+        self._count(end - start)
+
+    def _count(self, nb_bytes: int) -> None:
+        self._nb_bytes += nb_bytes
+        if self._nb_bytes > MOST_HEADERS:
+            raise FormParserError("the headers of a part are too long")
+
+    def _header_end(self) -> None:
+        field, header, self._field, self._header = self._field, self._header, b"", b""
+        if field.lower() == b"content-disposition" and not self.is_whole:
+            name = parse_options_header(header)[1].get(b"filename")
+            if name is not None:
+                self._is_in_file, self.name = True, name.decode("utf-8", "replace")
+
+    def _part_data(self, data: bytes, start: int, end: int) -> None:
+        if self._is_in_file:
+            with writing("the upload"):
+                self._file.write(data[start:end])
+
+    def _part_end(self) -> None:
+        if self._is_in_file:
+            self._is_in_file, self.is_whole = False, True
 
 
 @contextlib.asynccontextmanager
-async def receive(request: Request, folder: Path, most_bytes: int) -> AsyncIterator[Upload]:
-    """Write the file of a request into ``folder``; it is removed if it is still there at the end.
-
-    The first file of a multipart body is taken. The name of a raw body is the parameter ``name``.
+async def receive(request: Request, library: Library, most_bytes: int) -> AsyncIterator[Upload]:
+    """Write the file of a request into the library's folder; it is removed at the end.
 
     Raises:
-        Refusal: 400, 408, 413, 507: no file, no bytes, a body that is too slow, too large, or does
-            not fit the disk.
+        Refusal: 400, 408, 413, 415: no file, no bytes, a body that is too slow, too large or
+            compressed.
+        NoRoom, WriteError: it does not fit the disk.
     """
-    kind, parameters = parse_options_header(request.headers.get("content-type", RAW))
-    is_multipart = kind.decode("latin-1") == MULTIPART
-    if is_multipart and b"boundary" not in parameters:
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise Refusal(415, "the body is compressed: send the file as it is")
+    kind, parameters = parse_options_header(request.headers.get("content-type", ""))
+    boundary = parameters.get(b"boundary") if kind == b"multipart/form-data" else None
+    if kind == b"multipart/form-data" and not boundary:
         raise Refusal(400, "the multipart body has no boundary: send it with curl -F or FormData")
-    place = folder / secrets.token_hex(8)
-    with _folder_of_one_upload(place):
-        files: list[File] = []
-        parser = FormParser(
-            MULTIPART if is_multipart else RAW,
-            lambda field: None,
-            files.append,
-            boundary=parameters.get(b"boundary"),
-            config={
-                "UPLOAD_DIR": str(place),
-                "UPLOAD_DELETE_TMP": False,
-                "MAX_MEMORY_FILE_SIZE": 0,
-                "MAX_FIELDS": 16,
-                "MAX_FIELD_SIZE": 1 << 16,
-            },
-        )
+    with library.scratch() as place:
+        path = place / "song"
         try:
-            await _feed(request, parser, most_bytes)
-            if files:
-                await run_in_threadpool(files[0].flush_to_disk)
-        finally:
-            for file in files:
-                file.close()
-        if not files or not files[0].size:
+            with writing("the upload"), open(path, "wb") as file:
+                upload = Upload(file, boundary)
+                await _feed(request, upload, library, most_bytes)
+        except FormParserError as error:
+            raise Refusal(400, f"the body is not multipart/form-data: {error}") from error
+        if not path.stat().st_size:
             raise Refusal(400, "the upload holds no file, or an empty one: send a song")
-        name = request.query_params.get("name") or (files[0].file_name or b"song").decode(
-            "utf-8", "replace"
-        )
-        yield Upload(Path(os.fsdecode(files[0].actual_file_name)), clean_name(name))
+        if not upload.is_whole:
+            raise Refusal(400, "the multipart body is cut short: send it again")
+        upload.name = clean_name(request.query_params.get("name") or upload.name)
+        yield upload
 
 
 def clean_name(name: str) -> str:
@@ -95,16 +138,22 @@ def clean_name(name: str) -> str:
     return (stem[: LONGEST_NAME - len(suffix[:10])] + suffix[:10]) or "song"
 
 
-async def _feed(request: Request, parser: FormParser, most_bytes: int) -> None:
-    """Send the body of a request to a parser."""
-    nb_bytes = 0
+def audio_suffix(name: str) -> str:
+    """Suffix of a name, if it is one of audio."""
+    suffix = Path(name).suffix.lower()
+    return suffix if suffix in SUFFIXES else ""
+
+
+async def _feed(request: Request, upload: Upload, library: Library, most_bytes: int) -> None:
+    """Send the body of a request to an upload."""
+    nb_bytes = checked = 0
     chunks = request.stream().__aiter__()
     while True:
         try:
             chunk = await asyncio.wait_for(chunks.__anext__(), IDLE)
         except StopAsyncIteration:
-            break
-        except TimeoutError:  # two classes before Python 3.11
+            return
+        except asyncio.TimeoutError:  # noqa: UP041  another class before Python 3.11
             raise Refusal(
                 408, f"the upload paused for {IDLE:.0f} s: send it again", {"Connection": "close"}
             ) from None
@@ -113,21 +162,10 @@ async def _feed(request: Request, parser: FormParser, most_bytes: int) -> None:
         nb_bytes += len(chunk)
         if nb_bytes > most_bytes:
             raise too_large(most_bytes)
-        await _write(parser, chunk)
-    try:
-        await run_in_threadpool(parser.finalize)
-    except FormParserError as error:
-        raise Refusal(400, f"the body is not multipart/form-data: {error}") from error
-
-
-async def _write(parser: FormParser, chunk: bytes) -> None:
-    try:
-        with writing("the upload"):
-            await run_in_threadpool(parser.write, chunk)
-    except FormParserError as error:
-        raise Refusal(400, f"the body is not multipart/form-data: {error}") from error
-    except WriteError as error:
-        raise Refusal(507, str(error)) from error
+        if nb_bytes > checked + DISK_STEP:
+            checked = nb_bytes
+            library.check_disk(0)
+        await run_in_threadpool(upload.write, chunk)
 
 
 def too_large(most_bytes: int) -> Refusal:
@@ -138,16 +176,3 @@ def too_large(most_bytes: int) -> Refusal:
         "start the server with a greater --max-size",
         {"Connection": "close"},
     )
-
-
-@contextlib.contextmanager
-def _folder_of_one_upload(place: Path) -> Iterator[None]:
-    """A folder for the parser's files, which are named by it."""
-    with writing(place):
-        place.mkdir(mode=0o700)
-    try:
-        yield
-    finally:
-        for path in place.iterdir():
-            path.unlink(missing_ok=True)
-        place.rmdir()

@@ -55,6 +55,7 @@ class Worker:
                 self._library.update(song, state="running", nb_samples=0)
                 self._separate(song)
                 self._library.update(song, state="done", finished=time.time())
+                self._check(song, is_whole=True)
                 self._library.folder(song).remove_source()
                 log.info(f"separated {song.name}")
             except _Cancelled:
@@ -66,6 +67,7 @@ class Worker:
     def _separate(self, song: Song) -> None:
         folder = self._library.folder(song)
         separator = self._load(song.options)
+        self._check(song)
         source = folder.path / song.source
         with contextlib.ExitStack() as stack:
             with meanwhile(separator.load) as check_loaded:  # while ffmpeg starts
@@ -79,11 +81,14 @@ class Worker:
                 for name, writer in writers.items():
                     writer.write(block[name])
                 self._check(song)
+                self._library.check_disk(0)
                 nb_samples = song.nb_samples + len(block[separator.stems[0]])
                 self._library.update(song, nb_samples=nb_samples)
             for writer in writers.values():
                 writer.finish()
-        notes = [note.replace(str(source), song.name) for note in reader.notes]
+        if not folder.holds_stems(song):
+            raise SeparationError(f"{song.name} was removed from the disk during its separation")
+        notes = [self._for_clients(note, song) for note in reader.notes]
         seconds = song.nb_samples / song.sample_rate
         self._library.update(song, notes=notes, seconds=seconds)
 
@@ -124,9 +129,16 @@ class Worker:
             self._options = options
         return self._separator
 
-    def _check(self, song: Song) -> None:
-        if self._library.is_closed or not self._library.holds(song):
+    def _check(self, song: Song, is_whole: bool = False) -> None:
+        """Raise _Cancelled for a removed song, or for an incomplete one when the server ends."""
+        if not self._library.holds(song) or (self._library.is_closed and not is_whole):
             raise _Cancelled
+
+    def _for_clients(self, text: str, song: Song) -> str:
+        """A message in which the song has its own name in place of that of the uploaded file."""
+        source = str(self._library.folder(song).path / song.source)
+        text = text.replace(f"file:{source}", song.name).replace(source, song.name)
+        return self._library.without_paths(text)
 
     def _drop(self, song: Song) -> None:
         """Remove the files of a cancelled song; the next server begins it again if it was ours."""
@@ -138,15 +150,20 @@ class Worker:
 
     def _fail(self, song: Song, error: Exception) -> None:
         folder = self._library.folder(song)
+        if not self._library.holds(song):
+            folder.remove()
+            return
         if isinstance(error, SeparationError):
-            sentence = str(error).replace(str(folder.path / song.source), song.name)
+            sentence = str(error)
         else:
             sentence = reason(error) or f"internal error ({type(error).__name__}: {error})"
             log.debug("a song failed", exc_info=error)
-        log.error(f"error: {song.name}: {sentence}")
+        sentence = self._for_clients(sentence, song)
+        name = "" if song.name in sentence else f"{song.name}: "
+        log.error(f"error: {name}{sentence}")
         folder.remove_stems()
         folder.remove_source()
         with contextlib.suppress(SeparationError):  # the disk may be full
             self._library.update(song, state="failed", error=sentence, finished=time.time())
-        if not self._library.holds(song):
+        if not self._library.holds(song):  # removed meanwhile
             folder.remove()

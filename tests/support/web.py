@@ -5,11 +5,13 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -34,17 +36,17 @@ class Answer:
 
 
 class Server:
-    """``spleeter web`` on a free port.
+    """``spleeter web``, on a free port unless one is given.
 
     Args:
         arguments: of the command.
         statements: that the process executes first.
     """
 
-    def __init__(self, *arguments: object, statements: str = "pass") -> None:
+    def __init__(self, *arguments: object, statements: str = "pass", port: int = 0) -> None:
         program = f"{statements}\nfrom spleeter_2.cli.main import entrypoint\nentrypoint()"
         self.process = subprocess.Popen(
-            [sys.executable, "-c", program, "web", "--port", "0", "--no-browser"]
+            [sys.executable, "-c", program, "web", "--port", str(port), "--no-browser"]
             + [str(argument) for argument in arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -73,6 +75,21 @@ class Server:
             return Answer(connection.getresponse())
         finally:
             connection.close()
+
+    def open(self, data: bytes) -> socket.socket:
+        """Send bytes, in which HOST stands for the server's, with a connection of its own."""
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout=30)
+        connection.sendall(data.replace(b"HOST", f"127.0.0.1:{self.port}".encode(), 1))
+        return connection
+
+    def descriptors(self) -> int:
+        """Number of open files."""
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
+    def memory(self) -> int:
+        """Resident memory in bytes."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return 1024 * int(re.search(r"VmRSS:\s*(\d+)", status)[1])
 
     def send(self, body: bytes, **options: object) -> dict[str, Any]:
         """Upload a song; return its description."""
@@ -111,6 +128,14 @@ class Server:
     def __exit__(self, *_) -> None:
         if self.process.poll() is None:
             self.stop()
+
+
+def until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    """Wait until a condition is true."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"not true after {seconds} s"
+        time.sleep(0.05)
 
 
 def floats(wav: bytes, nb_channels: int, offset: int) -> np.ndarray:

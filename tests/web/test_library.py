@@ -9,7 +9,7 @@ from support.common import files_below
 
 from spleeter_2.errors import SeparationError
 from spleeter_2.web import library as module
-from spleeter_2.web.downloads import content_disposition, safe_name
+from spleeter_2.web.downloads import content_disposition, safe_name, song_title
 from spleeter_2.web.library import Library, NoRoom
 from spleeter_2.web.songs import Options, SongFolder, StemWriter, peaks_of, read_samples
 from spleeter_2.web.uploads import clean_name
@@ -41,6 +41,9 @@ def test_songs_in_their_order(library):
 
 def test_what_was_unfinished_is_queued_again(library, tmp_path):
     done, running, failed = (add(library, name) for name in ("done", "running", "failed"))
+    (library.folder(done).samples(0)).write_bytes(bytes(8 * 10))
+    facts = {"instruments": ["vocals"], "sample_rate": 44100, "nb_channels": 2, "nb_samples": 10}
+    library.update(done, **facts)
     for song, state in ((done, "done"), (running, "running"), (failed, "failed")):
         library.update(song, state=state, error="reason" if state == "failed" else "")
     (library.folder(running).samples(0)).write_bytes(b"half")
@@ -55,14 +58,80 @@ def test_what_was_unfinished_is_queued_again(library, tmp_path):
     again.close()
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"id": 5}', "null"])
+SONG = (
+    '{"id": "", "name": "a", "options": {"model": "m"}, "source": "source.mp3", "created": 1.0, '
+    '"state": "queued", "error": "", "nb_samples": 0}'
+)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "", "{", "[]", '{"id": 5}', "null", "[" * 100_000, "\xff",
+        SONG.replace('"source.mp3"', '"../../source.mp3"'),
+        SONG.replace('"source.mp3"', '"/etc/passwd"'),
+        SONG.replace('"source.mp3"', '"song.json"'),
+        SONG.replace("1.0", "NaN"),
+        SONG.replace("1.0", "1e999"),
+        SONG.replace('"a"', '"\\ud800"'),
+        SONG.replace("queued", "lost"),
+        SONG.replace('samples": 0', 'samples": -1'),
+        SONG.replace('samples": 0', 'samples": 1' + "0" * 30),
+    ],
+)  # fmt: skip
 def test_a_damaged_song_is_dropped(tmp_path, content):
     folder = tmp_path / "0123456789abcdef"
     folder.mkdir()
-    (folder / "song.json").write_text(content)
+    (folder / "song.json").write_text(content, encoding="latin-1")
     library = Library(tmp_path, most_songs=3)
     assert library.songs() == [] and not folder.exists()
     library.close()
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"instruments": []}, {"instruments": ["vocals", "drums"]}, {"nb_samples": 1 << 40},
+        {"nb_samples": 11}, {"nb_channels": 0}, {"sample_rate": 0},
+    ],
+)  # fmt: skip
+def test_a_done_song_without_its_stems(library, tmp_path, facts):
+    song = add(library)
+    library.folder(song).samples(0).write_bytes(bytes(8 * 10))
+    good = {"instruments": ["vocals"], "sample_rate": 44100, "nb_channels": 2, "nb_samples": 10}
+    library.update(song, **{**good, **facts}, state="done")
+    library.close()
+    again = Library(tmp_path / "songs", most_songs=3)
+    assert again.songs()[0].state == "failed" and "add the song again" in again.songs()[0].error
+    again.songs()[0].describe()
+    again.close()
+
+
+def test_restored_songs_are_sent_once(library, tmp_path):
+    """A version of the last server would be newer than all events of this one."""
+    for _ in range(20):
+        library.update(add(library), state="failed")
+        library.remove(library.songs()[0])
+    add(library)
+    library.close()
+    again = Library(tmp_path / "songs", most_songs=3)
+    assert all(song.version <= again.version for song in again.songs())
+    again.close()
+
+
+def test_a_change_that_cannot_be_saved_is_seen(library):
+    song = add(library)
+    library.folder(song).remove()
+    library.folder(song).path.write_text("a file in its place")
+    version = library.version
+    with pytest.raises(SeparationError):
+        library.update(song, state="failed", error="reason")
+    assert song.version > version and song.state == "failed"
+
+
+def test_no_paths_in_messages(library, tmp_path):
+    text = f"cannot write {tmp_path}/songs/0123/stem-0.f32: the disk is full"
+    assert library.without_paths(text) == "cannot write the server's files: the disk is full"
 
 
 def test_room(library, monkeypatch):
@@ -135,9 +204,11 @@ def test_samples_and_peaks(library):
 
 
 def test_names_of_downloads():
-    assert safe_name("song.mp3") == "song" and safe_name("a/b\\c:d?.flac") == "a_b_c_d_"
-    assert safe_name("...") == "song" and safe_name("\n.mp3") == "_"
-    assert safe_name("No. 5 in C") == "No. 5 in C" and len(safe_name("x" * 500)) == 120
+    assert song_title("song.mp3") == "song" and song_title("a/b\\c:d?.flac") == "a_b_c_d_"
+    assert song_title("...") == "song" and song_title("\n.mp3") == "_"
+    assert song_title("No. 5 in C") == "No. 5 in C" and len(song_title("x" * 500)) == 120
+    assert song_title("x" * 119 + " y") == "x" * 119  # no space at the end of a folder's name
+    assert safe_name("drums.v2") == "drums.v2"  # an instrument is no file
     plain, encoded = 'filename="S_ng _1_.wav"', "filename*=UTF-8''S%C3%B6ng%20%221%22.wav"
     assert content_disposition('Söng "1".wav') == f"attachment; {plain}; {encoded}"
 

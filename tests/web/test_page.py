@@ -10,7 +10,7 @@ import pytest
 import soundfile
 from support.browser import open_browser, wait
 from support.common import RATE
-from support.web import Server, write_long
+from support.web import Server, floats, write_long
 
 pytestmark = pytest.mark.slow
 
@@ -220,3 +220,97 @@ def test_everybody_can_use_it(page, width, scheme):
     assert small == []
     results = Axe().run(page)
     assert results.violations_count == 0, results.generate_report()
+
+
+def test_a_rate_whose_quarter_is_no_whole_number(page, tmp_path, server):
+    """The parts that are read begin at whole samples."""
+    rate = 11_025
+    waveform = np.random.default_rng(0).uniform(-0.3, 0.3, (6 * rate, 2))
+    soundfile.write(tmp_path / "low.wav", waveform, rate, "FLOAT")
+    upload(page, tmp_path / "low.wav")
+    found = card(page, "low.wav")
+    (song,) = server.ask("/api/songs").json
+    assert song["seconds"] == 6
+    page.evaluate(
+        """async () => {
+          const {player} = document.querySelector('.card:has(.player)');
+          window.parts = [];
+          const read = player.source.read.bind(player.source);
+          player.source.read = async (stem, first, count) => {
+            const channels = await read(stem, first, count);
+            if (!stem) window.parts.push([first, count, ...channels.map((c) => [...c])]);
+            return channels;
+          };
+        }"""
+    )
+    found.get_by_role("button", name="Play", exact=True).click()
+    wait(page, f"({POSITION})() > 1.2")
+    stem = server.ask(f"/api/songs/{song['id']}/stems/{song['instruments'][0]}").body
+    samples = floats(stem, 2, song["data_offset"])
+    end = 0
+    for first, count, *channels in page.evaluate("window.parts"):
+        assert first == end and count == len(channels[0])
+        end = first + count
+        assert np.array_equal(np.float32(channels).T, samples[first:end])
+    assert end > rate
+
+
+def test_names_are_text(page, tmp_path):
+    names = ["<img src=x onerror=alert(1)>.wav", "&amp; \N{MUSICAL NOTE} " + "w" * 150 + ".wav"]
+    for name in names:
+        (tmp_path / name).write_text("no audio")
+    page.set_viewport_size({"width": 390, "height": 844})
+    upload(page, *(tmp_path / name for name in names))
+    for name in names:
+        card(page, name, "failed")
+    assert page.locator(".card img").count() == 0
+    assert page.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
+
+
+def test_many_songs_and_one_that_is_too_large(page, tmp_path):
+    for number in range(30):
+        (tmp_path / f"{number}.mp3").write_text("no audio")
+    page.evaluate("mostBytes = 20")
+    (tmp_path / "large.mp3").write_text("large" * 10)
+    upload(page, tmp_path / "large.mp3", *(tmp_path / f"{number}.mp3" for number in range(30)))
+    found = page.locator(".card.failed", has=page.get_by_role("heading", name="large.mp3"))
+    assert "larger than" in found.locator(".state").inner_text()
+    wait(page, "document.querySelectorAll('.card.failed').length == 31")
+
+
+def test_a_song_that_goes_while_it_plays(browser, server):
+    page = browser.new_page()  # without ``page``'s check: the browser logs a read that is too late
+    page.goto(server.address)
+    wait(page, "document.querySelector('#model').options.length > 3")
+    upload(page, DEMO)
+    found = card(page, DEMO.name)
+    found.get_by_role("button", name="Play", exact=True).click()
+    wait(page, f"({POSITION})() > 0.2")
+    (song,) = server.ask("/api/songs").json
+    server.ask(f"/api/songs/{song['id']}", "DELETE")
+    found.wait_for(state="detached")
+    assert page.evaluate("active") is None and page.locator("#none").is_visible()
+    page.close()
+
+
+def test_a_server_that_ends_and_begins_again(browser, tmp_path):
+    """The page says so, and goes on with the next server at the same address."""
+    with Server("--folder", tmp_path) as server:
+        page = browser.new_page()
+        page.goto(server.address)
+        wait(page, "document.querySelector('#model').options.length > 3")
+        upload(page, DEMO)
+        found = card(page, DEMO.name)
+        server.stop()
+        wait(page, "document.querySelector('#status').textContent.includes('does not answer')")
+        found.get_by_role("button", name=f"Remove {DEMO.name}").click()
+        upload(page, DEMO)
+        wait(page, "document.querySelectorAll('.card.failed').length == 1")
+        assert "does not answer" in page.locator(".card.failed .state").inner_text()
+        assert found.is_visible()  # it is not removed
+    with Server("--folder", tmp_path, port=server.port) as server:
+        wait(page, "!document.querySelector('#status').textContent.includes('does not answer')")
+        found.get_by_role("button", name=f"Remove {DEMO.name}").click()
+        found.wait_for(state="detached")
+        assert server.ask("/api/songs").json == []
+        page.close()

@@ -5,8 +5,10 @@ const $ = (id) => document.getElementById(id);
 const BINS = 1000; // of a waveform
 const cards = new Map(); // by the song's identifier
 const OPTIONS = ["model", "overlap", "shifts", "codec", "bits", "bitrate"];
+const SILENCE = "The server does not answer. Is 'spleeter web' still running?";
 let models = [];
 let codecs = {};
+let mostBytes = Infinity; // of a song
 let active = null; // the card whose player is open
 let chosen = false; // the user has opened or closed a player
 
@@ -17,10 +19,10 @@ function tell(text) {
 
 /** The JSON of a response; an error has the server's sentence. */
 async function ask(path, options) {
-  const response = await fetch(path, options);
+  const response = await fetch(path, options).catch(() => { throw new Error(SILENCE); });
   if (response.status === 204) return null;
-  const content = await response.json();
-  if (!response.ok) throw new Error(content.error);
+  const content = await response.json().catch(() => ({ error: `error ${response.status}` }));
+  if (!response.ok) throw Object.assign(new Error(content.error), { status: response.status });
   return content;
 }
 
@@ -66,7 +68,7 @@ function showCodec() {
 
 async function showOptions() {
   const found = await ask("api/models");
-  ({ models, codecs } = found);
+  ({ models, codecs, max_size: mostBytes } = found);
   $("model").append(...models.map(({ name }) => element("option", { textContent: name })));
   $("codec").append(...Object.keys(codecs).map((name) => element("option", { textContent: name })));
   const values = remembered();
@@ -108,6 +110,7 @@ async function upload(file) {
   for (const id of ["overlap", "shifts"]) if ($(id).value) values[id] = $(id).value;
   tell(`${file.name}: sent`);
   try {
+    if (file.size > mostBytes) throw new Error(`larger than ${mostBytes / 1e6} MB, the most allowed`);
     const song = await ask(`api/songs?${new URLSearchParams(values)}`, {
       method: "POST", body: file, headers: { "Content-Type": "application/octet-stream" },
     });
@@ -173,8 +176,8 @@ class Stems {
     const start = this.song.data_offset + first * frame;
     const response = await fetch(this.card.url(`stems/${encodeURIComponent(this.stems[stem])}`), {
       headers: { Range: `bytes=${start}-${start + count * frame - 1}` },
-    });
-    if (response.status !== 206) throw new Error((await response.json()).error);
+    }).catch(() => { throw new Error(SILENCE); });
+    if (response.status !== 206) throw new Error("this part cannot be read from the server");
     const samples = new Float32Array(await response.arrayBuffer());
     const channels = Array.from({ length: nbChannels }, () => new Float32Array(count));
     for (let i = 0, n = 0; n < count; n++) {
@@ -228,7 +231,9 @@ class Card {
     if (song.state === "failed") this.close();
     if (this.view && (before?.ready !== song.ready || before?.state !== song.state)) this.drawPeaks();
     if (!before || before.state !== song.state) this.showDownloads();
-    if (song.ready && song.state === "running" && !active && !chosen) this.open();
+    // a short song is done before an event shows that it runs
+    const begins = song.state === "running" || (song.state === "done" && before && !before.ready);
+    if (song.ready && begins && !active && !chosen) this.open();
   }
 
   describe() {
@@ -307,6 +312,7 @@ class Card {
   }
 
   async drawPeaks() {
+    if (!this.view) return;
     const peaks = await ask(this.url(`peaks?bins=${BINS}`)).catch(() => null);
     if (peaks && this.view) this.view.draw(peaks, BINS);
   }
@@ -344,6 +350,7 @@ class Card {
       tell(`${this.song.name}: removed`);
     } catch (error) {
       tell(`${this.song.name}: ${error.message}`);
+      if (error.status !== 404) return;
     }
     drop(this.song.id);
   }
@@ -357,7 +364,6 @@ function show(song) {
     const made = new Card(song);
     cards.set(song.id, made);
     $("songs").prepend(made.element);
-    made.drawPeaks();
   }
   $("none").hidden = cards.size > 0;
 }
@@ -378,11 +384,12 @@ function follow() {
     const { songs, ids } = JSON.parse(event.data);
     for (const id of [...cards.keys()]) if (!ids.includes(id)) drop(id);
     songs.forEach(show);
-    document.body.classList.remove("offline");
+    if ($("status").textContent === SILENCE) tell("");
   };
   events.onerror = () => {
-    document.body.classList.add("offline");
-    tell("The server does not answer. Is 'spleeter web' still running?");
+    tell(SILENCE);
+    // not the case if the server refuses, as one with too many connections does
+    if (events.readyState === EventSource.CLOSED) setTimeout(follow, 3000);
   };
 }
 

@@ -3,6 +3,7 @@
 
 const PART = 1; // seconds that are read at a time
 const AHEAD = 3; // seconds that are scheduled ahead: timers of hidden pages run once a second
+const SHORTEST = 0.1; // seconds of a loop: each pass is read anew
 const LATE = 0.06; // seconds between scheduling and sound, after a seek or a gap
 
 /**
@@ -142,7 +143,8 @@ class Player {
     }
     // short at first, so that the sound begins at once
     const part = this._parts.length ? PART : PART / 4;
-    return [first, Math.max(0, Math.min(end - first, part * this.source.sampleRate))];
+    const most = Math.ceil(part * this.source.sampleRate);
+    return [first, Math.max(0, Math.min(end - first, most))];
   }
 
   async _fill() {
@@ -163,8 +165,10 @@ class Player {
         this._schedule(waveforms, first, count);
       }
     } catch (error) {
-      this.pause();
-      this.onerror(error);
+      if (generation === this._generation) {
+        this.pause();
+        this.onerror(error);
+      }
     } finally {
       this._filling = false;
       if (this.playing && generation !== this._generation) this._fill();
@@ -385,7 +389,8 @@ class PlayerView {
     wave.addEventListener("pointerup", (event) => {
       if (!start) return;
       const [first, end] = [start.position, place(event)].sort((a, b) => a - b);
-      if (Math.abs(event.clientX - start.x) > 5) player.setLoop(first, end);
+      const isLong = end - first > SHORTEST * player.source.sampleRate;
+      if (isLong && Math.abs(event.clientX - start.x) > 5) player.setLoop(first, end);
       else player.seek(end);
       start = null;
     });
