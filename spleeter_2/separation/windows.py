@@ -94,7 +94,7 @@ class Windows:
         """Windows of which all samples count, weighted by a symmetric Hann window.
 
         Those of Ultimate Vocal Remover for MDX-Net. Half an STFT frame of silence precedes the
-        song. Neighbours overlap by at least an STFT hop, or not at all: the weights are 0 at both
+        song. Neighbours overlap by at least two samples, or not at all: the weights are 0 at both
         ends.
         """
         length, lead = stft.frame_step * (nb_frames - 1), stft.frame_length // 2
@@ -102,7 +102,7 @@ class Windows:
         if overlap == 0:
             return cls(length, 0, length, 0, margin, lead)
         step = period if overlap is None else int((1 - overlap) * length)
-        step = max(min(step, length - stft.frame_step), 1)
+        step = max(min(step, length - 2), 1)
         return cls(length, 0, step, 0, margin, lead, length - step, period)
 
     @property
