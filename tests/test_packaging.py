@@ -38,6 +38,7 @@ def test_what_is_in_the_wheel(wheel):
         assert f"spleeter_2/config/presets/weights/{model}/model.onnx" in names
     assert "spleeter_2/config/presets/LICENSE-deezer.txt" in names
     assert "evaluation/report.html.jinja" in names
+    assert "weight_converter/mdx_models.tsv" in names
     assert wheel.stat().st_size < 100e6
 
 

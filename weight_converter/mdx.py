@@ -271,9 +271,14 @@ def _configuration(path: Path, found: Parameters, file: OnnxFile) -> dict[str, A
 
 
 def _notes(digest: str, origin: str, found: Parameters) -> list[str]:
-    notes = [f"{origin} (hash {digest})"]
+    notes = [
+        f"{origin} (hash {digest})",
+        f"{found.nb_bins} of {found.n_fft // 2 + 1} bins, windows of {found.nb_frames} frames",
+    ]
     if found.compensate is None:
         notes.append("no factor of compensation is known: 1.0; --compensate gives another")
+    else:
+        notes.append(f"the estimate is multiplied by {found.compensate} (compensation)")
     if found.is_karaoke:
         notes.append("a karaoke model: backing vocals belong to the accompaniment")
     return notes

@@ -140,6 +140,17 @@ def test_other_options(model, song, tmp_path):
         Separator(model, device="gpu:7").separate(song)
 
 
+def test_a_file_with_changes(model, song, tmp_path):
+    """Options of the reference are keys of a configuration."""
+    path = tmp_path / "denoised.json"
+    changes = {"model": {"denoise": True}, "segment": {"overlap": 0.25}}
+    path.write_text(json.dumps({"spleeter_2": 1, "base": "model", **changes}))
+    found = Separator(path).separate(song)["vocals"]
+    same = Separator(write(tmp_path / "same", denoise=True, overlap=0.25)).separate(song)
+    assert np.array_equal(found, same["vocals"])
+    assert difference(found, Separator(model).separate(song)["vocals"]) > 1e-3
+
+
 def test_an_identity_returns_the_song_with_shifts(tmp_path):
     """Above the lowest bins, and with all of the STFT's bins."""
     pytest.importorskip("onnx")
