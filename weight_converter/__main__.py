@@ -86,6 +86,12 @@ def convert(
     hop_length: Optional[int] = typer.Option(
         None, "--hop-length", help="Samples between the frames of that STFT. [default: 1024]"
     ),
+    bins: Optional[int] = typer.Option(
+        None, "--bins", help="Bins of MDX-Net's input. [default: those of the file]"
+    ),
+    frames: Optional[int] = typer.Option(
+        None, "--frames", help="Frames of MDX-Net's input. [default: those of the file]"
+    ),
     stem: Optional[str] = typer.Option(
         None, "--stem", help="Stem of MDX-Net, such as Vocals. [default: by its hash]"
     ),
@@ -112,6 +118,8 @@ def convert(
         "--json": parameters,
         "--n-fft": n_fft,
         "--hop-length": hop_length,
+        "--bins": bins,
+        "--frames": frames,
         "--stem": stem,
         "--compensate": compensate,
     }

@@ -33,6 +33,7 @@ from .verify import Difference, difference, read_arrays
 KNOWN = Path(__file__).parent / "mdx_models.tsv"
 HASHED = 10_240_000  # bytes at the end of a file, by whose MD5 UVR finds its parameters
 SAMPLE_RATE, HOP = 44100, 1024  # of all published files
+LARGEST = 1 << 20  # size that is accepted
 # stems of UVR, and what remains of the mixture, by our names
 STEMS = {"vocals": ("vocals", "accompaniment"), "instrumental": ("accompaniment", "vocals")}
 ADVICE = "fetch the file again"
@@ -98,6 +99,8 @@ def read_mdx(
     parameters: Path | None = None,
     n_fft: int | None = None,
     hop_length: int | None = None,
+    nb_bins: int | None = None,
+    nb_frames: int | None = None,
     stem: str | None = None,
     compensate: float | None = None,
 ) -> OnnxConversion:
@@ -106,7 +109,7 @@ def read_mdx(
     Args:
         parameters: JSON file of UVR's with the file's parameters: the entry, or a table of entries
             by hash. Default: the published ones.
-        n_fft, hop_length, stem, compensate: replace those; see ``Parameters``.
+        n_fft, hop_length, nb_bins, nb_frames, stem, compensate: replace those; see ``Parameters``.
 
     Raises:
         SeparationError: another kind of file or one that cannot be trusted (``read_onnx_file``); no
@@ -119,7 +122,8 @@ def read_mdx(
     content = path.read_bytes()
     digest = hashlib.md5(content[-HASHED:], usedforsecurity=False).hexdigest()
     found, origin = _parameters(path, digest, parameters)
-    found = _with_options(found, n_fft, hop_length, stem, compensate)
+    given = (n_fft, hop_length, nb_bins, nb_frames, stem, compensate)
+    found = replace(found, **_options(*given))
     session = start_session(path.absolute(), advice=ADVICE)
     bins, frames = mdx.check_contract(path, session)
     found = replace(
@@ -192,40 +196,47 @@ def _from_json(file: Path, data: Mapping[str, Any]) -> Parameters:
 
     log2 = value("mdx_dim_t_set", check_whole, 1, 16)
     return Parameters(
-        nb_bins=value("mdx_dim_f_set", check_whole, 4, 1 << 20),
+        nb_bins=value("mdx_dim_f_set", check_whole, 1, LARGEST),
         nb_frames=None if log2 is None else 2**log2,
-        n_fft=value("mdx_n_fft_scale_set", check_whole, 4, 1 << 20),
+        n_fft=value("mdx_n_fft_scale_set", check_whole, 1, LARGEST),
         compensate=value("compensate", check_number, 0.01, 10),
         stem=value("primary_stem", check_text),
         is_karaoke=value("is_karaoke", check_flag) or False,
     )
 
 
-def _with_options(
-    found: Parameters,
+def _options(
     n_fft: int | None,
     hop_length: int | None,
+    nb_bins: int | None,
+    nb_frames: int | None,
     stem: str | None,
     compensate: float | None,
-) -> Parameters:
+) -> dict[str, Any]:
+    """The given ones of the fields of ``Parameters``, checked."""
     given: dict[str, Any] = {}
-    if n_fft is not None:
-        given["n_fft"] = check_whole("--n-fft", n_fft, 4, 1 << 20)
-    if hop_length is not None:
-        given["hop_length"] = check_whole("--hop-length", hop_length, 1, 1 << 20)
+    numbers = {
+        "n_fft": ("--n-fft", n_fft),
+        "hop_length": ("--hop-length", hop_length),
+        "nb_bins": ("--bins", nb_bins),
+        "nb_frames": ("--frames", nb_frames),
+    }
+    for name, (option, value) in numbers.items():
+        if value is not None:
+            given[name] = check_whole(option, value, 1, LARGEST)
     if stem is not None:
         given["stem"] = check_text("--stem", stem)
     if compensate is not None:
         given["compensate"] = check_number("--compensate", compensate, 0.01, 10)
-    return replace(found, **given)
+    return given
 
 
 def _agreed(path: Path, name: str, graph: int | None, given: int | None) -> int:
     """Size of the graph and of the parameters, of which one may be unknown."""
     if graph is None and given is None:
         raise SeparationError(
-            f"{path} takes any number of {name}: give its parameters with --json (mdx_dim_f_set, "
-            "mdx_dim_t_set)"
+            f"{path} takes any number of {name}: give it with --{name}, or UVR's parameters with "
+            "--json"
         )
     if None not in (graph, given) and graph != given:
         raise SeparationError(

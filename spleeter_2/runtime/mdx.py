@@ -36,25 +36,26 @@ def check_contract(path: Path, session) -> tuple[int | None, int | None]:
     Raises:
         SeparationError: not one input and one output float32 ``[N, 4, F, T]``.
     """
-    ends = [*session.get_inputs(), *session.get_outputs()]
-    for end in ends:
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    for end in (*inputs, *outputs):
         sides = tuple(end.shape)
         fits = len(sides) == 4 and all(
             side == wanted or not isinstance(side, int)
             for side, wanted in zip(sides[:2], (1, PLANES), strict=True)
         )
+        fits = fits or (not sides and end not in inputs)  # of an output it may not be stated
         if end.type != "tensor(float)" or not fits:
             shape = ", ".join(str(side) for side in sides)
             raise SeparationError(
                 f"{path} is no MDX-Net: {end.name[:50]} is a {end.type} of [{shape}], not a "
                 f"tensor(float) of [1, {PLANES}, bins, frames]"
             )
-    if len(session.get_inputs()) != 1 or len(session.get_outputs()) != 1:
+    if len(inputs) != 1 or len(outputs) != 1:
         raise SeparationError(
-            f"{path} is no MDX-Net: it has {len(session.get_inputs())} inputs and "
-            f"{len(session.get_outputs())} outputs, not one of each"
+            f"{path} is no MDX-Net: it has {len(inputs)} inputs and {len(outputs)} outputs, not "
+            "one of each"
         )
-    bins, frames = (side if isinstance(side, int) else None for side in ends[0].shape[2:])
+    bins, frames = (side if isinstance(side, int) else None for side in inputs[0].shape[2:])
     return bins, frames
 
 

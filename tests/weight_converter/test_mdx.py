@@ -209,6 +209,34 @@ def test_other_contracts(refused, made):
         assert words in refused(made(model), *PARAMETERS)
 
 
+def test_axes_of_any_size(refused, convert, made, tmp_path):
+    pytest.importorskip("onnx")
+    model = mdx.network(shape=("n", 4, "f", "t"))
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    path = made(model)
+    assert "give it with --frames" in refused(path, *PARAMETERS, "--bins", 100)
+    assert "--bins must be" in refused(path, *PARAMETERS, "--bins", 0)
+    sizes = ["--bins", 100, "--frames", 24, "-o", tmp_path / "free"]
+    status, said = convert("--from", "mdx", path, *PARAMETERS, *sizes)
+    assert status == 0, said
+    found = load_configuration(str(tmp_path / "free"))
+    assert (found.model.nb_bins, found.segment.nb_frames) == (100, 24)
+    said = refused(mdx.golden("mdx_b.onnx"), *PARAMETERS, "--bins", 100)
+    assert "a network of 128 bins, its parameters are those of one of 100" in said
+
+
+def test_parts_of_a_file_are_merged(refused, tmp_path):
+    """As a protocol buffer's are: an operator in a second graph is one of the model's."""
+    pytest.importorskip("onnx")
+    from onnx import helper
+
+    node = helper.make_node("Gelu", ["input"], ["other"], domain="com.microsoft")
+    hidden = encode_field(7, encode_field(1, node.SerializeToString()))
+    path = tmp_path / "net.onnx"
+    path.write_bytes(mdx.golden("mdx_b.onnx").read_bytes() + hidden)
+    assert "'Gelu' of 'com.microsoft'" in refused(path, *PARAMETERS)
+
+
 def test_another_shape_comes_out(refused, made):
     """Axes without numbers in the file, which only a run shows."""
     pytest.importorskip("onnx")
