@@ -27,9 +27,8 @@ class Windows:
         margin: further samples on either side that the network sees, without an estimate.
         lead: silence in front of the song, of which nothing is kept.
         tail: samples at the end of a window that lack frames of the next one.
-        period: with symmetric Hann windows as weights, the song is continued by silence to the next
-            multiple of ``period`` samples (one that it has reached does not count) and ``lead``
-            more, where the last windows end; 0: other weights.
+        period: 0, or the weights are symmetric Hann windows, the last of which end behind the song:
+            after silence up to the next multiple of ``period`` samples, and ``lead`` more.
         norm: sum of the squared windows of the STFT's frames float32 ``[length]``, by which a
             window's samples are weighted; None where every sample has all its frames.
     """

@@ -391,6 +391,8 @@ def fields(message: bytes | memoryview) -> Iterator[tuple[int, int, int | bytes 
     at = 0
     while at < len(message):
         tag, at = varint(message, at)
+        if tag >> 32:  # other readers may drop the upper bits, and see another field
+            raise Damaged("an entry is damaged")
         number, kind = tag >> 3, tag & 7
         if kind == VARINT:
             value, at = varint(message, at)

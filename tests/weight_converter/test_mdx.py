@@ -15,6 +15,7 @@ from spleeter_2.config.loading import load_configuration
 from spleeter_2.runtime import mdx as runtime
 from spleeter_2.runtime.network import start_session
 from spleeter_2.weights.bundle import encode_field
+from spleeter_2.weights.table import encode_varint
 from weight_converter import mdx as converter
 
 WRITTEN = ["config.json", "model.onnx", "model_card.md"]
@@ -235,6 +236,9 @@ def test_parts_of_a_file_are_merged(refused, tmp_path):
     path = tmp_path / "net.onnx"
     path.write_bytes(mdx.golden("mdx_b.onnx").read_bytes() + hidden)
     assert "'Gelu' of 'com.microsoft'" in refused(path, *PARAMETERS)
+    long_tag = encode_varint(1 << 32 | 7 << 3 | 2)  # the same field to who reads 32 bits
+    path.write_bytes(mdx.golden("mdx_b.onnx").read_bytes() + long_tag + hidden[1:])
+    assert "is damaged" in refused(path, *PARAMETERS)
 
 
 def test_another_shape_comes_out(refused, made):
