@@ -9,6 +9,7 @@ from support.common import RATE, files_below
 
 from evaluation.methods import Method
 from spleeter_2 import SeparationError, Separator
+from spleeter_2.cli.main import entrypoint
 
 # whole tracks of the reference: overlap and other keys of the configuration
 TRACKS = {
@@ -164,9 +165,11 @@ def test_an_identity_returns_the_song_with_shifts(tmp_path):
         assert difference(found[1000:4000], tone[1000:4000]) < 3e-3
 
 
-def test_the_command_separates_with_it(model, spleeter, song_file, tmp_path):
+def test_the_command_separates_with_it(model, program, song_file, tmp_path):
     out = tmp_path / "stems"
-    status, said = spleeter("separate", "-p", model, "-o", out, "--overlap", 0.75, song_file)
+    status, said = program(
+        entrypoint, "separate", "-p", model, "-o", out, "--overlap", 0.75, song_file
+    )
     assert status == 0, said
     assert files_below(out) == ["song/accompaniment.wav", "song/vocals.wav"]
 

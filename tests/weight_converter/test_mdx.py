@@ -11,6 +11,7 @@ from support import mdx
 from support.common import files_below
 
 from spleeter_2 import SeparationError, Separator
+from spleeter_2.cli.main import entrypoint
 from spleeter_2.config.loading import load_configuration
 from spleeter_2.runtime import mdx as runtime
 from spleeter_2.runtime.network import start_session
@@ -374,20 +375,20 @@ def test_damaged_files_are_refused(tmp_path):
     assert refusals >= 60
 
 
-def test_the_file_itself_is_no_model(convert, spleeter, tmp_path):
+def test_the_file_itself_is_no_model(convert, program, tmp_path):
     """The command in the message converts it."""
     path = tmp_path / "a net.onnx"
     path.write_bytes(mdx.golden("mdx_b.onnx").read_bytes())
-    status, said = spleeter("separate", "-p", path, "song.wav")
+    status, said = program(entrypoint, "separate", "-p", path, "song.wav")
     assert status == 1 and len(said.splitlines()) == 1
     command = said.partition("python -m weight_converter ")[2].partition(", then give")[0]
     assert convert(*shlex.split(command), *PARAMETERS)[0] == 0
     assert files_below(tmp_path / "a net") == WRITTEN
-    status, said = spleeter("separate", "-p", tmp_path / "a net/model.onnx", "song.wav")
+    status, said = program(entrypoint, "separate", "-p", tmp_path / "a net/model.onnx", "song.wav")
     assert status == 1 and f"-p {shlex.quote(str(tmp_path / 'a net'))}" in said
 
 
-def test_what_needs_a_checkpoint_is_refused(convert, spleeter, tmp_path):
+def test_what_needs_a_checkpoint_is_refused(convert, program, tmp_path):
     model = tmp_path / "model"
     assert convert(*mdx.arguments("mdx_b"), "-o", model)[0] == 0
     (tmp_path / "songs").mkdir()
@@ -397,7 +398,7 @@ def test_what_needs_a_checkpoint_is_refused(convert, spleeter, tmp_path):
         ["train", "-p", model, "-d", tmp_path / "songs"],
         ["export", "-p", model, "-o", tmp_path / "exported"],
     ):
-        status, said = spleeter(*arguments)
+        status, said = program(entrypoint, *arguments)
         assert status == 1 and "cannot be trained or exported" in said, said
         assert len(said.splitlines()) == 1
     assert sorted(os.listdir(tmp_path)) == ["model", "own.json", "songs"]
