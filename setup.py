@@ -90,6 +90,7 @@ setup(
             "presets/weights/*/*",
         ],
         "spleeter_2.web": ["static/*"],
+        "weight_converter": ["*.tsv"],
         "evaluation": ["report.html.jinja", "report.js"],
     },
     install_requires=BASE,

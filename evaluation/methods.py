@@ -16,8 +16,11 @@ import numpy as np
 from spleeter_2.audio.reader import BLOCK
 from spleeter_2.audio.stft import Transform
 from spleeter_2.config.loading import CHECKPOINT, load_configuration, parse_configuration
-from spleeter_2.config.schema import Segment, Stft
+from spleeter_2.config.networks import Mdx
+from spleeter_2.config.schema import Configuration, Segment, Stft
 from spleeter_2.errors import SeparationError
+from spleeter_2.runtime.model_file import path_of
+from spleeter_2.runtime.onnx_file import read_onnx_file
 from spleeter_2.separation.separator import Separator
 from spleeter_2.separation.windows import OverlapAdd, Windows
 from spleeter_2.weights.checkpoint import open_checkpoint
@@ -183,10 +186,16 @@ def _digest(descriptor: str) -> str | None:
     if not is_there(configuration):
         return None
     configuration = with_weights(descriptor, configuration)
-    checkpoint = open_checkpoint(configuration.weights, configuration.targets)
     digest = hashlib.sha256()
-    files = [f"{checkpoint.prefix}.index", *checkpoint.index.shards.values()]
-    paths = [configuration.weights / CHECKPOINT, *map(Path, files)]
-    for path in sorted(paths, key=lambda path: path.name):
+    for path in sorted(_weight_files(configuration), key=lambda path: path.name):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()
+
+
+def _weight_files(configuration: Configuration) -> list[Path]:
+    if isinstance(configuration.model, Mdx):
+        file = read_onnx_file(path_of(configuration))
+        return [file.path, *(file.path.parent / name for name in file.others)]
+    checkpoint = open_checkpoint(configuration.weights, configuration.targets)
+    files = [f"{checkpoint.prefix}.index", *checkpoint.index.shards.values()]
+    return [configuration.weights / CHECKPOINT, *map(Path, files)]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import soundfile
+from support import mdx
 from support.poor import BASE_ONLY
 from support.spleeter_models import write_spleeter_model
 
@@ -103,6 +104,17 @@ def test_a_form_of_spleeters_that_does_not_ship_needs_tensorflow(song, tmp_path)
     assert done.returncode == 1 and not (tmp_path / "out").exists()
     assert TRAIN in done.stderr and "the network of mine is not one of those" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_mdx_net_needs_no_extra(song, tmp_path):
+    done = in_the_base("weight_converter", *mdx.arguments("mdx_b"), "-o", tmp_path / "model")
+    assert done.returncode == 0, done.stderr
+    out = tmp_path / "out"
+    done = in_the_base("spleeter_2", "separate", "-p", tmp_path / "model", "-o", out, song)
+    assert done.returncode == 0, done.stderr
+    for name in ("vocals", "accompaniment"):
+        samples, _ = soundfile.read(out / "song" / f"{name}.wav")
+        assert len(samples) == soundfile.info(song).frames and abs(samples).max() > 0.01
 
 
 def test_a_network_that_is_not_exported_needs_tensorflow(tiny, song, tmp_path):

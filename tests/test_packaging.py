@@ -42,6 +42,7 @@ def test_what_is_in_the_wheel(wheel):
         assert name in names
     for path in (REPOSITORY / "spleeter_2/web/static").iterdir():
         assert f"spleeter_2/web/static/{path.name}" in names
+    assert "weight_converter/mdx_models.tsv" in names
     assert wheel.stat().st_size < 100e6
 
 

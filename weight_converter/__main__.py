@@ -17,7 +17,7 @@ from typing import Optional
 
 import typer
 
-from spleeter_2.config.loading import load_configuration, parse_configuration
+from spleeter_2.config.loading import ONNX_FILE, load_configuration, parse_configuration
 from spleeter_2.console import run
 from spleeter_2.errors import SeparationError
 from spleeter_2.extras import require_extra
@@ -25,7 +25,9 @@ from spleeter_2.files import atomic_folder, temporary_folder, write_json, writin
 from spleeter_2.runtime import model_file
 
 from .mapping import HEADER, Conversion
+from .mdx import OnnxConversion, differences, read_expected, read_mdx
 from .output import check_output, check_report, write_model
+from .verify import Difference
 
 application = typer.Typer(add_completion=False)
 
@@ -35,12 +37,14 @@ class Project(str, Enum):
 
     lasaft = "lasaft"
     spleeter = "spleeter"
+    mdx = "mdx"
 
 
 @application.command(no_args_is_help=True)
 def convert(
     source: Path = typer.Argument(
-        ..., help="Checkpoint file of LaSAFT, or folder of a model of Spleeter."
+        ...,
+        help="Checkpoint file of LaSAFT, folder of a model of Spleeter, or ONNX file of MDX-Net.",
     ),
     project: Project = typer.Option(
         Project.lasaft, "--from", show_default=False, help="Source project. [default: lasaft]"
@@ -62,7 +66,7 @@ def convert(
     expected: Optional[Path] = typer.Option(
         None,
         "--expected",
-        help="NumPy file (npz) with inputs and PyTorch's outputs, to be compared.",
+        help="NumPy file (npz) with inputs and the reference's outputs, to be compared.",
     ),
     model: Optional[str] = typer.Option(
         None,
@@ -72,6 +76,27 @@ def convert(
     ),
     seed: Optional[int] = typer.Option(
         None, "--seed", help="Random seed for layers that Spleeter lacks. [default: 0]"
+    ),
+    parameters: Optional[Path] = typer.Option(
+        None, "--json", help="JSON file of UVR's with the parameters of MDX-Net's file."
+    ),
+    n_fft: Optional[int] = typer.Option(
+        None, "--n-fft", help="Samples of MDX-Net's STFT. [default: by its hash]"
+    ),
+    hop_length: Optional[int] = typer.Option(
+        None, "--hop-length", help="Samples between the frames of that STFT. [default: 1024]"
+    ),
+    bins: Optional[int] = typer.Option(
+        None, "--bins", help="Bins of MDX-Net's input. [default: those of the file]"
+    ),
+    frames: Optional[int] = typer.Option(
+        None, "--frames", help="Frames of MDX-Net's input. [default: those of the file]"
+    ),
+    stem: Optional[str] = typer.Option(
+        None, "--stem", help="Stem of MDX-Net, such as Vocals. [default: by its hash]"
+    ),
+    compensate: Optional[float] = typer.Option(
+        None, "--compensate", help="Factor of MDX-Net's estimate. [default: by its hash, or 1]"
     ),
     half: bool = typer.Option(
         False, "--half", show_default=False, help="Store kernels as float16: half the size."
@@ -89,8 +114,24 @@ def convert(
         check_output(output, force, source)
     if report is not None:
         check_report(report, None if dry_run else output, source)
-    conversion = _planned(project, source, hyper_parameters, expected, model, seed)
-    if not model_file.ships(parse_configuration(conversion.configuration)):
+    of_mdx = {
+        "--json": parameters,
+        "--n-fft": n_fft,
+        "--hop-length": hop_length,
+        "--bins": bins,
+        "--frames": frames,
+        "--stem": stem,
+        "--compensate": compensate,
+    }
+    if project is Project.mdx:
+        others = {"--hyper-parameters": hyper_parameters, "--model": model, "--seed": seed}
+        _refuse(project, {**others, "--half": half or None})
+        conversion = read_mdx(source, *of_mdx.values())
+    else:
+        _refuse(project, of_mdx)
+        conversion = _planned(project, source, hyper_parameters, expected, model, seed)
+    is_onnx = isinstance(conversion, OnnxConversion)
+    if not is_onnx and not model_file.ships(parse_configuration(conversion.configuration)):
         require_extra("train", "exporting a network that does not ship")
     if half:
         from spleeter_2.weights.checkpoint import half_precision
@@ -101,7 +142,8 @@ def convert(
     try:
         with _kept(output, dry_run) as folder:
             write_model(folder, conversion)
-            checks.update(_checks(folder, conversion, expected))
+            check = _onnx_checks if is_onnx else _checks
+            checks.update(check(folder, conversion, expected))
             _judge(checks, expected)
         typer.echo("dry run: nothing is written" if dry_run else f"wrote {output}")
     finally:  # after the output folder exists, and also if PyTorch's outputs differ
@@ -191,17 +233,35 @@ def _checks(folder: Path, conversion: Conversion, expected: Path | None) -> dict
         f"peak {peak:.3g}"
     )
     found = verify.differences(folder, arrays) if arrays is not None else []
-    for difference in found:
-        typer.echo(
-            f"{difference.output}: largest difference to PyTorch {difference.absolute:.2e}, "
-            f"{difference.relative:.2e} of the maximum"
-        )
+    _print_differences(found, "PyTorch")
     return {
         "arrays_equal": True,
         "export_difference": exported,
         "noise_peak": peak,
         "differences": [*map(asdict, found)],
     }
+
+
+def _onnx_checks(
+    folder: Path, conversion: OnnxConversion, expected: Path | None
+) -> dict[str, object]:
+    """Check a written folder with an ONNX file; return the results for the report."""
+    from . import verify
+
+    arrays = read_expected(expected) if expected is not None else None
+    peak = verify.noise_peak(folder)
+    typer.echo(f"checked: {ONNX_FILE} is a copy; estimates of noise are finite, peak {peak:.3g}")
+    found = differences(folder, arrays) if arrays is not None else []
+    _print_differences(found, "the reference")
+    return {"noise_peak": peak, "differences": [*map(asdict, found)]}
+
+
+def _print_differences(found: list[Difference], reference: str) -> None:
+    for difference in found:
+        typer.echo(
+            f"{difference.output}: largest difference to {reference} {difference.absolute:.2e}, "
+            f"{difference.relative:.2e} of the maximum"
+        )
 
 
 def _judge(checks: dict[str, object], expected: Path | None) -> None:

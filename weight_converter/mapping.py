@@ -9,9 +9,12 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from spleeter_2.weights.checkpoint import write_checkpoint
 
 HEADER = ("tensor", "shape", "variable", "shape", "axes")
 
@@ -61,6 +64,15 @@ class Conversion:
     def nb_parameters(self) -> int:
         """Count the numbers in all arrays."""
         return sum(value.size for value in self.values.values())
+
+    @property
+    def nb_arrays(self) -> int:
+        """Number of arrays that are written."""
+        return len(self.values)
+
+    def write_weights(self, folder: Path) -> None:
+        """Write the weights into the folder of the model."""
+        write_checkpoint(self.values, folder)
 
     def table(self) -> str:
         """Return every tensor and its variable, one per line."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from pathlib import Path
 
+from spleeter_2.config.loading import CHECKPOINT, ONNX_FILE
 from spleeter_2.errors import SeparationError
 from spleeter_2.files import write_json
+from spleeter_2.runtime.onnx_file import read_onnx_file
 
 from .mapping import Conversion
 
@@ -36,7 +39,8 @@ def check_output(output: Path, force: bool, source: Path) -> None:
     if output.resolve() in (source.resolve(), *source.resolve().parents):
         raise SeparationError(f"{output} holds the checkpoint to convert: name another with -o")
     names = sorted(os.listdir(output))
-    foreign = [name for name in names if not OURS.fullmatch(name)]
+    others = _tensor_files(output)
+    foreign = [name for name in names if not OURS.fullmatch(name) and name not in others]
     if foreign:
         raise SeparationError(
             f"{output} holds files of other origin ({foreign[0]}), which would be lost: "
@@ -47,6 +51,14 @@ def check_output(output: Path, force: bool, source: Path) -> None:
             f"{output} holds a model already: give --force to replace it, or name another folder "
             "with -o"
         )
+
+
+def _tensor_files(folder: Path) -> list[str]:
+    """Files with tensors of a converted ONNX file; empty if it has none or is damaged."""
+    if (folder / ONNX_FILE).is_file() and not (folder / CHECKPOINT).exists():
+        with contextlib.suppress(SeparationError):
+            return read_onnx_file(folder / ONNX_FILE).others
+    return []
 
 
 def check_report(report: Path, output: Path | None, source: Path) -> None:
@@ -75,9 +87,7 @@ def check_report(report: Path, output: Path | None, source: Path) -> None:
 
 def write_model(folder: Path, conversion: Conversion) -> None:
     """Write a model that ``-p`` accepts into an existing folder."""
-    from spleeter_2.weights import checkpoint as weights
-
-    weights.write_checkpoint(conversion.values, folder)
+    conversion.write_weights(folder)
     configuration = {**conversion.configuration, "weights": "."}
     write_json(folder / "config.json", configuration)
     (folder / "model_card.md").write_text(_card(conversion), encoding="utf-8")
@@ -91,7 +101,7 @@ def _card(conversion: Conversion) -> str:
     facts = {
         "network": conversion.family,
         "instruments": ", ".join(name for name in instruments if name),
-        "parameters": f"{conversion.nb_parameters:,} in {len(conversion.values)} arrays",
+        "parameters": f"{conversion.nb_parameters:,} in {conversion.nb_arrays} arrays",
         "sample rate": f"{configuration['sample_rate']} Hz",
         "STFT": f"{stft['frame_length']} samples, every {stft['frame_step']}",
         "converted from": f"{source['file']} of {source['project']}",

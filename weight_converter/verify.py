@@ -51,6 +51,15 @@ def check_folder(folder: Path, values: Mapping[str, np.ndarray]) -> float:
     for name, value in values.items():
         if not np.array_equal(found[name], value.astype(np.float32)):
             raise SeparationError(f"{folder}: {name} differs from the array that was written")
+    return noise_peak(folder)
+
+
+def noise_peak(folder: Path) -> float:
+    """Separate fixed noise with a converted model; see ``check_folder``.
+
+    Raises:
+        SeparationError: an estimate is not finite.
+    """
     separator = Separator(str(folder))
     channels = separator.configuration.nb_channels
     noise = np.random.default_rng(0).normal(0, 0.1, (NB_SAMPLES, channels)).astype(np.float32)
@@ -71,17 +80,26 @@ def read_expected(path: Path) -> dict[str, np.ndarray]:
     Raises:
         SeparationError: the file cannot be read, or holds no such inputs and outputs.
     """
-    try:
-        with np.load(path) as archive:
-            arrays = {name: archive[name] for name in archive.files if name != "config_json"}
-    except (OSError, ValueError, TypeError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise SeparationError(f"cannot read the expected outputs {path}: {error}") from error
+    arrays = read_arrays(path)
     if not any({f"{kind}_in", f"{kind}_out"} <= arrays.keys() for kind in ("spec", "wave")):
         raise SeparationError(
             f"{path} holds no expected outputs: it needs spec_in and spec_out, or wave_in and "
             "wave_out"
         )
     return arrays
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of an ``.npz`` file.
+
+    Raises:
+        SeparationError: the file cannot be read.
+    """
+    try:
+        with np.load(path) as archive:
+            return {name: archive[name] for name in archive.files if name != "config_json"}
+    except (OSError, ValueError, TypeError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise SeparationError(f"cannot read the expected outputs {path}: {error}") from error
 
 
 def differences(folder: Path, expected: Mapping[str, np.ndarray]) -> list[Difference]:
@@ -109,7 +127,7 @@ def differences(folder: Path, expected: Mapping[str, np.ndarray]) -> list[Differ
             *_spectrograms(model, expected),
             *_waveforms(network, transform, configuration.targets, expected),
         ]
-        return [_difference(name, found, expected[name]) for name, found in outputs]
+        return [difference(name, found, expected[name]) for name, found in outputs]
     except (tf.errors.InvalidArgumentError, ValueError, IndexError) as error:
         raise SeparationError(
             f"the expected outputs are of another network than {configuration.name}: "
@@ -160,7 +178,8 @@ def _waveforms(
     yield "wave_out", np.stack(waves)[:, np.newaxis]
 
 
-def _difference(output: str, found: np.ndarray, expected: np.ndarray) -> Difference:
+def difference(output: str, found: np.ndarray, expected: np.ndarray) -> Difference:
+    """Difference of an output to the expected one; ValueError if their shapes differ."""
     if found.shape != expected.shape:
         raise ValueError(f"{output} has shape {found.shape}, not {expected.shape}")
     absolute = float(np.abs(found - expected).max())

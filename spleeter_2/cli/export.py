@@ -16,7 +16,7 @@ from spleeter_2.config.schema import Configuration
 from spleeter_2.console import ModelOption, VerboseOption
 from spleeter_2.errors import SeparationError
 from spleeter_2.files import atomic_folder, read_json, write_json
-from spleeter_2.weights.resolve import with_weights
+from spleeter_2.weights.resolve import with_checkpoint
 
 DESCRIPTION = "network.json"
 
@@ -46,7 +46,7 @@ def export(
     from spleeter_2.runtime.export import FILES, export_network
     from spleeter_2.separation.separator import choose_stems
 
-    configuration = with_weights(model, load_configuration(model))
+    configuration = with_checkpoint(model, load_configuration(model))
     names = None if stems is None else [name.strip() for name in stems.split(",")]
     instruments = choose_stems(configuration.name, configuration.instruments, names)
     file = FILES[form.value]

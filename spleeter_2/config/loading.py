@@ -9,6 +9,7 @@ are relative to its folder.
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,11 @@ PREFIXES = (PREFIX, UPSTREAM_PREFIX)
 PRESETS = Path(__file__).parent / "presets"
 FOLDERS = {PREFIX: PRESETS, UPSTREAM_PREFIX: PRESETS / "spleeter"}
 CHECKPOINT = "checkpoint"  # prefix of a checkpoint's files in the folder of the weights
+ONNX_FILE = "model.onnx"  # in the same folder: the network, exported or, of MDX-Net, the original
 WINDOW = "stft/window"  # optional array in the checkpoint: the STFT's window
 MODEL = "the descriptor of a model"  # in messages
+# value of the converter's --from by the suffix of a file that is no configuration
+CONVERTERS = {".onnx": "mdx"}
 FORMAT = 1  # value of the key "spleeter_2", which Spleeter's configurations lack
 
 
@@ -115,7 +119,22 @@ def _locate(descriptor: str) -> Path:
             f"there is no configuration {path}; give spleeter_2:NAME or spleeter:NAME (see "
             "'spleeter models'), a JSON file or a folder with config.json"
         )
+    if path.suffix.lower() in CONVERTERS:
+        raise SeparationError(_advice_to_convert(path))
     return path
+
+
+def _advice_to_convert(path: Path) -> str:
+    """Sentence about a file that is given in place of a converted model's folder."""
+    if os.path.isfile(path.parent / "config.json"):
+        return (
+            f"{path} is the network of a model: give its folder, -p {shlex.quote(str(path.parent))}"
+        )
+    source, folder = shlex.quote(str(path)), shlex.quote(str(path.with_suffix("")))
+    return (
+        f"{path} must be converted first: python -m weight_converter --from "
+        f"{CONVERTERS[path.suffix.lower()]} {source} -o {folder}, then give -p {folder}"
+    )
 
 
 def _resolve(descriptor: str, seen: tuple[Path, ...]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 from msgspec.structs import force_setattr
 
-from .validation import Options, Positive, Probability, require
+from .validation import NonNegative, Options, Positive, Probability, require
 
 Activation = Literal["identity", "relu", "leaky_relu", "sigmoid", "tanh"]
 UNetActivation = Literal["leaky_relu", "relu", "elu"]
@@ -149,6 +149,25 @@ class UNet(Options, tag_field="type", tag="unet"):
     def stride(self) -> int:
         """Frames and bins are padded to a multiple of this."""
         return 2 ** len(self.filters)
+
+
+class Mdx(Options, tag_field="type", tag="mdx"):
+    """MDX-Net, ``model.onnx`` in the folder of the weights; there is no such model in Keras.
+
+    Attributes:
+        nb_bins: lowest frequency bins, the network's input; the estimate is silent above them.
+        nb_zeroed: lowest bins that are zero in the input; the estimate of them is used.
+        compensate: factor of the estimate.
+        denoise: half the difference of the estimates of the mixture and of its negative, in place
+            of the estimate: twice the time.
+        stride: frames by which the strides of all levels together advance; spreads ``--shifts``.
+    """
+
+    nb_bins: Positive = 2048
+    nb_zeroed: NonNegative = 3
+    compensate: Annotated[float, Meta(gt=0, le=10)] = 1.0
+    denoise: bool = False
+    stride: Positive = 1
 
 
 class Conditioning(Options):

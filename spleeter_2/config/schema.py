@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from spleeter_2.errors import SeparationError
 
-from .networks import CUNet, UNet
+from .networks import CUNet, Mdx, UNet
 from .training import Training
 from .validation import NonNegative, Options, Positive, require
 
@@ -44,22 +44,37 @@ class Segment(Options):
     Attributes:
         nb_frames: STFT frames per window.
         trim: samples of context on either side of a window; their estimates are dropped.
-        overlap: share of the rest that is computed twice.
+        overlap: share of the rest that is computed twice; null, with join "hann" only: as much as
+            an STFT frame.
         join: "linear" cross-fades neighbours, over at least one STFT frame; "equal" averages them
             where they overlap; "frames" overlap-adds the STFT frames of neighbours, as Spleeter
-            does, and with an overlap cross-fades them.
+            does, and with an overlap cross-fades them; "hann" weights whole windows with a
+            symmetric Hann window, as MDX-Net's programs do, and without overlap not at all.
     """
 
     nb_frames: Annotated[int, Meta(ge=2)] = 512
     trim: NonNegative = 2048
-    overlap: Annotated[float, Meta(ge=0, le=0.5)] = 0.0
-    join: Literal["linear", "equal", "frames"] = "linear"
+    overlap: Annotated[float, Meta(ge=0)] | None = 0.0
+    join: Literal["linear", "equal", "frames", "hann"] = "linear"
 
     def __post_init__(self) -> None:
         require(
-            self.join != "frames" or self.trim == 0,
-            f'trim must be 0 with join "frames", not {self.trim}',
+            self.join not in ("frames", "hann") or self.trim == 0,
+            f'trim must be 0 with join "{self.join}", not {self.trim}',
         )
+        require(
+            self.overlap is not None or self.join == "hann",
+            f'overlap must be a number with join "{self.join}", not null',
+        )
+        require(
+            self.overlap is None or self.overlap <= self.most_overlap,
+            f"overlap must be a number <= {self.most_overlap}, not {self.overlap}",
+        )
+
+    @property
+    def most_overlap(self) -> float:
+        """Largest overlap: two linear cross-fades of a window must not meet."""
+        return 0.99 if self.join == "hann" else 0.5
 
 
 class RatioMask(Options):
@@ -107,7 +122,7 @@ class Configuration(Options):
     residual: str | None
     stft: Stft
     segment: Segment
-    model: UNet | CUNet
+    model: UNet | CUNet | Mdx
     description: str = ""
     ratio_mask: RatioMask | None = None
     stem_format: Literal["song", "model"] = "song"
@@ -127,6 +142,11 @@ class Configuration(Options):
                 len(self.targets) > 1 or not self.model.conditioning.norm,
                 "model.conditioning.norm needs two or more targets: normalising over a single "
                 "target zeroes gamma and beta",
+            )
+        if isinstance(self.model, Mdx):
+            require(
+                len(self.targets) == 1 and self.nb_channels == 2,
+                "targets must be one instrument, and nb_channels 2, for a model of type mdx",
             )
 
     def _check_names(self) -> None:

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from spleeter_2.config.networks import CUNet, UNet
 from spleeter_2.config.schema import Configuration
+from spleeter_2.weights.resolve import refuse_onnx
 
 from .cunet import build_cunet
 from .unet import build_unet
@@ -41,8 +42,9 @@ def build_model(
         is a multiple of ``configuration.model.stride``.
 
     Raises:
-        SeparationError: an unknown instrument.
+        SeparationError: an unknown instrument; a model that is no network of Keras.
     """
+    refuse_onnx(configuration.name, configuration)
     targets = configuration.targets_needed(instruments)
     nb_bins = configuration.model.nb_bins if band_only else configuration.stft.nb_bins
     return BUILDERS[type(configuration.model)](configuration, targets, nb_bins)

@@ -12,13 +12,13 @@ from pathlib import Path
 import msgspec
 from msgspec.structs import replace
 
-from spleeter_2.config.loading import PRESETS
+from spleeter_2.config.loading import ONNX_FILE, PRESETS
 from spleeter_2.config.networks import UNet
 from spleeter_2.config.schema import Configuration
 from spleeter_2.files import user_cache
 from spleeter_2.weights.bundle import latest_checkpoint
 
-NAME = "model.onnx"
+NAME = ONNX_FILE
 VERSION = 2  # of exported graphs: files of another one are exported again
 INPUT = "mixture"  # planes [1, T, F, 2C]; each output has the name of its target and this shape
 INSTRUMENTS = "loop/instruments"  # optional input of conditioned networks; see ``instrument_loop``

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from spleeter_2.checks import check_text
+from spleeter_2.config.networks import Mdx
 from spleeter_2.config.schema import Configuration
 from spleeter_2.errors import SeparationError
 from spleeter_2.extras import gpu_command, install_command, is_installed
@@ -22,9 +23,9 @@ from spleeter_2.weights.bundle import FLOATS
 from spleeter_2.weights.checkpoint import Checkpoint, open_checkpoint
 from spleeter_2.weights.spleeter import tensor_names, variable_shapes
 
-from . import model_file
+from . import mdx, model_file
 from .memory import return_free_memory
-from .onnxruntime_import import import_onnxruntime
+from .onnxruntime_import import import_onnxruntime, onnxruntime_errors
 from .references import input_name, references
 
 log = logging.getLogger(__name__)
@@ -73,6 +74,10 @@ def load_network(
         SeparationError: a network that is damaged, foreign or not exported; an unknown device.
     """
     targets = configuration.targets_needed(instruments)
+    if isinstance(configuration.model, Mdx):
+        path = model_file.path_of(configuration)
+        session = start_session(mdx.checked(path), device, advice=mdx.ADVICE)
+        return Network(mdx.estimator(configuration, path, session), targets, None)
     checkpoint = open_checkpoint(configuration.weights, configuration.targets)
     if checkpoint.is_spleeters or model_file.ships(configuration):
         checkpoint = checkpoint.resolved()
@@ -170,6 +175,20 @@ def open_session(
         SeparationError: it is missing, damaged, or has other inputs; an unknown device.
         MemoryError: there is not enough memory for it.
     """
+    session = start_session(source, device, folder, advice)
+    path = source if isinstance(source, Path) else folder
+    if [item.name for item in session.get_inputs()] != [model_file.INPUT]:
+        raise _foreign(path)
+    return Session(path, session)
+
+
+def start_session(
+    source: Path | bytes,
+    device: str | None = None,
+    folder: Path | None = None,
+    advice: str = ADVICE,
+):
+    """``onnxruntime.InferenceSession`` of any ONNX model; see ``open_session``."""
     onnxruntime = import_onnxruntime()
     providers = execution_providers(onnxruntime, device)
     options = onnxruntime.SessionOptions()
@@ -181,16 +200,10 @@ def open_session(
     path = source if isinstance(source, Path) else folder
     if folder is not None:
         options.add_session_config_entry(EXTERNAL_FOLDER, str(folder))
-    try:
-        session = onnxruntime.InferenceSession(source, options, providers)
-    except Exception as error:  # classes of their own, all derived from Exception
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        if re.search("bad_alloc|failed to allocate", reason, re.I):
-            raise MemoryError(reason) from error  # the file is not at fault
-        raise SeparationError(f"cannot load the network {path} ({reason}): {advice}") from error
-    if [item.name for item in session.get_inputs()] != [model_file.INPUT]:
-        raise _foreign(path)
-    return Session(path, session)
+    with onnxruntime_errors(f"cannot load the network {path}", advice):
+        # another provider is tried, with a message on standard output, only if there is one
+        fallback = int(len(providers) > 1)
+        return onnxruntime.InferenceSession(source, options, providers, enable_fallback=fallback)
 
 
 def nb_threads() -> int:

@@ -66,7 +66,7 @@ class Separator:
     Args:
         descriptor: ``spleeter_2:NAME``, a JSON file, or a folder with ``config.json``.
         stems: list of instruments to separate (default: all of the model's).
-        overlap: overlap of the windows, 0 to 0.5 (default: the model's).
+        overlap: overlap of the windows, 0 to 0.5, or 0.99 with MDX-Net (default: the model's).
         shifts: passes of the network that start at different frames; the estimate is their mean.
         mwf: refine the estimates by multichannel Wiener filtering.
         device: "cpu", "gpu" or "gpu:N" (default: the CPU).
@@ -85,11 +85,12 @@ class Separator:
         shifts: int = 1,
     ) -> None:
         self._mwf = check_flag("mwf", mwf)
-        if overlap is not None:
-            overlap = check_number("the overlap", overlap, 0, 0.5)
         if device is not None:
             parse_device(device)
         self.configuration = load_configuration(descriptor)
+        if overlap is not None:
+            most = self.configuration.segment.most_overlap
+            overlap = check_number("the overlap", overlap, 0, most)
         self.stems = choose_stems(self.configuration.name, self.configuration.instruments, stems)
         self._descriptor = os.fspath(descriptor)
         if self.configuration.model_dir is None:

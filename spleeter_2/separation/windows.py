@@ -27,6 +27,8 @@ class Windows:
         margin: further samples on either side that the network sees, without an estimate.
         lead: silence in front of the song, of which nothing is kept.
         tail: samples at the end of a window that lack frames of the next one.
+        period: 0, or the weights are symmetric Hann windows, the last of which end behind the song:
+            after silence up to the next multiple of ``period`` samples, and ``lead`` more.
         norm: sum of the squared windows of the STFT's frames float32 ``[length]``, by which a
             window's samples are weighted; None where every sample has all its frames.
     """
@@ -38,6 +40,7 @@ class Windows:
     margin: int = 0
     lead: int = 0
     tail: int = 0
+    period: int = 0
     norm: np.ndarray | None = None
 
     @classmethod
@@ -47,13 +50,17 @@ class Windows:
         """Windows of a configuration.
 
         Args:
-            overlap: overlap relative to ``useful``, 0 to 0.5 (default: the segment's). With linear
-                cross-fades it is at least one STFT frame, since a hard cut causes a click.
+            overlap: overlap relative to ``useful``, 0 to the segment's ``most_overlap`` (default:
+                the segment's). With linear cross-fades it is at least one STFT frame, since a hard
+                cut causes a click.
             nb_late: frames by which the latest pass of the network starts later than the first;
                 the estimate has as many frames less than the network's segment.
         """
-        share = 1 - (segment.overlap if overlap is None else overlap)
+        overlap = segment.overlap if overlap is None else overlap
         nb_frames, margin = segment.nb_frames - nb_late, nb_late * stft.frame_step
+        if segment.join == "hann":
+            return cls._of_hann(stft, nb_frames, overlap, margin)
+        share = 1 - overlap
         if segment.join == "frames":
             return cls._of_frames(stft, nb_frames, max(int(nb_frames * share), 1), margin)
         length = stft.frame_step * (nb_frames - 1)
@@ -79,7 +86,23 @@ class Windows:
         step = nb_new * stft.frame_step
         fade = length - step if nb_new < nb_frames else 0
         norm = Transform(stft.frame_length, stft.frame_step).norm(nb_frames)[:length]
-        return cls(length, 0, step, fade, margin, stft.frame_length, tail, norm)
+        return cls(length, 0, step, fade, margin, stft.frame_length, tail, norm=norm)
+
+    @classmethod
+    def _of_hann(cls, stft: Stft, nb_frames: int, overlap: float | None, margin: int) -> Windows:
+        """Windows of which all samples count, weighted by a symmetric Hann window.
+
+        Those of Ultimate Vocal Remover for MDX-Net. Half an STFT frame of silence precedes the
+        song. Neighbours overlap by at least two samples, or not at all: the weights are 0 at both
+        ends.
+        """
+        length, lead = stft.frame_step * (nb_frames - 1), stft.frame_length // 2
+        period = length - stft.frame_length
+        if overlap == 0:
+            return cls(length, 0, length, 0, margin, lead)
+        step = period if overlap is None else int((1 - overlap) * length)
+        step = max(min(step, length - 2), 1)
+        return cls(length, 0, step, 0, margin, lead, length - step, period)
 
     @property
     def useful(self) -> int:
@@ -89,6 +112,8 @@ class Windows:
     @cached_property
     def weight(self) -> np.ndarray:
         """Weights float32 ``[useful, 1]`` of a window's samples in the overlap-add."""
+        if self.period:
+            return np.hanning(self.useful).astype(np.float32)[:, np.newaxis]
         weight = np.ones((self.useful, 1), np.float32)
         if self.fade:
             ramp = ((np.arange(self.fade) + 0.5) / self.fade).astype(np.float32)
@@ -96,6 +121,23 @@ class Windows:
             end = self.useful - self.fade
             weight[end:, 0] = np.minimum(weight[end:, 0], ramp[::-1])
         return weight if self.norm is None else weight * self.norm[:, np.newaxis]
+
+    def weight_of(self, start: int, nb_left: int) -> np.ndarray:
+        """Weights of one window, of which the last may be shorter.
+
+        Args:
+            start: of its kept part, counted from the first window's.
+            nb_left: the number that ``cut`` yielded with it.
+        """
+        if not self.period:
+            return self.weight
+        nb_samples = start + nb_left - self.lead  # the song's, or fewer before its end
+        silence = self.period - nb_samples % self.period + self.lead
+        if nb_left + silence >= self.useful:
+            return self.weight
+        weight = np.zeros_like(self.weight)
+        weight[: nb_left + silence, 0] = np.hanning(nb_left + silence)
+        return weight
 
     def ends(self, nb_left: int) -> bool:
         """True if a window completes the last ``nb_left`` samples from its kept part on."""
@@ -148,6 +190,7 @@ class OverlapAdd:
         self._windows = windows
         self._sum: np.ndarray | None = None  # [I, useful, C], from the next window's kept part on
         self._weights = np.zeros((windows.useful, 1), np.float32)
+        self._start = 0  # of the next window's kept part
         self._lead = windows.lead  # samples in front of the song that are still to be dropped
 
     def add(self, estimates: np.ndarray, nb_left: int) -> np.ndarray:
@@ -161,12 +204,14 @@ class OverlapAdd:
             The song's samples that no later window changes, float32 ``[I, n, C]``.
         """
         windows = self._windows
-        kept = estimates[:, windows.trim : windows.trim + windows.useful] * windows.weight
+        weight = windows.weight_of(self._start, nb_left)
+        kept = estimates[:, windows.trim : windows.trim + windows.useful] * weight
         total = kept if self._sum is None else self._sum + kept
-        weights = self._weights + windows.weight
+        weights = self._weights + weight
         ready = nb_left if windows.ends(nb_left) else min(windows.step, nb_left)
         # the next window starts at ``step``
         self._sum = np.pad(total[:, windows.step :], ((0, 0), (0, windows.step), (0, 0)))
         self._weights = np.pad(weights[windows.step :], ((0, windows.step), (0, 0)))
-        first, self._lead = self._lead, 0
+        first = min(self._lead, ready)
+        self._lead, self._start = self._lead - first, self._start + windows.step
         return total[:, first:ready] / weights[first:ready]

@@ -19,6 +19,7 @@ from spleeter_2.data.examples import Examples, validation_set
 from spleeter_2.data.songs import Songs, split, training_songs
 from spleeter_2.errors import SeparationError
 from spleeter_2.runtime.export import write_model_file
+from spleeter_2.weights.resolve import refuse_onnx
 
 from .distribution import Distribution
 from .mixed_precision import check_mixed_precision
@@ -58,6 +59,7 @@ def train(
     # card and source describe the weights of the model that the configuration comes from
     other = {"weights": None, "model_dir": None, "card": None, "source": None}
     configuration = replace(load_configuration(descriptor), **other)
+    refuse_onnx(descriptor, configuration)
     lists = {} if given is None else _csv_files(given, data)
     if given is not None:
         _note_upstream(descriptor, given, lists)

@@ -374,9 +374,25 @@ def _parse(message: bytes, kinds: Mapping[int, int]) -> list[list]:
         Damaged: a field is cut off or of another kind.
     """
     found: dict[int, list] = {number: [] for number in kinds}
+    for number, kind, value in fields(message):
+        if number in kinds:
+            if kind != kinds[number]:
+                raise Damaged("an entry is damaged")
+            found[number].append(int.from_bytes(value, "little") if kind == FIXED32 else value)
+    return list(found.values())
+
+
+def fields(message: bytes | memoryview) -> Iterator[tuple[int, int, int | bytes | memoryview]]:
+    """Yield the fields of a protocol buffer: number, kind, and a whole number or bytes.
+
+    Raises:
+        Damaged: a field is cut off or of an unknown kind.
+    """
     at = 0
     while at < len(message):
         tag, at = varint(message, at)
+        if tag >> 32:  # other readers may drop the upper bits, and see another field
+            raise Damaged("an entry is damaged")
         number, kind = tag >> 3, tag & 7
         if kind == VARINT:
             value, at = varint(message, at)
@@ -385,11 +401,7 @@ def _parse(message: bytes, kinds: Mapping[int, int]) -> list[list]:
             value, at = message[at : at + size], at + size
             if size < 0 or at > len(message):
                 raise Damaged("an entry is damaged")
-        if number in kinds:
-            if kind != kinds[number]:
-                raise Damaged("an entry is damaged")
-            found[number].append(int.from_bytes(value, "little") if kind == FIXED32 else value)
-    return list(found.values())
+        yield number, kind, value
 
 
 def _aligned(size: int) -> int:

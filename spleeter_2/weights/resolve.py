@@ -6,7 +6,8 @@ import os
 
 from msgspec.structs import replace
 
-from spleeter_2.config.loading import PREFIXES, has_weights, load_configuration
+from spleeter_2.config.loading import ONNX_FILE, PREFIXES, has_weights, load_configuration
+from spleeter_2.config.networks import Mdx
 from spleeter_2.config.schema import Configuration
 from spleeter_2.errors import SeparationError
 
@@ -20,7 +21,15 @@ def is_there(configuration: Configuration) -> bool:
         ModelError: a folder of Spleeter's lacks a file.
     """
     is_found = configuration.model_dir is not None and find(configuration.model_dir) is not None
-    return is_found or has_weights(configuration.weights)
+    return is_found or _has_weights(configuration)
+
+
+def _has_weights(configuration: Configuration) -> bool:
+    """True if the folder of the weights holds a checkpoint, or the ONNX file of an MDX-Net."""
+    folder = configuration.weights
+    if isinstance(configuration.model, Mdx):
+        return folder is not None and os.path.isfile(folder / ONNX_FILE)
+    return has_weights(folder)
 
 
 def with_weights(descriptor: str | os.PathLike, configuration: Configuration) -> Configuration:
@@ -43,13 +52,32 @@ def with_weights(descriptor: str | os.PathLike, configuration: Configuration) ->
         raise SeparationError(
             f"{descriptor} has no weights: train it, or convert a checkpoint into it"
         )
-    if not has_weights(configuration.weights):
+    if not _has_weights(configuration):
         where = "" if str(descriptor).startswith(PREFIXES) else f" in {configuration.weights}"
         raise SeparationError(
             f"the weights of {descriptor} are missing{where}: "
             "reinstall spleeter-2, or train or convert the model again"
         )
     return configuration
+
+
+def with_checkpoint(descriptor: str | os.PathLike, configuration: Configuration) -> Configuration:
+    """As ``with_weights``, of a model that is a network of ours.
+
+    Raises:
+        SeparationError: no weights; an ONNX file in place of a checkpoint.
+    """
+    refuse_onnx(descriptor, configuration)
+    return with_weights(descriptor, configuration)
+
+
+def refuse_onnx(descriptor: str | os.PathLike, configuration: Configuration) -> None:
+    """Raise SeparationError for a model that is an ONNX file without a checkpoint."""
+    if isinstance(configuration.model, Mdx):
+        raise SeparationError(
+            f"{descriptor} is an MDX-Net, an ONNX file ({ONNX_FILE}) without a checkpoint: it "
+            "separates, but cannot be trained or exported"
+        )
 
 
 def load_trained(descriptor: str | os.PathLike, key: str) -> Configuration:
@@ -59,6 +87,6 @@ def load_trained(descriptor: str | os.PathLike, key: str) -> Configuration:
         SeparationError: an unknown model, or one without weights; the key is named.
     """
     try:
-        return with_weights(descriptor, load_configuration(descriptor))
+        return with_checkpoint(descriptor, load_configuration(descriptor))
     except SeparationError as error:
         raise SeparationError(f"{key}: {error}") from error

@@ -37,7 +37,7 @@ def through(waveform, stft, windows, cuts=()):
     frames=st.sampled_from([16, 33, 64]),
     trim=st.sampled_from([0, 5, 32, 64]),
     overlap=st.floats(0, 0.5),
-    join=st.sampled_from(["linear", "equal"]),
+    join=st.sampled_from(["linear", "equal", "hann"]),
     stft=st.sampled_from([SMALL, Stft(96, 40), Stft(128, 64)]),
     nb_late=st.integers(0, 5),
     data=st.data(),
@@ -48,6 +48,7 @@ def test_identity_gives_back_every_sample(
     waveform = np.random.default_rng(nb_samples).normal(size=(nb_samples, channels))
     waveform = waveform.astype(np.float32)
     cuts = data.draw(st.lists(st.integers(0, nb_samples), max_size=4))
+    trim = 0 if join == "hann" else trim
     windows = Windows.of(stft, Segment(frames, trim, overlap, join), nb_late=nb_late)
     assume(windows.useful > stft.frame_length)
     result = through(waveform, stft, windows, cuts)
@@ -113,14 +114,64 @@ def test_windows_between_frames_give_back_every_sample(overlap, nb_late):
         assert np.abs(result - waveform).max() < 1e-5, nb_samples
 
 
+def join_of_uvr(song, nb_fft, chunk, overlap, estimate):
+    """Whole track at once, as Ultimate Vocal Remover joins the windows of MDX-Net.
+
+    Args:
+        overlap: None for its default.
+        estimate: takes a window ``[chunk]`` and its index.
+    """
+    trim, nb_samples = nb_fft // 2, len(song)
+    period = chunk - 2 * trim
+    padded = np.pad(song, (trim, period + trim - nb_samples % period))
+    step = period if overlap is None else int((1 - overlap) * chunk)
+    total, weights = np.zeros_like(padded), np.zeros_like(padded)
+    for index, start in enumerate(range(0, len(padded), step)):
+        window = padded[start : start + chunk]
+        weight = np.ones(len(window)) if overlap == 0 else np.hanning(len(window))
+        estimated = estimate(np.pad(window, (0, chunk - len(window))), index)
+        total[start : start + chunk] += weight * estimated[: len(window)]
+        weights[start : start + chunk] += weight
+    with np.errstate(invalid="ignore"):
+        return (total / weights)[trim : trim + nb_samples]
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    nb_samples=st.integers(1, 3000),
+    frames=st.sampled_from([6, 9, 20]),
+    overlap=st.sampled_from([None, 0.0, 0.02, 0.25, 0.5, 0.75, 0.8]),
+    data=st.data(),
+)
+def test_join_of_mdx_net(nb_samples, frames, overlap, data):
+    """Estimates that differ from window to window, in blocks of any size."""
+    song = np.random.default_rng(nb_samples).normal(size=(nb_samples, 1)).astype(np.float32)
+    windows = Windows.of(SMALL, Segment(frames, 0, overlap, "hann"))
+    chunk = windows.length
+    assert chunk == SMALL.frame_step * (frames - 1)
+
+    def estimate(window, index):
+        ramp = np.arange(chunk).reshape(-1, *[1] * (window.ndim - 1)) / chunk
+        return (window * (index % 3 - 1) + ramp).astype(window.dtype)
+
+    cuts = data.draw(st.lists(st.integers(0, nb_samples), max_size=4))
+    blocks = np.split(song, sorted(cuts))
+    found = np.concatenate(list(overlap_add(blocks, windows, estimate)))[:, 0]
+    whole = song[:, 0].astype(np.float64)
+    expected = join_of_uvr(whole, SMALL.frame_length, chunk, overlap, estimate)
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() < 2e-6
+
+
 def test_nothing_in_nothing_out():
     windows = Windows.of(SMALL, Segment(64, 32))
     assert list(overlap_add([], windows, lambda window, index: window)) == []
 
 
-def test_reading_is_bounded():
+@pytest.mark.parametrize("segment", [Segment(64, 32), Segment(64, 0, None, "hann")])
+def test_reading_is_bounded(segment):
     """Not more of an endless stream is read than the windows asked for need."""
-    windows = Windows.of(SMALL, Segment(64, 32))
+    windows = Windows.of(SMALL, segment)
     read = 0
 
     def endless():
