@@ -60,6 +60,11 @@ def describe_sources(run: Run) -> str:
     return f"{len(run.sources)} sources ({', '.join(run.sources)})"
 
 
+def describe_scorer(run: Run) -> str:
+    """Name of the implementation that computed the framewise metrics."""
+    return f"BSSEval v4 by {run.information.scorer}"
+
+
 def museval_summary(run: Run, scores: Sequence[TrackScores]) -> str:
     """Medians over frames, then over tracks, in the form that museval prints."""
     found = medians(scores)
@@ -88,7 +93,10 @@ def details(run: Run, scores: Sequence[TrackScores]) -> str:
 def remarks(run: Run, scores: Sequence[TrackScores]) -> list[str]:
     """Sentences about frames and tracks without scores and about bins over the mixture."""
     silent, frames = map(sum, zip(*(track.nb_frames for track in scores), strict=True))
-    sentences = [f"{silent} of {frames} frames have no SDR, SIR, ISR, SAR (silence)"]
+    sentences = [
+        f"SDR, SIR, ISR, SAR: {describe_scorer(run)}",
+        f"{silent} of {frames} frames have no SDR, SIR, ISR, SAR (silence)",
+    ]
     for source in run.sources:
         if lacking := sum(np.isnan(track.metric(source, "track SDR")) for track in scores):
             sentences.append(
