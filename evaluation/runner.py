@@ -69,7 +69,7 @@ LARGEST_REMAINDER = -40.0  # dB; above it a note says that the mixture is not th
 PACKAGES = ("spleeter-2", "spleeter", "tensorflow", "museval", "musdb", "numpy", "scipy")
 # measured by benchmarks/scoring.py
 BASE_MEMORY = 1.0  # GB per process
-MEMORY_PER_MINUTE = 0.5  # GB per minute of audio and source
+MEMORY_PER_MINUTE = {"spleeter_2": 0.2, "museval": 0.5}  # GB per minute of audio and source
 
 
 @dataclass(frozen=True)
@@ -401,7 +401,9 @@ def default_jobs(longest: float, tasks: Sequence[Task]) -> int:
         longest: duration of the longest track, in seconds.
     """
     nb_sources = len(tasks[0].methods[0][0].sources)
-    need = BASE_MEMORY + MEMORY_PER_MINUTE * nb_sources * longest / 60
+    scorers = {run.information.scorer for task in tasks for _, run in task.methods}
+    per_minute = max(MEMORY_PER_MINUTE[scorer] for scorer in scorers)
+    need = BASE_MEMORY + per_minute * nb_sources * longest / 60
     return max(1, min(os.cpu_count() or 1, int(0.8 * _memory() / need)))
 
 
