@@ -2,16 +2,24 @@ import museval
 import numpy as np
 import pytest
 
+from evaluation.bsseval import References
 from evaluation.metrics import si_sdr
 from evaluation.over_mixture import BANDS, LEVELS, OverMixture, measure
-from evaluation.scores import FRAMEWISE, TrackScorer, bss_eval, regroup, round_to_16_bits
+from evaluation.scores import (
+    FRAMEWISE,
+    SCORERS,
+    TrackScorer,
+    bss_eval,
+    regroup,
+    round_to_16_bits,
+)
 from spleeter_2.errors import SeparationError
 
 RATE = 44100
 
 
-def score(references, estimates, mixture, sample_rate=RATE):
-    return TrackScorer(references, mixture, sample_rate).score(estimates)
+def score(references, estimates, mixture, sample_rate=RATE, scorer="spleeter_2"):
+    return TrackScorer(references, mixture, sample_rate, scorer).score(estimates)
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +72,20 @@ def test_scores_are_musevals_own(stems, estimates, mixture):
             assert np.allclose(scores[name].frames[metric], values[index], atol=1e-6, rtol=0)
 
 
+def test_models_share_what_depends_on_the_references(stems, estimates, mixture, monkeypatch):
+    prepared = []
+    monkeypatch.setattr(
+        "evaluation.scores.References", lambda *given: prepared.append(1) or References(*given)
+    )
+    shared = TrackScorer(stems, mixture, RATE)
+    for said in (estimates, {name: 0.5 * stem for name, stem in estimates.items()}):
+        alone, found = score(stems, said, mixture), shared.score(said)
+        for name in stems:
+            np.testing.assert_array_equal(found[name].frames["SAR"], alone[name].frames["SAR"])
+            assert found[name].sdr == alone[name].sdr
+    assert len(prepared) == 1 + 2
+
+
 def test_whole_track_scores(stems, estimates, mixture):
     short = {name: waveform[:RATE] for name, waveform in stems.items()}
     said = {name: 0.5 * waveform[:RATE] for name, waveform in estimates.items()}
@@ -84,13 +106,14 @@ def test_a_silent_frame_has_no_score(stems, estimates, mixture):
             assert np.flatnonzero(np.isnan(scores[name].frames[metric])).tolist() == [2]
 
 
+@pytest.mark.parametrize("scorer", SCORERS)
 @pytest.mark.parametrize("which", ["reference", "estimate"])
-def test_silence_throughout_has_no_framewise_score(stems, estimates, mixture, which):
-    """museval raises here."""
+def test_silence_throughout_has_no_framewise_score(stems, estimates, mixture, which, scorer):
+    """museval's own function raises here."""
     silence = {"vocals": np.zeros_like(mixture)}
     true = {**stems, **silence} if which == "reference" else stems
     said = {**estimates, **silence} if which == "estimate" else estimates
-    scores = score(true, said, mixture, RATE)
+    scores = score(true, said, mixture, RATE, scorer)
     for name in stems:
         assert len(scores[name].frames["SDR"]) == len(mixture) // RATE
         assert np.isnan(scores[name].frames["SDR"]).all()
@@ -149,6 +172,8 @@ def test_what_cannot_be_scored(stems, estimates, mixture):
         score(stems, {**estimates, "vocals": estimates["vocals"] * np.nan}, mixture, RATE)
     with pytest.raises(SeparationError, match="the mixture 1000 samples"):
         score(stems, estimates, mixture[:1000], RATE)
+    with pytest.raises(SeparationError, match="a sample rate of 500 Hz is too low"):
+        score(stems, estimates, mixture, 500)
 
 
 def test_regrouping():
