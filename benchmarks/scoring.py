@@ -6,7 +6,7 @@
 
 UPSTREAM_PYTHON names an interpreter with spleeter 2.4.2, musdb and museval.
 
-First BSSEval alone, on one track with one thread, by both in turn; then whole evaluations. Each of
+First BSSEval alone: CPU seconds of one thread, by both in turn; then whole evaluations. Each of
 these is a new process; peak memory is that of its largest process. Upstream's command raises
 KeyError: 'accompaniment' for two stems after the last score; its time until then is printed.
 """
@@ -85,7 +85,7 @@ def measure(*command: object, python: str = sys.executable) -> tuple[float, floa
 
 
 def compare_with_museval(nb_sources: int, seconds: int, repeat: int) -> None:
-    """Print times of both scorers for the same arrays, and their largest difference."""
+    """Print CPU times of both scorers for the same arrays, and their largest difference."""
     streams = track(0, seconds)
     two = np.stack([streams[4], streams[1:4].sum(axis=0)])
     references = round_to_16_bits(two if nb_sources == 2 else streams[[4, 1, 2, 3]])
@@ -95,14 +95,14 @@ def compare_with_museval(nb_sources: int, seconds: int, repeat: int) -> None:
     for _ in range(repeat):
         found = {}
         for scorer in SCORERS:
-            started = time.perf_counter()
+            started = time.process_time()
             scores = bss_eval(references, RATE, scorer)
             found[scorer] = scores(estimates)
-            times[scorer].append(time.perf_counter() - started)
+            times[scorer].append(time.process_time() - started)
             if scorer == SCORERS[0]:
-                started = time.perf_counter()
+                started = time.process_time()
                 scores(estimates)
-                times["next"].append(time.perf_counter() - started)
+                times["next"].append(time.process_time() - started)
     ours, theirs = (found[scorer] for scorer in SCORERS)
     largest = max(np.nanmax(np.abs(ours[metric] - theirs[metric])) for metric in FRAMEWISE)
     first, museval, following = (statistics.median(times[name]) for name in (*SCORERS, "next"))

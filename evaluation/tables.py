@@ -78,7 +78,7 @@ def museval_summary(run: Run, scores: Sequence[TrackScores]) -> str:
 
 
 def details(run: Run, scores: Sequence[TrackScores]) -> str:
-    """Median, mean and quartiles of every metric, with remarks."""
+    """Median, mean and quartiles of every metric, with the scorer and remarks."""
     table = numbers(scores)
     spread = {
         "median": table.median(),
@@ -87,16 +87,14 @@ def details(run: Run, scores: Sequence[TrackScores]) -> str:
         "quartile 3": table.quantile(0.75),
         "tracks": table.count(),
     }
-    return "\n".join([as_text(with_units(pd.DataFrame(spread))), *remarks(run, scores)])
+    scorer = f"SDR, SIR, ISR, SAR: {describe_scorer(run)}"
+    return "\n".join([as_text(with_units(pd.DataFrame(spread))), scorer, *remarks(run, scores)])
 
 
 def remarks(run: Run, scores: Sequence[TrackScores]) -> list[str]:
     """Sentences about frames and tracks without scores and about bins over the mixture."""
     silent, frames = map(sum, zip(*(track.nb_frames for track in scores), strict=True))
-    sentences = [
-        f"SDR, SIR, ISR, SAR: {describe_scorer(run)}",
-        f"{silent} of {frames} frames have no SDR, SIR, ISR, SAR (silence)",
-    ]
+    sentences = [f"{silent} of {frames} frames have no SDR, SIR, ISR, SAR (silence)"]
     for source in run.sources:
         if lacking := sum(np.isnan(track.metric(source, "track SDR")) for track in scores):
             sentences.append(
