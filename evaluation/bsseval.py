@@ -92,11 +92,25 @@ class References:
 
     def _score(self, index: int, estimate: np.ndarray) -> np.ndarray:
         """Metrics ``[4, T]`` of an estimate ``[S, C]`` of the source at ``index``."""
+        own, full, spatial, interference, artifacts = self._projections(index, estimate)
+        pairs = zip(self._frames(self._references[index]), self._frames(estimate), strict=True)
+        signal, error = np.transpose([(_energy(s), _energy(e - s)) for s, e in pairs])
+        return np.stack(
+            [
+                _decibels(signal, error),
+                _decibels(signal, spatial),
+                _decibels(own, interference),
+                _decibels(full, artifacts),
+            ]
+        )
+
+    def _projections(self, index: int, estimate: np.ndarray) -> np.ndarray:
+        """Energies ``[5, T]`` of P, Q, P - s, Q - P and e - Q: see the module's docstring."""
         spectra = self._transform(estimate[None])
         lags = self._correlations(estimate[None], spectra)  # [K, C, TAPS]
         part, solve_own = self._own[index]
-        full = self._filters(self._solve, lags)
-        own = self._filters(solve_own, lags[part])
+        own_filters = self._filters(solve_own, lags[part])
+        full_filters = self._filters(self._solve, lags)
         weights = np.full(len(spectra), 2.0 / self._length)  # negative frequencies included
         weights[[0, -1]] /= 2  # which 0 Hz and half the sample rate do not have
         energies = np.zeros((5, self.nb_frames))
@@ -105,31 +119,13 @@ class References:
             bins = slice(start, start + block)
             references = self._spectra[bins, :, : self.nb_frames]
             true = references[:, part]
-            own_projection = own[bins] @ true
-            full_projection = full[bins] @ references
-            for energy, signal in zip(
-                energies,
-                (
-                    own_projection,
-                    full_projection,
-                    own_projection - true,
-                    full_projection - own_projection,
-                    spectra[bins, :, : self.nb_frames] - full_projection,
-                ),
-                strict=True,
-            ):
+            own = own_filters[bins] @ true
+            full = full_filters[bins] @ references
+            artifacts = spectra[bins, :, : self.nb_frames] - full
+            signals = (own, full, own - true, full - own, artifacts)
+            for energy, signal in zip(energies, signals, strict=True):
                 energy += _spectral_energy(signal, weights[bins])
-        own_energy, full_energy, spatial, interference, artifacts = energies
-        reference = self._references[index]
-        pairs = zip(self._frames(reference), self._frames(estimate), strict=True)
-        energy, error = np.transpose([(np.vdot(s, s), _distance(s, e)) for s, e in pairs])
-        pairs = (
-            (energy, error),
-            (energy, spatial),
-            (own_energy, interference),
-            (full_energy, artifacts),
-        )
-        return np.stack([_decibels(*pair) for pair in pairs])
+        return energies
 
     def _transform(self, signals: np.ndarray) -> np.ndarray:
         """Spectra ``[B, K, T]`` of the frames of ``[sources, S, C]``, the last zero-padded.
@@ -216,10 +212,9 @@ def _spectral_energy(signal: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return parts.sum(axis=(0, 2))
 
 
-def _distance(first: np.ndarray, second: np.ndarray) -> float:
-    """Energy of the difference of two signals."""
-    difference = first - second
-    return np.vdot(difference, difference)
+def _energy(signal: np.ndarray) -> float:
+    """Sum of squares."""
+    return np.vdot(signal, signal)
 
 
 def _decibels(energy: np.ndarray, error: np.ndarray) -> np.ndarray:
