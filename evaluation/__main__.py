@@ -17,6 +17,7 @@ from .options import (
     JobsOption,
     ResultsOption,
     SaveAudioOption,
+    ScorerOption,
     SourcesOption,
     SubsetOption,
     TracksOption,
@@ -43,6 +44,7 @@ def run_command(
     sources: Optional[int] = SourcesOption,
     baseline: str = BaselineOption,
     jobs: Optional[int] = JobsOption,
+    scorer: Optional[str] = ScorerOption,
     save_audio: bool = SaveAudioOption,
     mwf: bool = MwfOption,
     overlap: Optional[float] = typer.Option(
@@ -68,6 +70,7 @@ def run_command(
             nb_sources=sources,
             baselines=baseline,
             jobs=jobs,
+            scorer=scorer,
             save_audio=save_audio,
             mwf=mwf,
             overlap=overlap,

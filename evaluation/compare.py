@@ -13,7 +13,15 @@ import pandas as pd
 from spleeter_2.errors import SeparationError
 
 from .results import Run, TrackScores
-from .tables import as_text, describe_sources, formatted, medians, numbers, with_units
+from .tables import (
+    as_text,
+    describe_scorer,
+    describe_sources,
+    formatted,
+    medians,
+    numbers,
+    with_units,
+)
 
 CONFIDENCE = 0.95
 RESAMPLES = 9999
@@ -172,6 +180,12 @@ def remarks(comparison: Comparison) -> list[str]:
         f"{describe_sources(comparison.runs[0])}, {count} track(s) of "
         f"{comparison.runs[0].information.subset}; medians over tracks"
     ]
+    scorers = dict(zip(comparison.labels, map(describe_scorer, comparison.runs), strict=True))
+    if len(set(scorers.values())) == 1:
+        sentences.append(f"SDR, SIR, ISR, SAR: {describe_scorer(comparison.runs[0])}")
+    else:
+        each = ", ".join(f"{label} {scorer}" for label, scorer in scorers.items())
+        sentences.append(f"SDR, SIR, ISR, SAR: {each}; both are equal to within 1e-6 dB")
     for label, table in zip(comparison.labels, comparison.numbers, strict=True):
         lacking = table.xs("track SDR", axis=1, level="metric").isna().any(axis=1).sum()
         if lacking:

@@ -38,6 +38,13 @@ BaselineOption = typer.Option(
 JobsOption = typer.Option(
     None, "--jobs", help="Processes, one thread each. [default: as cores and memory allow]"
 )
+ScorerOption = typer.Option(
+    None,
+    "--scorer",
+    metavar="[spleeter_2|museval]",
+    help="Implementation of SDR, SIR, ISR and SAR: ours, or the original, many times slower. "
+    "[default: spleeter_2; an existing run keeps its own]",
+)
 SaveAudioOption = typer.Option(
     False,
     "--save-audio",

@@ -142,7 +142,7 @@ def _facts(run: Run) -> pd.DataFrame:
     facts = msgspec.to_builtins(information.identity)
     facts.pop("configuration")
     facts["sources"] = ", ".join(information.identity.sources)
-    for key in ("subset", "started", "command"):
+    for key in ("subset", "scorer", "started", "command"):
         facts[key] = getattr(information, key)
     for key in ("versions", "hardware"):
         pairs = getattr(information, key).items()

@@ -27,6 +27,9 @@ INFORMATION = "run.json"
 WHOLE_TRACK = ("track SDR", "SI-SDR")
 METRICS = (*FRAMEWISE, *WHOLE_TRACK, "over")  # dB; "over" is a share in per cent
 
+# one of scores.SCORERS; older files do not name it
+ScorerName = Literal["spleeter_2", "museval"]
+OLDER_SCORER: ScorerName = "museval"
 Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
@@ -69,6 +72,7 @@ class Information(msgspec.Struct, frozen=True, kw_only=True):
         data: path of the data set.
         tracks: that belong to the run, scored or not.
         command: that repeats the run.
+        scorer: that computes the framewise metrics of all tracks.
     """
 
     format: Literal[1] = FORMAT
@@ -82,10 +86,11 @@ class Information(msgspec.Struct, frozen=True, kw_only=True):
     started: str
     versions: dict[str, str]
     hardware: dict[str, Any]
+    scorer: ScorerName = OLDER_SCORER
 
 
 class Metrics(msgspec.Struct, rename="upper"):
-    """Framewise metrics in dB; NaN where museval has none."""
+    """Framewise metrics in dB; NaN where BSSEval has none."""
 
     sdr: float
     sir: float
@@ -128,6 +133,7 @@ class TrackInformation(msgspec.Struct):
     files: dict[str, Count]
     remainder: float | None
     seconds: dict[str, float]
+    scorer: ScorerName = OLDER_SCORER
 
 
 class TrackFile(msgspec.Struct):
@@ -147,6 +153,7 @@ class TrackScores:
         files: names and sizes in bytes of the files of the track.
         remainder: level of mixture minus references against the mixture, dB.
         seconds: wall time of ``separation`` and ``scoring``.
+        scorer: that computed the framewise metrics.
     """
 
     name: str
@@ -157,6 +164,7 @@ class TrackScores:
     remainder: float
     seconds: dict[str, float]
     sources: dict[str, SourceScores]
+    scorer: ScorerName
 
     def metric(self, source: str, metric: str) -> float:
         """One of ``METRICS``, framewise ones as their median; NaN where it is not defined."""
@@ -288,6 +296,7 @@ def write_scores(path: Path, scores: TrackScores) -> None:
             files=scores.files,
             remainder=_finite(scores.remainder),
             seconds={key: round(value, 3) for key, value in scores.seconds.items()},
+            scorer=scores.scorer,
         )
     )
     store.validate()
@@ -330,6 +339,7 @@ def _track_scores(content: TrackFile) -> TrackScores:
         remainder=_number(ours.remainder),
         seconds=ours.seconds,
         sources={target.name: _source(target) for target in content.targets},
+        scorer=ours.scorer,
     )
 
 

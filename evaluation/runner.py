@@ -9,7 +9,7 @@ import platform
 import shlex
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -51,7 +51,7 @@ from .results import (
     read_scores,
     write_scores,
 )
-from .scores import round_to_16_bits, score
+from .scores import SCORERS, TrackScorer, round_to_16_bits
 from .tables import details, formatted, museval_summary
 from .tracks import (
     TrackAudio,
@@ -69,7 +69,7 @@ LARGEST_REMAINDER = -40.0  # dB; above it a note says that the mixture is not th
 PACKAGES = ("spleeter-2", "spleeter", "tensorflow", "museval", "musdb", "numpy", "scipy")
 # measured by benchmarks/scoring.py
 BASE_MEMORY = 1.0  # GB per process
-MEMORY_PER_MINUTE = 0.5  # GB per minute of audio and source
+MEMORY_PER_MINUTE = {"spleeter_2": 0.2, "museval": 0.5}  # GB per minute of audio and source
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,7 @@ class Settings:
         tracks: names (default: all tracks).
         baselines: further methods, separated by commas.
         jobs: processes (default: as cores and memory allow).
+        scorer: one of ``SCORERS`` (default: that of an existing run, else the first).
 
     Raises:
         SeparationError: a value of another type, or out of range; a device that does not exist.
@@ -94,6 +95,7 @@ class Settings:
     nb_sources: int | None = None
     baselines: str = ""
     jobs: int | None = None
+    scorer: str | None = None
     save_audio: bool = False
     mwf: bool = False
     overlap: float | None = None
@@ -116,6 +118,8 @@ class Settings:
             checked["nb_sources"] = check_whole("sources", self.nb_sources)
         if self.jobs is not None:
             checked["jobs"] = check_whole("--jobs", self.jobs)
+        if self.scorer is not None and self.scorer not in SCORERS:
+            raise SeparationError(f"--scorer must be {' or '.join(SCORERS)}, not {self.scorer}")
         if self.overlap is not None:
             checked["overlap"] = check_number("the overlap", self.overlap, 0, 0.5)
         checked["shifts"] = check_whole("shifts", self.shifts, 1, MOST_SHIFTS)
@@ -134,6 +138,7 @@ class Settings:
         values = {
             "--sources": self.nb_sources,
             "--baseline": self.baselines or None,
+            "--scorer": self.scorer if self.scorer != SCORERS[0] else None,
             "--overlap": self.overlap,
             "--shifts": self.shifts if self.shifts != 1 else None,
             "--device": self.device,
@@ -223,14 +228,17 @@ def _open_run(method: Method, tracks: Sequence[Song], settings: Settings) -> Run
     folder = settings.output / method.name
     identity = method.identity()
     names = [TrackName(track.subset, track.name) for track in tracks]
+    scorer = settings.scorer or SCORERS[0]
     if (folder / INFORMATION).is_file():
         before = read_run(folder).information
         # the digest of an older version lacks keys that are newer
         renewed = configuration_digest(before.configuration)
         former = msgspec.structs.replace(before.identity, configuration=renewed)
+        scorer = settings.scorer or before.scorer
         for what, is_same in (
             ("another model or other options", former.same_estimates(identity)),
             ("another subset", before.subset == tracks[0].subset),
+            (f"the scorer {before.scorer}", before.scorer == scorer),
         ):
             if not is_same:
                 raise SeparationError(
@@ -245,10 +253,11 @@ def _open_run(method: Method, tracks: Sequence[Song], settings: Settings) -> Run
         subset=tracks[0].subset,
         data=str(settings.data.resolve()),
         tracks=tuple(names),
-        command=settings.command(),
+        command=replace(settings, scorer=scorer).command(),
         started=time.strftime("%Y-%m-%d %H:%M:%S"),
         versions=versions(),
         hardware=hardware(),
+        scorer=scorer,
     )
     write_json(folder / INFORMATION, msgspec.to_builtins(information))
     return Run(folder, information)
@@ -273,7 +282,11 @@ def _is_done(track: Song, run: Run, save_audio: bool) -> bool:
         return False
     try:
         scores = read_scores(path)
-        return scores.files == file_sizes(track) and tuple(scores.sources) == run.sources
+        return (
+            scores.files == file_sizes(track)
+            and tuple(scores.sources) == run.sources
+            and scores.scorer == run.information.scorer
+        )
     except SeparationError:
         return False
 
@@ -312,10 +325,15 @@ def score_track(task: Task) -> list[tuple[str, TrackScores | Failure]]:
 
     stft.WORKERS = 1  # the processes share the cores already
     audio = load_track(task.track, task.methods[0][0].sources)
+    scorers = {
+        name: TrackScorer(audio.references, audio.mixture, audio.sample_rate, name)
+        for name in {run.information.scorer for _, run in task.methods}
+    }
     outcomes: list[tuple[str, TrackScores | Failure]] = []
     for method, run in task.methods:
         try:
-            outcomes.append((method.name, _score(method, run, task, audio)))
+            scorer = scorers[run.information.scorer]
+            outcomes.append((method.name, _score(method, run, task, audio, scorer)))
         except SeparationError as error:
             outcomes.append((method.name, Failure(f"{task.track.name}: {error}")))
     return outcomes
@@ -324,14 +342,16 @@ def score_track(task: Task) -> list[tuple[str, TrackScores | Failure]]:
 _ESTIMATORS: dict[Method, Estimator] = {}  # per process: a model is loaded once
 
 
-def _score(method: Method, run: Run, task: Task, audio: TrackAudio) -> TrackScores:
+def _score(
+    method: Method, run: Run, task: Task, audio: TrackAudio, scorer: TrackScorer
+) -> TrackScores:
     track = task.track
     if method not in _ESTIMATORS:
         _ESTIMATORS[method] = open_estimator(method)
     times = [time.perf_counter()]
     estimates = _ESTIMATORS[method](audio)
     times.append(time.perf_counter())
-    sources = score(audio.references, estimates, audio.mixture, audio.sample_rate)
+    sources = scorer.score(estimates)
     times.append(time.perf_counter())
     kept = run.audio(track.subset, track.name)
     if task.save_audio or kept.is_dir():  # kept ones may be incomplete, or of other audio
@@ -345,6 +365,7 @@ def _score(method: Method, run: Run, task: Task, audio: TrackAudio) -> TrackScor
         remainder=audio.remainder,
         seconds={"separation": times[1] - times[0], "scoring": times[2] - times[1]},
         sources=sources,
+        scorer=run.information.scorer,
     )
     write_scores(run.path(track.subset, track.name), scores)
     return scores
@@ -380,7 +401,9 @@ def default_jobs(longest: float, tasks: Sequence[Task]) -> int:
         longest: duration of the longest track, in seconds.
     """
     nb_sources = len(tasks[0].methods[0][0].sources)
-    need = BASE_MEMORY + MEMORY_PER_MINUTE * nb_sources * longest / 60
+    scorers = {run.information.scorer for task in tasks for _, run in task.methods}
+    per_minute = max(MEMORY_PER_MINUTE[scorer] for scorer in scorers)
+    need = BASE_MEMORY + per_minute * nb_sources * longest / 60
     return max(1, min(os.cpu_count() or 1, int(0.8 * _memory() / need)))
 
 

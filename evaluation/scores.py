@@ -1,4 +1,4 @@
-"""Scores of one track: BSSEval v4 through museval, whole-track SDR, SI-SDR, bins over the mixture.
+"""Scores of one track: BSSEval v4, whole-track SDR, SI-SDR, bins over the mixture.
 
 References and estimates are rounded to 16 bits first. Lossy stems have no energy above some
 frequency: as floats they make the equations of BSSEval's projection ill-conditioned, and framewise
@@ -7,18 +7,25 @@ SIR, ISR and SAR are wrong by 10 dB and more. The noise of the rounding regulari
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from spleeter_2.errors import SeparationError
 
+from .bsseval import TAPS, References
 from .metrics import is_silent, sdr, si_sdr
 from .over_mixture import OverMixture, measure
 
 FRAMEWISE = ("SDR", "SIR", "ISR", "SAR")
+SCORERS = ("spleeter_2", "museval")  # implementations of BSSEval v4; the first is the default
 # the last source of a set-up is the sum of all stems that the others do not name
 SET_UPS = {2: ("vocals", "accompaniment"), 4: ("vocals", "drums", "bass", "other")}
+
+# estimates of all sources, [S, C] each -> {metric: float64 [sources, frames]}
+BssEval = Callable[[Iterable[np.ndarray]], dict[str, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -39,7 +46,10 @@ class SourceScores:
 
 def round_to_16_bits(waveform: np.ndarray) -> np.ndarray:
     """Round a waveform to multiples of 1/32768, as float64 and without clipping."""
-    return np.round(waveform.astype(np.float64) * 32768) / 32768
+    rounded = np.multiply(waveform, 32768, dtype=np.float64)
+    np.round(rounded, out=rounded)
+    rounded /= 32768
+    return rounded
 
 
 def regroup(stems: dict[str, np.ndarray], sources: tuple[str, ...]) -> dict[str, np.ndarray]:
@@ -63,40 +73,66 @@ def check_regroup(names, sources: tuple[str, ...]) -> None:
         )
 
 
-def score(
-    references: dict[str, np.ndarray],
-    estimates: dict[str, np.ndarray],
-    mixture: np.ndarray,
-    sample_rate: int,
-) -> dict[str, SourceScores]:
-    """Score the estimates of all sources of one track.
-
-    If a reference or an estimate is silent throughout, BSSEval is not defined for any source and
-    all frames are NaN. For whole-track SDR and SI-SDR see ``whole_track``.
+class TrackScorer:
+    """Scores of one track; what depends on the references alone is computed once.
 
     Args:
-        references, estimates: ``{source: float [S, C]}``, full scale 1.0.
+        references: ``{source: float [S, C]}``, full scale 1.0.
         mixture: ``[S, C]``.
         sample_rate: in Hz.
+        scorer: one of ``SCORERS``.
 
     Raises:
-        SeparationError: an estimate is missing, has another shape than its reference, or holds
-            NaN or infinity.
+        SeparationError: a reference has another shape than the mixture, or a second has fewer
+            samples than a filter of BSSEval.
     """
-    _check(references, estimates, mixture)
-    # before rounding, which by itself lifts quiet bins over the mixture
-    over = {name: measure(mixture, estimates[name], sample_rate) for name in references}
-    truth = np.stack([round_to_16_bits(references[name]) for name in references])
-    estimated = np.stack([round_to_16_bits(estimates[name]) for name in references])
-    frames = bss_eval(truth, estimated, sample_rate)
-    return {
-        name: SourceScores(
-            {metric: frames[metric][index] for metric in FRAMEWISE},
-            *whole_track(truth[index], estimated[index]),
-            over[name],
-        )
-        for index, name in enumerate(references)
-    }
+
+    def __init__(
+        self,
+        references: dict[str, np.ndarray],
+        mixture: np.ndarray,
+        sample_rate: int,
+        scorer: str = SCORERS[0],
+    ) -> None:
+        _check_references(references, mixture, sample_rate)
+        self._mixture, self._sample_rate, self._scorer = mixture, sample_rate, scorer
+        self._names = tuple(references)
+        self._truth = np.stack([round_to_16_bits(part) for part in references.values()])
+
+    def score(self, estimates: dict[str, np.ndarray]) -> dict[str, SourceScores]:
+        """Score the estimates of all sources.
+
+        If a reference or an estimate is silent throughout, BSSEval is not defined for any source
+        and all frames are NaN. For whole-track SDR and SI-SDR see ``whole_track``.
+
+        Args:
+            estimates: ``{source: float [S, C]}``, full scale 1.0.
+
+        Raises:
+            SeparationError: an estimate is missing, has another shape than its reference, or holds
+                NaN or infinity.
+        """
+        _check_estimates(estimates, self._names, self._mixture.shape)
+        # before rounding, which by itself lifts quiet bins over the mixture
+        over = [measure(self._mixture, estimates[name], self._sample_rate) for name in self._names]
+        frames = self._bss_eval(self._rounded(estimates))
+        estimated = self._rounded(estimates)
+        return {
+            name: SourceScores(
+                {metric: frames[metric][index] for metric in FRAMEWISE},
+                *whole_track(self._truth[index], next(estimated)),
+                over[index],
+            )
+            for index, name in enumerate(self._names)
+        }
+
+    def _rounded(self, estimates: dict[str, np.ndarray]) -> Iterator[np.ndarray]:
+        """Estimates in the order of the references; one at a time is in memory."""
+        return (round_to_16_bits(estimates[name]) for name in self._names)
+
+    @cached_property
+    def _bss_eval(self) -> BssEval:
+        return bss_eval(self._truth, self._sample_rate, self._scorer)
 
 
 def whole_track(reference: np.ndarray, estimate: np.ndarray) -> tuple[float, float]:
@@ -114,23 +150,41 @@ def whole_track(reference: np.ndarray, estimate: np.ndarray) -> tuple[float, flo
     return sdr(reference, estimate), si_sdr(reference, estimate)
 
 
-def bss_eval(
-    references: np.ndarray, estimates: np.ndarray, sample_rate: int
-) -> dict[str, np.ndarray]:
-    """Compute museval's BSSEval v4 in frames of one second.
+def bss_eval(references: np.ndarray, sample_rate: int, scorer: str = SCORERS[0]) -> BssEval:
+    """Prepare BSSEval v4 in frames of one second.
 
     Args:
-        references, estimates: ``[sources, S, C]``.
+        references: ``[sources, S, C]``.
+        scorer: one of ``SCORERS``.
 
     Returns:
-        ``{metric: float64 [sources, frames]}``; NaN in frames with a silent signal.
+        Function of the estimates of all sources, ``[S, C]`` each; it returns ``{metric: float64
+        [sources, frames]}``, NaN in frames with a silent signal.
     """
-    from museval.metrics import Framing, bss_eval
+    if _any_zero(references) or any(map(is_silent, references)):
+        return lambda estimates: _undefined(references, sample_rate)
+    if scorer == "museval":
+        return lambda estimates: _museval(references, np.stack(list(estimates)), sample_rate)
+    return References(references, sample_rate).score
 
-    zero = [not signal.sum(axis=1).any() for signal in (*references, *estimates)]
-    if any(zero) or any(map(is_silent, references)):  # museval raises on zeros
-        nb_frames = Framing(sample_rate, sample_rate, references.shape[1]).nwin
-        return dict.fromkeys(FRAMEWISE, np.full((len(references), nb_frames), np.nan))
+
+def _undefined(references: np.ndarray, sample_rate: int) -> dict[str, np.ndarray]:
+    nb_frames = max(1, references.shape[1] // sample_rate)
+    return dict.fromkeys(FRAMEWISE, np.full((len(references), nb_frames), np.nan))
+
+
+def _any_zero(signals: np.ndarray) -> bool:
+    """Return True if the channels of a signal sum to zero throughout; museval raises on these."""
+    return any(not sum(signal.T).any() for signal in signals)
+
+
+def _museval(
+    references: np.ndarray, estimates: np.ndarray, sample_rate: int
+) -> dict[str, np.ndarray]:
+    from museval.metrics import bss_eval
+
+    if _any_zero(estimates):
+        return _undefined(references, sample_rate)
     values = bss_eval(
         references,
         estimates,
@@ -143,25 +197,37 @@ def bss_eval(
     return dict(zip(("SDR", "ISR", "SIR", "SAR"), values, strict=False))
 
 
-def _check(
-    references: dict[str, np.ndarray], estimates: dict[str, np.ndarray], mixture: np.ndarray
+def _check_references(
+    references: dict[str, np.ndarray], mixture: np.ndarray, sample_rate: int
 ) -> None:
+    if sample_rate < TAPS:
+        raise SeparationError(
+            f"a sample rate of {sample_rate} Hz is too low: a frame of a second must have "
+            f"{TAPS} samples"
+        )
     for name, reference in references.items():
+        if reference.shape != mixture.shape:
+            raise SeparationError(
+                f"{name} has {_shape(reference.shape)}, the mixture {_shape(mixture.shape)}: cut "
+                "them to equal length"
+            )
+
+
+def _check_estimates(
+    estimates: dict[str, np.ndarray], names: tuple[str, ...], shape: tuple[int, ...]
+) -> None:
+    for name in names:
         if name not in estimates:
             raise SeparationError(f"there is no estimate of {name}")
         estimate = estimates[name]
-        if reference.shape != mixture.shape:
+        if estimate.shape != shape:
             raise SeparationError(
-                f"{name} has {_shape(reference)}, the mixture {_shape(mixture)}: cut them to "
-                "equal length"
-            )
-        if estimate.shape != reference.shape:
-            raise SeparationError(
-                f"the estimate of {name} has {_shape(estimate)}, its reference {_shape(reference)}"
+                f"the estimate of {name} has {_shape(estimate.shape)}, its reference "
+                f"{_shape(shape)}"
             )
         if not np.isfinite(estimate).all():
             raise SeparationError(f"the estimate of {name} holds NaN or infinity")
 
 
-def _shape(waveform: np.ndarray) -> str:
-    return f"{waveform.shape[0]} samples in {waveform.shape[1]} channel(s)"
+def _shape(shape: tuple[int, ...]) -> str:
+    return f"{shape[0]} samples in {shape[1]} channel(s)"

@@ -60,6 +60,11 @@ def describe_sources(run: Run) -> str:
     return f"{len(run.sources)} sources ({', '.join(run.sources)})"
 
 
+def describe_scorer(run: Run) -> str:
+    """Name of the implementation that computed the framewise metrics."""
+    return f"BSSEval v4 by {run.information.scorer}"
+
+
 def museval_summary(run: Run, scores: Sequence[TrackScores]) -> str:
     """Medians over frames, then over tracks, in the form that museval prints."""
     found = medians(scores)
@@ -73,7 +78,7 @@ def museval_summary(run: Run, scores: Sequence[TrackScores]) -> str:
 
 
 def details(run: Run, scores: Sequence[TrackScores]) -> str:
-    """Median, mean and quartiles of every metric, with remarks."""
+    """Median, mean and quartiles of every metric, with the scorer and remarks."""
     table = numbers(scores)
     spread = {
         "median": table.median(),
@@ -82,7 +87,8 @@ def details(run: Run, scores: Sequence[TrackScores]) -> str:
         "quartile 3": table.quantile(0.75),
         "tracks": table.count(),
     }
-    return "\n".join([as_text(with_units(pd.DataFrame(spread))), *remarks(run, scores)])
+    scorer = f"SDR, SIR, ISR, SAR: {describe_scorer(run)}"
+    return "\n".join([as_text(with_units(pd.DataFrame(spread))), scorer, *remarks(run, scores)])
 
 
 def remarks(run: Run, scores: Sequence[TrackScores]) -> list[str]:

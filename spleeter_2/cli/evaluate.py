@@ -11,6 +11,7 @@ from evaluation.options import (
     JobsOption,
     ResultsOption,
     SaveAudioOption,
+    ScorerOption,
     SourcesOption,
     SubsetOption,
     TracksOption,
@@ -30,6 +31,7 @@ def evaluate(
     sources: Optional[int] = SourcesOption,
     baseline: str = BaselineOption,
     jobs: Optional[int] = JobsOption,
+    scorer: Optional[str] = ScorerOption,
     save_audio: bool = SaveAudioOption,
     verbose: bool = VerboseOption,
 ) -> None:
@@ -50,6 +52,7 @@ def evaluate(
             nb_sources=sources,
             baselines=baseline,
             jobs=jobs,
+            scorer=scorer,
             save_audio=save_audio,
             mwf=mwf,
             verbose=verbose,

@@ -28,6 +28,7 @@ def track_scores(name, sources, level, samples=44100):
         -50.0,
         {"separation": 1.0, "scoring": 2.0},
         {source: SourceScores(frames, level, float("nan"), over) for source in sources},
+        "spleeter_2",
     )
 
 

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import museval
 import numpy as np
@@ -189,6 +190,38 @@ def test_tracks_by_name(evaluation, plain, tmp_path):
     assert set(read_run(tmp_path / "mixture").tracks) == {("test", n) for n in NAMES[:2]}
     status, _, messages = quick(evaluation, plain, tmp_path, "--tracks", "Nobody")
     assert status == 1 and "there is no song Nobody in" in messages
+
+
+def test_scorers_are_not_mixed(evaluation, plain, tmp_path):
+    """A run keeps its scorer, also one of a version that had museval only; runs can be compared."""
+    one = ("--tracks", NAMES[0])
+    for scorer in ("spleeter_2", "museval"):
+        assert quick(evaluation, plain, tmp_path / scorer, *one, "--scorer", scorer)[0] == 0
+    runs = {run.folder.parent.name: run for run in find_runs(sorted(tmp_path.glob("*/mixture")))}
+    for scorer, run in runs.items():
+        assert run.information.scorer == run.scores()[0].scorer == scorer
+        assert ("--scorer museval" in run.information.command) == (scorer == "museval")
+    frames = {
+        scorer: run.scores()[0].sources["vocals"].frames["SIR"] for scorer, run in runs.items()
+    }
+    np.testing.assert_allclose(frames["spleeter_2"], frames["museval"], rtol=0, atol=2e-5)
+    status, printed, _ = evaluation("compare", *(run.folder for run in runs.values()))
+    assert status == 0 and "BSSEval v4 by museval" in printed and "to within 1e-6 dB" in printed
+    status, _, messages = quick(evaluation, plain, tmp_path / "museval", "--scorer", "spleeter_2")
+    assert status == 1 and "holds results of the scorer museval: choose another" in messages
+
+    folder = runs["museval"].folder
+    for path, place in ((folder / "run.json", None), (runs["museval"].path("test", NAMES[0]), 1)):
+        content = json.loads(path.read_text())
+        del (content["spleeter_2"] if place else content)["scorer"]
+        path.write_text(json.dumps(content))
+    status, printed, messages = quick(evaluation, plain, tmp_path / "museval", *one)
+    assert status == 0 and "0 track(s) to score" in messages
+    assert "SDR, SIR, ISR, SAR: BSSEval v4 by museval" in printed
+    assert read_run(folder).information.scorer == "museval"
+    # a track's scores by another scorer, copied into the folder, are not taken for its own
+    shutil.copy(runs["spleeter_2"].path("test", NAMES[0]), folder / "test")
+    assert "1 track(s) to score" in quick(evaluation, plain, tmp_path / "museval", *one)[2]
 
 
 @pytest.mark.slow
@@ -559,11 +592,17 @@ def test_a_worker_that_is_killed_costs_its_task_alone():
 
 
 def test_as_many_processes_as_memory_allows(monkeypatch):
-    task = Task(None, ((Method("irm", FOUR), None),), 600.0, False)
+    """Ten minutes of four sources take 9 GB, with museval 21."""
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    for memory, jobs in ((1, 1), (60, 2), (1000, 8)):
-        monkeypatch.setattr("evaluation.runner._memory", lambda memory=memory: memory)
-        assert default_jobs(600.0, [task]) == jobs
+    for scorer, expected in (
+        ("spleeter_2", {1: 1, 30: 2, 60: 5, 1000: 8}),
+        ("museval", {1: 1, 30: 1, 60: 2, 1000: 8}),
+    ):
+        run = SimpleNamespace(information=SimpleNamespace(scorer=scorer))
+        task = Task(None, ((Method("irm", FOUR), run),), 600.0, False)
+        for memory, jobs in expected.items():
+            monkeypatch.setattr("evaluation.runner._memory", lambda memory=memory: memory)
+            assert default_jobs(600.0, [task]) == jobs
 
 
 def test_the_ideal_mask_of_sources_apart_is_ideal():
@@ -691,6 +730,7 @@ def test_the_three_commands_of_the_comparison(plain, tmp_path, monkeypatch):
         ({"overlap": 2}, "the overlap must be a number between 0 and 0.5, not 2"),
         ({"shifts": 0}, "shifts must be a whole number between 1 and 16, not 0"),
         ({"shifts": "2"}, "shifts must be a whole number between 1 and 16, not '2'"),
+        ({"scorer": "mir_eval"}, "--scorer must be spleeter_2 or museval, not mir_eval"),
         ({"device": 0}, "the device must be a string"),
         ({"device": "tpu"}, "must be cpu"),
     ],
@@ -708,9 +748,15 @@ def test_settings_take_paths_as_text():
 
 def test_settings_tell_the_command_that_repeats_them():
     settings = Settings(
-        "spleeter_2:mask", Path("a b"), Path("out"), tracks=("x",), mwf=True, shifts=5
+        "spleeter_2:mask",
+        Path("a b"),
+        Path("out"),
+        tracks=("x",),
+        scorer="museval",
+        mwf=True,
+        shifts=5,
     )
     assert settings.command() == (
         "python -m evaluation run -p spleeter_2:mask --mus_dir 'a b' -o out --subset test "
-        "--tracks x --shifts 5 --mwf"
+        "--tracks x --scorer museval --shifts 5 --mwf"
     )

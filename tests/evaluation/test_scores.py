@@ -2,12 +2,24 @@ import museval
 import numpy as np
 import pytest
 
+from evaluation.bsseval import References
 from evaluation.metrics import si_sdr
 from evaluation.over_mixture import BANDS, LEVELS, OverMixture, measure
-from evaluation.scores import FRAMEWISE, bss_eval, regroup, round_to_16_bits, score
+from evaluation.scores import (
+    FRAMEWISE,
+    SCORERS,
+    TrackScorer,
+    bss_eval,
+    regroup,
+    round_to_16_bits,
+)
 from spleeter_2.errors import SeparationError
 
 RATE = 44100
+
+
+def score(references, estimates, mixture, sample_rate=RATE, scorer="spleeter_2"):
+    return TrackScorer(references, mixture, sample_rate, scorer).score(estimates)
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +51,8 @@ def test_the_fault_of_band_limited_floats_and_its_cure(stems, estimates):
     noise = said[1] - true[1] - 0.1 * true[0]
     sir = ratios(true[1], 0.1 * true[0])
     sar = ratios(true[1], noise)
-    wrong = bss_eval(true, said, RATE)
-    right = bss_eval(round_to_16_bits(true), round_to_16_bits(said), RATE)
+    wrong = bss_eval(true, RATE)(said)
+    right = bss_eval(round_to_16_bits(true), RATE)(round_to_16_bits(said))
     plain = sir < 30  # seconds in which the noise does not drown the interference
     assert np.count_nonzero(plain) >= 4
     assert np.max(np.abs(wrong["SIR"][1] - sir)[plain]) > 10
@@ -58,6 +70,20 @@ def test_scores_are_musevals_own(stems, estimates, mixture):
     for index, name in enumerate(stems):
         for metric, values in zip(("SDR", "ISR", "SIR", "SAR"), expected, strict=True):
             assert np.allclose(scores[name].frames[metric], values[index], atol=1e-6, rtol=0)
+
+
+def test_models_share_what_depends_on_the_references(stems, estimates, mixture, monkeypatch):
+    prepared = []
+    monkeypatch.setattr(
+        "evaluation.scores.References", lambda *given: prepared.append(1) or References(*given)
+    )
+    shared = TrackScorer(stems, mixture, RATE)
+    for said in (estimates, {name: 0.5 * stem for name, stem in estimates.items()}):
+        alone, found = score(stems, said, mixture), shared.score(said)
+        for name in stems:
+            np.testing.assert_array_equal(found[name].frames["SAR"], alone[name].frames["SAR"])
+            assert found[name].sdr == alone[name].sdr
+    assert len(prepared) == 1 + 2
 
 
 def test_whole_track_scores(stems, estimates, mixture):
@@ -80,13 +106,14 @@ def test_a_silent_frame_has_no_score(stems, estimates, mixture):
             assert np.flatnonzero(np.isnan(scores[name].frames[metric])).tolist() == [2]
 
 
+@pytest.mark.parametrize("scorer", SCORERS)
 @pytest.mark.parametrize("which", ["reference", "estimate"])
-def test_silence_throughout_has_no_framewise_score(stems, estimates, mixture, which):
-    """museval raises here."""
+def test_silence_throughout_has_no_framewise_score(stems, estimates, mixture, which, scorer):
+    """museval's own function raises here."""
     silence = {"vocals": np.zeros_like(mixture)}
     true = {**stems, **silence} if which == "reference" else stems
     said = {**estimates, **silence} if which == "estimate" else estimates
-    scores = score(true, said, mixture, RATE)
+    scores = score(true, said, mixture, RATE, scorer)
     for name in stems:
         assert len(scores[name].frames["SDR"]) == len(mixture) // RATE
         assert np.isnan(scores[name].frames["SDR"]).all()
@@ -145,6 +172,8 @@ def test_what_cannot_be_scored(stems, estimates, mixture):
         score(stems, {**estimates, "vocals": estimates["vocals"] * np.nan}, mixture, RATE)
     with pytest.raises(SeparationError, match="the mixture 1000 samples"):
         score(stems, estimates, mixture[:1000], RATE)
+    with pytest.raises(SeparationError, match="a sample rate of 500 Hz is too low"):
+        score(stems, estimates, mixture, 500)
 
 
 def test_regrouping():
