@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# threads of OpenBLAS wait by spinning, and pytest runs a process on every core
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from spleeter_2.extras import use_keras_2
 
