@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from enum import Enum
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 import typer
 
@@ -34,13 +34,14 @@ class Project(str, Enum):
     """Projects whose checkpoints can be converted."""
 
     lasaft = "lasaft"
+    roformer = "roformer"
     spleeter = "spleeter"
 
 
 @application.command(no_args_is_help=True)
 def convert(
     source: Path = typer.Argument(
-        ..., help="Checkpoint file of LaSAFT, or folder of a model of Spleeter."
+        ..., help="Checkpoint file of LaSAFT or of a RoFormer, or folder of a model of Spleeter."
     ),
     project: Project = typer.Option(
         Project.lasaft, "--from", show_default=False, help="Source project. [default: lasaft]"
@@ -58,6 +59,18 @@ def convert(
         None,
         "--hyper-parameters",
         help="JSON file with LaSAFT's hyper-parameters. Needed for a bare state dict.",
+    ),
+    config: Optional[Path] = typer.Option(
+        None,
+        "--config",
+        help="YAML file of a RoFormer's checkpoint. [default: that of a published model, if the "
+        "sizes are those of one]",
+    ),
+    keep_dc: Optional[bool] = typer.Option(
+        None,
+        "--keep-dc",
+        show_default=False,
+        help="Keep bin 0 of a RoFormer's estimates, as Kim's code does and MSST does not.",
     ),
     expected: Optional[Path] = typer.Option(
         None,
@@ -82,14 +95,22 @@ def convert(
     verbose: bool = typer.Option(False, "--verbose", show_default=False, help="Show tracebacks."),
 ) -> None:
     """Convert a checkpoint of another project into a folder that 'spleeter separate -p' accepts."""
-    if project is Project.lasaft:
+    if project is not Project.spleeter:
         require_extra("train", "a conversion")
     output = output or _default_output(source)
     if not dry_run:
         check_output(output, force, source)
     if report is not None:
         check_report(report, None if dry_run else output, source)
-    conversion = _planned(project, source, hyper_parameters, expected, model, seed)
+    options = {
+        "--hyper-parameters": hyper_parameters,
+        "--config": config,
+        "--keep-dc": keep_dc,
+        "--expected": expected,
+        "--model": model,
+        "--seed": seed,
+    }
+    conversion = _planned(project, source, options)
     if not model_file.ships(parse_configuration(conversion.configuration)):
         require_extra("train", "exporting a network that does not ship")
     if half:
@@ -116,29 +137,29 @@ def _default_output(source: Path) -> Path:
     return source.with_suffix("")
 
 
-def _planned(
-    project: Project,
-    source: Path,
-    hyper_parameters: Path | None,
-    expected: Path | None,
-    model: str | None,
-    seed: int | None,
-) -> Conversion:
+# options that only some projects have
+OPTIONS = {
+    Project.lasaft: ("--hyper-parameters", "--expected"),
+    Project.roformer: ("--config", "--keep-dc", "--expected"),
+    Project.spleeter: ("--model", "--seed"),
+}
+
+
+def _planned(project: Project, source: Path, options: dict[str, Any]) -> Conversion:
+    for name, value in options.items():
+        if value is not None and name not in OPTIONS[project]:
+            raise SeparationError(f"{name} has no effect with --from {project.value}: omit it")
     if project is Project.lasaft:
-        _refuse(project, {"--model": model, "--seed": seed})
         from .lasaft import read_lasaft  # imports einops, which the base installation lacks
 
-        return read_lasaft(source, hyper_parameters)
-    _refuse(project, {"--hyper-parameters": hyper_parameters, "--expected": expected})
+        return read_lasaft(source, options["--hyper-parameters"])
+    if project is Project.roformer:
+        from .roformer import read_roformer
+
+        return read_roformer(source, options["--config"], bool(options["--keep-dc"]))
     from .spleeter import read_spleeter
 
-    return read_spleeter(source, model, seed or 0)
-
-
-def _refuse(project: Project, options: dict[str, object]) -> None:
-    for name, value in options.items():
-        if value is not None:
-            raise SeparationError(f"{name} has no effect with --from {project.value}: omit it")
+    return read_spleeter(source, options["--model"], options["--seed"] or 0)
 
 
 @contextlib.contextmanager

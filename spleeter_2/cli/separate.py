@@ -91,7 +91,9 @@ def separate(
         help="Audio stream of a file that has several, from 1. [default: the file's default]",
     ),
     overlap: Optional[float] = typer.Option(
-        None, "--overlap", help="Overlap of the windows, 0 to 0.5. [default: the model's]"
+        None,
+        "--overlap",
+        help="Overlap of the windows, 0 to 0.5 (RoFormers: to 0.98). [default: the model's]",
     ),
     shifts: int = typer.Option(
         1,

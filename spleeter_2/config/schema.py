@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from spleeter_2.errors import SeparationError
 
-from .networks import CUNet, UNet
+from .networks import CUNet, RoFormer, UNet
 from .training import Training
 from .validation import NonNegative, Options, Positive, require
 
@@ -45,21 +45,38 @@ class Segment(Options):
         nb_frames: STFT frames per window.
         trim: samples of context on either side of a window; their estimates are dropped.
         overlap: share of the rest that is computed twice.
+            At most 0.98 with join "reflect", otherwise 0.5.
         join: "linear" cross-fades neighbours, over at least one STFT frame; "equal" averages them
             where they overlap; "frames" overlap-adds the STFT frames of neighbours, as Spleeter
-            does, and with an overlap cross-fades them.
+            does, and with an overlap cross-fades them; "reflect" extends a song by reflection and
+            fades over a tenth of a window, as MSST does.
+        extra: further samples of a window, less than a frame step; only with join "reflect".
     """
 
     nb_frames: Annotated[int, Meta(ge=2)] = 512
     trim: NonNegative = 2048
-    overlap: Annotated[float, Meta(ge=0, le=0.5)] = 0.0
-    join: Literal["linear", "equal", "frames"] = "linear"
+    overlap: Annotated[float, Meta(ge=0)] = 0.0
+    join: Literal["linear", "equal", "frames", "reflect"] = "linear"
+    extra: NonNegative = 0
 
     def __post_init__(self) -> None:
         require(
-            self.join != "frames" or self.trim == 0,
-            f'trim must be 0 with join "frames", not {self.trim}',
+            self.overlap <= self.largest_overlap,
+            f"overlap must be a number <= {self.largest_overlap}, not {self.overlap}",
         )
+        require(
+            self.join not in ("frames", "reflect") or self.trim == 0,
+            f'trim must be 0 with join "{self.join}", not {self.trim}',
+        )
+        require(
+            self.join == "reflect" or self.extra == 0,
+            f'extra must be 0 without join "reflect", not {self.extra}',
+        )
+
+    @property
+    def largest_overlap(self) -> float:
+        """Upper bound of the overlap."""
+        return 0.98 if self.join == "reflect" else 0.5
 
 
 class RatioMask(Options):
@@ -107,7 +124,7 @@ class Configuration(Options):
     residual: str | None
     stft: Stft
     segment: Segment
-    model: UNet | CUNet
+    model: UNet | CUNet | RoFormer
     description: str = ""
     ratio_mask: RatioMask | None = None
     stem_format: Literal["song", "model"] = "song"
@@ -170,7 +187,7 @@ class Configuration(Options):
             f"model.nb_bins is {nb_bins}, but the STFT has only {available} bins",
         )
         require(
-            nb_bins == available or not isinstance(self.model, CUNet),
+            nb_bins == available or not isinstance(self.model, (CUNet, RoFormer)),
             f"model.nb_bins must be the {available} bins of the STFT, not {nb_bins}",
         )
 
@@ -213,6 +230,17 @@ class Configuration(Options):
         if self.residual in requested or self.is_joint:
             return self.targets
         return tuple(target for target in self.targets if target in requested)
+
+    @property
+    def shift_frames(self) -> int:
+        """Frames over which the passes of a separation with shifts are spread.
+
+        The stride of the network's deepest level. A RoFormer has none; passes differ by the place
+        of the windows' borders.
+        """
+        if isinstance(self.model, RoFormer):
+            return max(self.segment.nb_frames // 8, 1)
+        return self.model.stride
 
     @property
     def crop_frames(self) -> int:

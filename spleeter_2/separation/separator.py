@@ -66,7 +66,8 @@ class Separator:
     Args:
         descriptor: ``spleeter_2:NAME``, a JSON file, or a folder with ``config.json``.
         stems: list of instruments to separate (default: all of the model's).
-        overlap: overlap of the windows, 0 to 0.5 (default: the model's).
+        overlap: overlap of the windows, 0 to 0.5, or to 0.98 with join "reflect" (default: the
+            model's).
         shifts: passes of the network that start at different frames; the estimate is their mean.
         mwf: refine the estimates by multichannel Wiener filtering.
         device: "cpu", "gpu" or "gpu:N" (default: the CPU).
@@ -85,17 +86,18 @@ class Separator:
         shifts: int = 1,
     ) -> None:
         self._mwf = check_flag("mwf", mwf)
-        if overlap is not None:
-            overlap = check_number("the overlap", overlap, 0, 0.5)
         if device is not None:
             parse_device(device)
         self.configuration = load_configuration(descriptor)
+        if overlap is not None:
+            largest = self.configuration.segment.largest_overlap
+            overlap = check_number("the overlap", overlap, 0, largest)
         self.stems = choose_stems(self.configuration.name, self.configuration.instruments, stems)
         self._descriptor = os.fspath(descriptor)
         if self.configuration.model_dir is None:
             with_weights(self._descriptor, self.configuration)
         shifts = check_whole("shifts", shifts, 1, MOST_SHIFTS)
-        self._starts = first_frames(shifts, self.configuration.model.stride)
+        self._starts = first_frames(shifts, self.configuration.shift_frames)
         self._windows = Windows.of(
             self.configuration.stft, self.configuration.segment, overlap, max(self._starts)
         )
@@ -346,7 +348,8 @@ class Separator:
                 stacked = np.stack(waveforms)
                 self._check_estimates(stacked)
                 ready = overlap_add.add(stacked, nb_left)  # [I, n, C]
-                yield np.concatenate(list(ready), axis=1)  # [n, I * C]
+                if ready.shape[1]:
+                    yield np.concatenate(list(ready), axis=1)  # [n, I * C]
 
         nb_targets = len(self._network.targets)
         for block in resample(overlap_added(), model_rate, sample_rate):

@@ -27,6 +27,11 @@ class Windows:
         margin: further samples on either side that the network sees, without an estimate.
         lead: silence in front of the song, of which nothing is kept.
         tail: samples at the end of a window that lack frames of the next one.
+        border: samples by which a song that is longer than two of them is extended by reflection at
+            either end; nothing is kept of them.
+        is_reflected: also a short last window is filled by reflection if more than half is there,
+            and fades reach zero: at the start of the first window and at the end of the last one
+            there are none.
         norm: sum of the squared windows of the STFT's frames float32 ``[length]``, by which a
             window's samples are weighted; None where every sample has all its frames.
     """
@@ -38,6 +43,8 @@ class Windows:
     margin: int = 0
     lead: int = 0
     tail: int = 0
+    border: int = 0
+    is_reflected: bool = False
     norm: np.ndarray | None = None
 
     @classmethod
@@ -56,7 +63,9 @@ class Windows:
         nb_frames, margin = segment.nb_frames - nb_late, nb_late * stft.frame_step
         if segment.join == "frames":
             return cls._of_frames(stft, nb_frames, max(int(nb_frames * share), 1), margin)
-        length = stft.frame_step * (nb_frames - 1)
+        length = stft.frame_step * (nb_frames - 1) + segment.extra
+        if segment.join == "reflect":
+            return cls._reflected(length, share, margin)
         useful = length - 2 * segment.trim
         step = int(useful * share)
         if segment.join == "equal":
@@ -81,6 +90,19 @@ class Windows:
         norm = Transform(stft.frame_length, stft.frame_step).norm(nb_frames)[:length]
         return cls(length, 0, step, fade, margin, stft.frame_length, tail, norm)
 
+    @classmethod
+    def _reflected(cls, length: int, share: float, margin: int) -> Windows:
+        """Windows of MSST (ZFTurbo/Music-Source-Separation-Training), each weighted by itself.
+
+        They start at every multiple of the step within the extended song, so several may reach
+        beyond its end. The fades do not depend on the overlap.
+        """
+        step = max(int(length * share + 1e-6), 1)  # exact for a share of 1 / n
+        border = length - step
+        return cls(
+            length, 0, step, length // 10, margin, tail=border, border=border, is_reflected=True
+        )
+
     @property
     def useful(self) -> int:
         """Kept samples of a window."""
@@ -97,6 +119,19 @@ class Windows:
             weight[end:, 0] = np.minimum(weight[end:, 0], ramp[::-1])
         return weight if self.norm is None else weight * self.norm[:, np.newaxis]
 
+    def weight_of(self, is_first: bool, is_last: bool) -> np.ndarray:
+        """Weights ``[useful, 1]`` of a window; only reflected ones depend on the place."""
+        if not self.is_reflected:
+            return self.weight
+        weight = np.ones((self.useful, 1), np.float32)
+        if self.fade:
+            ramp = np.linspace(0, 1, self.fade, dtype=np.float32)[:, np.newaxis]
+            if not is_first:
+                weight[: self.fade] *= ramp
+            if is_first or not is_last:  # also a single window has a fade at its end
+                weight[-self.fade :] *= ramp[::-1]
+        return weight
+
     def ends(self, nb_left: int) -> bool:
         """True if a window completes the last ``nb_left`` samples from its kept part on."""
         return nb_left <= self.useful - self.tail
@@ -112,7 +147,7 @@ class Windows:
             counted from the start of its kept part: exact for the last window, some number for
             which ``ends`` is False before.
         """
-        source = iter(blocks)
+        source = iter(_extended(blocks, self.border) if self.border else blocks)
         before, length = self.trim + self.margin, self.length + 2 * self.margin
         buffer: np.ndarray | None = None  # begins ``before`` samples before the window's kept part
         ended, silent = False, before + self.lead  # samples in front of the song
@@ -131,10 +166,34 @@ class Windows:
             window = buffer[:length]
             missing = length - len(window)
             nb_left = len(buffer) - before
-            yield np.pad(window, ((0, missing), (0, 0))), nb_left
+            by_reflection = self.is_reflected and len(window) > length // 2
+            mode = "reflect" if by_reflection else "constant"
+            yield np.pad(window, ((0, missing), (0, 0)), mode=mode), nb_left
             if ended and self.ends(nb_left):
                 return
             buffer, silent = buffer[self.step :], before
+
+
+def _extended(blocks: Iterable[np.ndarray], border: int) -> Iterator[np.ndarray]:
+    """A stream with its reflections of ``border`` samples in front and behind.
+
+    One of at most ``2 * border`` samples is not extended.
+    """
+    source, parts, nb_samples = iter(blocks), [], 0
+    while nb_samples <= 2 * border:
+        block = next(source, None)
+        if block is None:
+            yield from parts
+            return
+        parts.append(block)
+        nb_samples += len(block)
+    start = np.concatenate(parts)
+    yield np.concatenate([start[border:0:-1], start])
+    end = start[-border - 1 :]
+    for block in source:
+        yield block
+        end = np.concatenate([end, block])[-border - 1 :]
+    yield end[-2::-1]
 
 
 class OverlapAdd:
@@ -149,6 +208,7 @@ class OverlapAdd:
         self._sum: np.ndarray | None = None  # [I, useful, C], from the next window's kept part on
         self._weights = np.zeros((windows.useful, 1), np.float32)
         self._lead = windows.lead  # samples in front of the song that are still to be dropped
+        self._border = 0  # samples behind the song that are not kept
 
     def add(self, estimates: np.ndarray, nb_left: int) -> np.ndarray:
         """Add the estimates of the next window.
@@ -161,12 +221,21 @@ class OverlapAdd:
             The song's samples that no later window changes, float32 ``[I, n, C]``.
         """
         windows = self._windows
-        kept = estimates[:, windows.trim : windows.trim + windows.useful] * windows.weight
+        is_first, is_last = self._sum is None, windows.ends(nb_left)
+        if is_first and nb_left > 2 * windows.border:  # see ``_extended``
+            self._border = windows.border
+            self._lead += windows.border
+        weight = windows.weight_of(is_first, is_last)
+        kept = estimates[:, windows.trim : windows.trim + windows.useful] * weight
         total = kept if self._sum is None else self._sum + kept
-        weights = self._weights + windows.weight
-        ready = nb_left if windows.ends(nb_left) else min(windows.step, nb_left)
+        weights = self._weights + weight
+        ready = nb_left if is_last else min(windows.step, nb_left)
+        ready = max(min(ready, nb_left - self._border), 0)
         # the next window starts at ``step``
         self._sum = np.pad(total[:, windows.step :], ((0, 0), (0, windows.step), (0, 0)))
         self._weights = np.pad(weights[windows.step :], ((0, windows.step), (0, 0)))
-        first, self._lead = self._lead, 0
-        return total[:, first:ready] / weights[first:ready]
+        first = min(self._lead, ready)
+        self._lead -= first
+        # reflected windows have a weight of zero at their ends; so has the sum there
+        weights = np.maximum(weights[first:ready], np.finfo(np.float32).tiny)
+        return total[:, first:ready] / weights
