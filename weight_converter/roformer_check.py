@@ -7,12 +7,11 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from spleeter_2.audio.stft import Transform
-from spleeter_2.config.loading import WINDOW
 from spleeter_2.config.networks import RoFormer
 from spleeter_2.config.schema import Configuration
 from spleeter_2.errors import SeparationError
-from spleeter_2.runtime.network import load_network
-from spleeter_2.weights.checkpoint import read_checkpoint
+from spleeter_2.runtime.network import Network, load_network
+from spleeter_2.weights.checkpoint import open_checkpoint
 
 from .verify import Difference, difference
 
@@ -34,14 +33,13 @@ def differences_of_roformer(
     Raises:
         SeparationError: the arrays are of another network.
     """
-    window = read_checkpoint(configuration.weights).get(WINDOW)
-    stft = configuration.stft
-    transform = Transform(stft.frame_length, stft.frame_step, window)
+    network, stft = load_network(configuration), configuration.stft
+    transform = Transform(stft.frame_length, stft.frame_step, network.window)
     wave_limit = WAVE_LINEAR if configuration.model.linear_layers else WAVE
     limits = {"wave_out": wave_limit, "est_spec": SPECTROGRAM, "stft_in": SPECTROGRAM}
     try:
         mixture = transform.forward(np.ascontiguousarray(expected["wave_in"].T))
-        found = _outputs(configuration, transform, mixture, expected)
+        found = _outputs(configuration, network, transform, mixture, expected)
         return [
             difference(name, value, expected[key], limits.get(key, FEATURES))
             for name, key, value in found
@@ -74,6 +72,7 @@ def features_of(model: RoFormer) -> dict[str, str]:
 
 def _outputs(
     configuration: Configuration,
+    network: Network,
     transform: Transform,
     mixture: np.ndarray,
     expected: Mapping[str, np.ndarray],
@@ -93,7 +92,7 @@ def _outputs(
         yield "mask", "mask", masks.transpose(0, 3, 2, 1)
     results = {"": {target: values[target] for target in targets}}
     if len(mixture) == configuration.segment.nb_frames:
-        results[" of ONNX Runtime"] = load_network(configuration).estimate(mixture)
+        results[" of ONNX Runtime"] = network.estimate(mixture)
     nb_samples = expected["wave_out"].shape[-1]
     for runtime, estimates in results.items():
         if "est_spec" in expected:
@@ -110,10 +109,11 @@ def _by_keras(
     import tensorflow as tf
 
     from spleeter_2.models import build_model
-    from spleeter_2.models.variables import assign
+    from spleeter_2.models.variables import assign_checkpoint
 
     model = build_model(configuration)
-    assign(model, read_checkpoint(configuration.weights), configuration.weights)
+    folder = configuration.weights
+    assign_checkpoint(model, open_checkpoint(folder), folder)
     outputs = {key: model.get_layer(layer).output for key, layer in layers.items()}
     if masks:
         for target in configuration.targets:
