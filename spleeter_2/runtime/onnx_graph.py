@@ -140,6 +140,10 @@ def _with_placeholders(concrete, variables: Mapping[str, str]) -> tuple[Any, dic
         node.attr["dtype"].type = dtype
         node.attr["shape"].shape.CopyFrom(shape)
     kept = [node for node in graph.node if node.name not in variables]
+    for node in kept:  # results wait for the reads, which are gone; nothing else has an effect
+        data = [name for name in node.input if not name.startswith("^")]
+        del node.input[:]
+        node.input.extend(data)
     del graph.node[:]
     graph.node.extend(kept)
     return graph, names
