@@ -204,7 +204,12 @@ class Options:
             return [size // per_bin for size in found.features]
         if not isinstance(given, list | tuple) or not given:
             raise SeparationError(f"freqs_per_bands must be a list of numbers, not {given!r}")
-        return [_whole(width, "freqs_per_bands") for width in given]
+        widths = [_whole(width, "freqs_per_bands") for width in given]
+        if sum(widths) != nb_bins:
+            raise SeparationError(
+                f"freqs_per_bands has {sum(widths)} bins in all, stft_n_fft has {nb_bins}"
+            )
+        return widths
 
     def _channels(self, found: Sizes, widths: list[int]) -> int:
         stereo = self.model.get("stereo")

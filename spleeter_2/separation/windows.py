@@ -27,13 +27,13 @@ class Windows:
         margin: further samples on either side that the network sees, without an estimate.
         lead: silence in front of the song, of which nothing is kept.
         tail: samples at the end of a window that lack frames of the next one.
-        border: samples by which a song that is longer than two of them is extended by reflection at
+        norm: sum of the squared windows of the STFT's frames float32 ``[length]``, by which a
+            window's samples are weighted; None where every sample has all its frames.
+        border: samples by which a song longer than twice as many is extended by reflection at
             either end; nothing is kept of them.
         is_reflected: also a short last window is filled by reflection if more than half is there,
             and fades reach zero: at the start of the first window and at the end of the last one
             there are none.
-        norm: sum of the squared windows of the STFT's frames float32 ``[length]``, by which a
-            window's samples are weighted; None where every sample has all its frames.
     """
 
     length: int
@@ -43,9 +43,9 @@ class Windows:
     margin: int = 0
     lead: int = 0
     tail: int = 0
+    norm: np.ndarray | None = None
     border: int = 0
     is_reflected: bool = False
-    norm: np.ndarray | None = None
 
     @classmethod
     def of(

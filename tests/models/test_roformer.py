@@ -1,5 +1,7 @@
 """The RoFormer: its contract, its bands, its export; PyTorch's numbers are in weight_converter."""
 
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -51,7 +53,7 @@ OPTIONS = st.fixed_dictionaries(
 
 
 @settings(
-    max_examples=4,
+    max_examples=3,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -86,7 +88,7 @@ def test_pieces_of_the_attention_are_exact(monkeypatch):
     whole = build_model(configuration)
     monkeypatch.setattr(roformer, "MAX_SCORES", 1)
     pieces = build_model(configuration)
-    assert pieces.get_layer("block_1_time_1_attention").pieces == [1] * 8
+    assert pieces.get_layer("block_1_time_1_attention").pieces == [1] * 5
     pieces.set_weights(whole.get_weights())
     mixture = noise(configuration)
     one, two = (model(mixture, training=False)["vocals"] for model in (whole, pieces))
@@ -151,7 +153,7 @@ def test_a_crop_can_be_learned(model):
     target = (mixture * shape * np.exp(0.5j)).astype(np.complex64)
     optimizer = tf.keras.optimizers.Adam(0.01)
 
-    @tf.function
+    @functools.partial(tf.function, autograph=False)
     def step():
         with tf.GradientTape() as tape:
             error = tf.abs(network(mixture, training=True)["vocals"] - target)
@@ -187,7 +189,7 @@ def test_separates_in_windows(tmp_path):
     [
         ({"mel_bands": None}, "model.band_widths or mel_bands must be given, and not both"),
         ({"band_widths": [65]}, "model.band_widths or mel_bands must be given, and not both"),
-        ({"mel_bands": 60}, "model.mel_bands: 60 mel bands over 65 bins leave a band or a bin"),
+        ({"mel_bands": 200}, "model.mel_bands: 200 mel bands over 65 bins leave a band or a bin"),
         ({"head_size": 3}, "model.head_size must be even, not 3"),
         ({"nb_bins": 33}, "model.nb_bins must be the 65 bins of the STFT, not 33"),
         ({"mel_bands": None, "band_widths": [5, 6]}, "model.band_widths must sum to nb_bins, 65"),

@@ -22,7 +22,7 @@ TINY = {
     "mask_expansion": 1,
     "mask_layers": 1,
 }
-MEL = {**TINY, "mel_bands": 8, "mel_rate": 8000}
+MEL = {**TINY, "mel_bands": 5, "mel_rate": 8000}
 BS = {**TINY, "band_widths": [5, 20, 40], "output_norm": False}
 
 
