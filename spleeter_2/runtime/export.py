@@ -223,6 +223,9 @@ def _build(configuration: Configuration, instruments: Iterable[str] | None = Non
         shape = (1, configuration.segment.nb_frames, *model.input_shape)
         signature = [tf.TensorSpec(shape, tf.float32, name=model_file.INPUT)]
         keras = tf.function(model.function, signature, autograph=False)
+    if _size(open_checkpoint(configuration.weights, configuration.targets)) >= LARGE:
+        # eager: a graph computes independent parts at once, and a large network's take gigabytes
+        keras = model.function
     return _Network(
         configuration, model.function, keras, signature, model.targets, shape, model.window
     )
