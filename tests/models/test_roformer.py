@@ -14,7 +14,8 @@ from spleeter_2.config.networks import RoFormer
 from spleeter_2.errors import SeparationError
 from spleeter_2.models import build_model, roformer
 from spleeter_2.models.inference import load_for_inference
-from spleeter_2.runtime.network import load_network, to_planes
+from spleeter_2.runtime import export
+from spleeter_2.runtime.network import load_network, open_session, to_planes
 from spleeter_2.separation.separator import Separator
 
 WINDOW = {"nb_frames": 12, "trim": 0, "overlap": 0.5, "join": "reflect"}
@@ -182,6 +183,23 @@ def test_separates_in_windows(tmp_path):
     )
     with pytest.raises(SeparationError, match="between 0 and 0.98"):
         Separator(tmp_path, overlap=0.99)
+
+
+def test_a_large_network_has_its_weights_beside_the_file(tmp_path, monkeypatch):
+    """Its graph is built without the values of variables, which would not fit into it."""
+    monkeypatch.setattr(export, "LARGE", 0)
+    monkeypatch.setattr(export, "EXTERNAL", 0)
+    configuration = write_model(
+        small({**BS, "zero_dc": False}, stft=STFT, segment=WINDOW), tmp_path / "model"
+    )
+    path = tmp_path / "network.onnx"
+    assert export.export_network(configuration, path, "onnx").difference < 1e-5
+    assert path.with_name("network.onnx.data").stat().st_size > 4 * 1000
+    assert export.write_model_file(configuration) < 1e-5
+    mixture = noise(configuration)[0]
+    own = load_network(configuration).estimate(mixture)["vocals"]
+    exported = open_session(path).estimate(to_planes(mixture)[np.newaxis])["vocals"][0]
+    np.testing.assert_allclose(to_planes(own), exported, atol=1e-5)
 
 
 @pytest.mark.parametrize(
