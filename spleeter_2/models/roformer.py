@@ -11,7 +11,9 @@ tokens. Norms are ``x / max(|x|, 1e-12) * sqrt(D) * gamma``, without an epsilon 
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -25,7 +27,7 @@ EXPANSION = 4  # width of a feed-forward network, relative to its input
 SMALLEST_NORM = 1e-12  # of a vector that is divided by its norm
 THETA = 10000.0  # base of the rotary frequencies
 LINEAR_SCALE = 8.0  # of the scores of linear attention
-MAX_SCORES = 2**24  # scores of an attention that are computed at once: 64 MB
+MAX_NUMBERS = 2**24  # of a tensor within a layer, 64 MB: sequences are computed in pieces
 
 
 def build_roformer(
@@ -60,11 +62,9 @@ def _blocks(options: RoFormer, x: tf.Tensor, nb_frames: int) -> tf.Tensor:
     """Tokens ``[B, T, bands, D]`` -> features for the masks, of the same shape.
 
     Args:
-        nb_frames: expected T, by which the attention along time is divided.
+        nb_frames: expected T, by which layers are divided into pieces.
     """
     nb_bands = len(options.bands)
-    at_once = max(1, MAX_SCORES // (options.heads * nb_frames**2))  # bands
-    pieces = [min(at_once, nb_bands - start) for start in range(0, nb_bands, at_once)]
     time_rotary, frequency_rotary = (
         Rotary(options.head_size, name=name) for name in ("time_rotary", "frequency_rotary")
     )
@@ -73,15 +73,18 @@ def _blocks(options: RoFormer, x: tf.Tensor, nb_frames: int) -> tf.Tensor:
         name = f"block_{number}"
         if options.linear_layers:
             x = layers.Lambda(_flatten_tokens, name=f"{name}_flatten")(x)
-            x = _transformer(options, x, options.linear_layers, f"{name}_linear")
+            shape = (1, nb_frames * nb_bands)
+            x = _transformer(options, x, shape, options.linear_layers, f"{name}_linear")
             x = Unflatten(nb_bands, name=f"{name}_unflatten")(x)
         if options.skip_connection and results:
             x = layers.Add(name=f"{name}_skip")([x, *results])
         x = layers.Permute((2, 1, 3), name=f"{name}_to_time")(x)  # [B, bands, T, D]
-        x = _transformer(options, x, options.time_layers, f"{name}_time", time_rotary, pieces)
+        shape = (nb_bands, nb_frames)
+        x = _transformer(options, x, shape, options.time_layers, f"{name}_time", time_rotary)
         x = layers.Permute((2, 1, 3), name=f"{name}_to_bands")(x)  # [B, T, bands, D]
+        shape = (nb_frames, nb_bands)
         x = _transformer(
-            options, x, options.frequency_layers, f"{name}_frequency", frequency_rotary
+            options, x, shape, options.frequency_layers, f"{name}_frequency", frequency_rotary
         )
         results.append(x)
     return x if options.output_norm else RMSNorm(name="output_norm")(x)
@@ -90,12 +93,22 @@ def _blocks(options: RoFormer, x: tf.Tensor, nb_frames: int) -> tf.Tensor:
 def _transformer(
     options: RoFormer,
     x: tf.Tensor,
+    shape: tuple[int, int],
     count: int,
     name: str,
     rotary: Rotary | None = None,
-    pieces: list[int] | None = None,
 ) -> tf.Tensor:
-    """Sequences ``[B, S, n, D]`` -> the same shape; linear attention without ``rotary``."""
+    """Sequences ``[B, S, n, D]`` -> the same shape; linear attention without ``rotary``.
+
+    Args:
+        shape: expected S and n.
+        count: number of layers.
+    """
+    sequences, length = shape
+    inner = options.heads * options.head_size
+    largest = max(options.heads * length, 3 * inner)  # scores, or queries, keys and values
+    attention_pieces = _nb_pieces(sequences, length * largest)
+    forward_pieces = _nb_pieces(sequences, length * EXPANSION * options.dim)
     for number in range(1, count + 1):
         layer = f"{name}_{number}"
         if rotary is None:
@@ -104,12 +117,29 @@ def _transformer(
             )(x)
         else:
             attention = Attention(
-                options.heads, options.head_size, pieces, name=f"{layer}_attention"
+                options.heads, options.head_size, attention_pieces, name=f"{layer}_attention"
             )([x, rotary(x)])
         x = layers.Add(name=f"{layer}_attention_add")([x, attention])
-        forward = FeedForward(name=f"{layer}_feed_forward")(x)
+        forward = FeedForward(forward_pieces, name=f"{layer}_feed_forward")(x)
         x = layers.Add(name=f"{layer}_feed_forward_add")([x, forward])
     return RMSNorm(name=f"{name}_norm")(x) if options.output_norm else x
+
+
+def _nb_pieces(sequences: int, numbers: int) -> int:
+    """Pieces in which to compute sequences that have so many numbers each."""
+    return min(sequences, math.ceil(sequences * numbers / MAX_NUMBERS))
+
+
+def in_pieces(function: Callable, count: int, *tensors: tf.Tensor) -> tf.Tensor:
+    """Apply a function to ``[B, S, n, D]`` in pieces along S; they share its weights."""
+    if count == 1:
+        return function(*tensors)
+    length = shape_of(tensors[0])[1]
+    bounds = [length * number // count for number in range(count + 1)]
+    pieces = [
+        function(*(x[:, start:end] for x in tensors)) for start, end in itertools.pairwise(bounds)
+    ]
+    return tf.concat(pieces, axis=1)
 
 
 def _flatten_tokens(x: tf.Tensor) -> tf.Tensor:
@@ -261,10 +291,10 @@ class Attention(Layer):
 
     Args:
         heads, size: number of heads, and d.
-        pieces: sequences to compute at once; they sum to S. None: all.
+        pieces: see ``in_pieces``.
     """
 
-    def __init__(self, heads: int, size: int, pieces: list[int] | None = None, **kwargs) -> None:
+    def __init__(self, heads: int, size: int, pieces: int = 1, **kwargs) -> None:
         super().__init__(**kwargs)
         self.heads = heads
         self.size = size
@@ -286,16 +316,15 @@ class Attention(Layer):
     def call(self, inputs):
         x, angles = inputs
         dim, inner = x.shape[-1], self.heads * self.size
-        x = rms_norm(x, self.gamma)
-        qkv = dense(x, tf.reshape(self.qkv_kernel, (dim, 3 * inner)))
-        gates = tf.sigmoid(dense(x, self.gates_kernel, self.gates_bias))
-        pieces = self.pieces or []
-        if len(pieces) > 1:
-            parts = zip(tf.split(qkv, pieces, 1), tf.split(gates, pieces, 1), strict=True)
-            heads = tf.concat([self.attend(*part, angles) for part in parts], axis=1)
-        else:
-            heads = self.attend(qkv, gates, angles)
-        return dense(heads, tf.reshape(self.output_kernel, (inner, dim)))
+        qkv_kernel = tf.reshape(self.qkv_kernel, (dim, 3 * inner))
+        output_kernel = tf.reshape(self.output_kernel, (inner, dim))
+
+        def attention(x: tf.Tensor) -> tf.Tensor:
+            x = rms_norm(x, self.gamma)
+            gates = tf.sigmoid(dense(x, self.gates_kernel, self.gates_bias))
+            return dense(self.attend(dense(x, qkv_kernel), gates, angles), output_kernel)
+
+        return in_pieces(attention, self.pieces, x)
 
     def attend(self, qkv: tf.Tensor, gates: tf.Tensor, angles: tf.Tensor) -> tf.Tensor:
         """``[B, S, n, 3 heads d]`` and ``[B, S, n, heads]`` -> ``[B, S, n, heads d]``."""
@@ -354,7 +383,15 @@ class LinearAttention(Layer):
 
 
 class FeedForward(Layer):
-    """RMSNorm and two dense layers with a GELU (the exact one) between: ``[..., D]``."""
+    """RMSNorm and two dense layers with a GELU (the exact one) between: ``[B, S, n, D]``.
+
+    Args:
+        pieces: see ``in_pieces``.
+    """
+
+    def __init__(self, pieces: int = 1, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.pieces = pieces
 
     def build(self, input_shape) -> None:
         dim = int(input_shape[-1])
@@ -368,7 +405,10 @@ class FeedForward(Layer):
 
     @no_autograph
     def call(self, inputs):
-        x = dense(rms_norm(inputs, self.gamma), self.kernel_1, self.bias_1)
+        return in_pieces(self.forward, self.pieces, inputs)
+
+    def forward(self, x: tf.Tensor) -> tf.Tensor:
+        x = dense(rms_norm(x, self.gamma), self.kernel_1, self.bias_1)
         return dense(tf.nn.gelu(x, approximate=False), self.kernel_2, self.bias_2)
 
 

@@ -24,7 +24,7 @@ from spleeter_2.files import atomic_file
 from spleeter_2.weights.checkpoint import Checkpoint, open_checkpoint
 
 from . import model_file, onnx_graph
-from .network import complete_model, open_session, to_planes
+from .network import complete_model, open_session, shares_weights, to_planes
 from .references import input_name, metadata, references
 from .tensorflow_import import import_tensorflow
 
@@ -157,7 +157,11 @@ def _compared_graph(configuration: Configuration) -> _Graph:
     expected = [network.estimate(planes) for planes in inputs]
     network = replace(network, function=None, keras=None)
     gc.collect()  # the weights of a large network do not fit into memory twice
-    session = open_session(references(files, names) + content, folder=Path(files.index.folder))
+    session = open_session(
+        references(files, names) + content,
+        folder=Path(files.index.folder),
+        shares_weights=shares_weights(configuration),
+    )
     difference = _compare(expected, session.estimate, inputs)
     content += metadata(_facts(network, difference))
     return _Graph(references(checkpoint, names), content, difference)
