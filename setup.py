@@ -40,6 +40,8 @@ TRAIN = [
     "tensorboard",
     "matplotlib>=3.7",  # curves
     "einops>=0.6,<1",
+    "safetensors>=0.4,<1",
+    "pyyaml>=6",
 ]
 EVALUATION = [
     "musdb>=0.4",

@@ -31,6 +31,7 @@ sys.path.insert(0, str(HERE.parent))  # the repository's packages, installed or 
 
 from spleeter_2.config.loading import load_configuration
 from weight_converter import lasaft
+from weight_converter.mapping import source_shape
 from weight_converter.torch_checkpoint import read_checkpoint
 
 HYPER_PARAMETERS = HERE.parent / "tests/data/lasaft/large_cfg.json"
@@ -52,7 +53,7 @@ def large_state(seed: int = 0) -> dict[str, np.ndarray]:
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)
     state = {"stft.stft.window": window.astype(np.float32)}
     for source, variable, rule, shape in lasaft._expected(configuration):
-        shape = lasaft.source_shape(rule, shape)
+        shape = source_shape(rule, shape)
         if source.endswith("running_var") or variable.endswith("gamma"):
             values = rng.uniform(0.5, 1.5, shape)
         elif len(shape) == 1:

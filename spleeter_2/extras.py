@@ -11,7 +11,10 @@ from .errors import SeparationError
 
 # what commands import of each extra
 PACKAGES = {
-    "train": ("tensorflow", "tf2onnx", "onnx", "einops", "matplotlib", "tensorboard"),
+    "train": (
+        *("tensorflow", "tf2onnx", "onnx", "einops", "safetensors", "yaml"),
+        *("matplotlib", "tensorboard"),
+    ),
     "web": ("starlette", "uvicorn", "python_multipart", "PIL"),
     "evaluation": ("musdb", "museval", "stempeg", "pandas", "jinja2", "matplotlib"),
 }

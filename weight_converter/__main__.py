@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from enum import Enum
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 import typer
 
@@ -24,10 +24,10 @@ from spleeter_2.extras import require_extra
 from spleeter_2.files import atomic_folder, temporary_folder, write_json, writing
 from spleeter_2.runtime import model_file
 
+from . import verify
 from .mapping import HEADER, Conversion
 from .mdx import OnnxConversion, differences, read_expected, read_mdx
 from .output import check_output, check_report, write_model
-from .verify import Difference
 
 application = typer.Typer(add_completion=False)
 
@@ -36,6 +36,7 @@ class Project(str, Enum):
     """Projects whose checkpoints can be converted."""
 
     lasaft = "lasaft"
+    roformer = "roformer"
     spleeter = "spleeter"
     mdx = "mdx"
 
@@ -44,7 +45,8 @@ class Project(str, Enum):
 def convert(
     source: Path = typer.Argument(
         ...,
-        help="Checkpoint file of LaSAFT, folder of a model of Spleeter, or ONNX file of MDX-Net.",
+        help="Checkpoint file of LaSAFT or of a RoFormer, ONNX file of MDX-Net, or folder of a "
+        "model of Spleeter.",
     ),
     project: Project = typer.Option(
         Project.lasaft, "--from", show_default=False, help="Source project. [default: lasaft]"
@@ -62,6 +64,18 @@ def convert(
         None,
         "--hyper-parameters",
         help="JSON file with LaSAFT's hyper-parameters. Needed for a bare state dict.",
+    ),
+    config: Optional[Path] = typer.Option(
+        None,
+        "--config",
+        help="YAML file of a RoFormer's checkpoint. [default: that of a published model, if the "
+        "sizes are those of one]",
+    ),
+    keep_dc: Optional[bool] = typer.Option(
+        None,
+        "--keep-dc",
+        show_default=False,
+        help="Keep bin 0 of a RoFormer's estimates, as Kim's code does and MSST does not.",
     ),
     expected: Optional[Path] = typer.Option(
         None,
@@ -107,14 +121,21 @@ def convert(
     verbose: bool = typer.Option(False, "--verbose", show_default=False, help="Show tracebacks."),
 ) -> None:
     """Convert a checkpoint of another project into a folder that 'spleeter separate -p' accepts."""
-    if project is Project.lasaft:
+    if project in (Project.lasaft, Project.roformer):
         require_extra("train", "a conversion")
     output = output or _default_output(source)
     if not dry_run:
         check_output(output, force, source)
     if report is not None:
         check_report(report, None if dry_run else output, source)
-    of_mdx = {
+    options = {
+        "--hyper-parameters": hyper_parameters,
+        "--config": config,
+        "--keep-dc": keep_dc,
+        "--expected": expected,
+        "--model": model,
+        "--seed": seed,
+        "--half": half or None,
         "--json": parameters,
         "--n-fft": n_fft,
         "--hop-length": hop_length,
@@ -123,13 +144,7 @@ def convert(
         "--stem": stem,
         "--compensate": compensate,
     }
-    if project is Project.mdx:
-        others = {"--hyper-parameters": hyper_parameters, "--model": model, "--seed": seed}
-        _refuse(project, {**others, "--half": half or None})
-        conversion = read_mdx(source, *of_mdx.values())
-    else:
-        _refuse(project, of_mdx)
-        conversion = _planned(project, source, hyper_parameters, expected, model, seed)
+    conversion = _planned(project, source, options)
     is_onnx = isinstance(conversion, OnnxConversion)
     if not is_onnx and not model_file.ships(parse_configuration(conversion.configuration)):
         require_extra("train", "exporting a network that does not ship")
@@ -138,18 +153,19 @@ def convert(
 
         conversion = replace(conversion, values=half_precision(conversion.values))
     typer.echo(_described(conversion))
-    checks: dict[str, object] = {}
+    facts, checks = _as_json(conversion), {}
     try:
         with _kept(output, dry_run) as folder:
             write_model(folder, conversion)
             check = _onnx_checks if is_onnx else _checks
             checks.update(check(folder, conversion, expected))
-            _judge(checks, expected)
+            _judge(checks["differences"], expected)
         typer.echo("dry run: nothing is written" if dry_run else f"wrote {output}")
     finally:  # after the output folder exists, and also if PyTorch's outputs differ
         if report is not None and checks:
             report = report.resolve()  # a link is followed, not replaced
-            write_json(report, {**_as_json(conversion), **checks})
+            checks["differences"] = [*map(asdict, checks["differences"])]
+            write_json(report, {**facts, **checks})
 
 
 def _default_output(source: Path) -> Path:
@@ -158,29 +174,33 @@ def _default_output(source: Path) -> Path:
     return source.with_suffix("")
 
 
-def _planned(
-    project: Project,
-    source: Path,
-    hyper_parameters: Path | None,
-    expected: Path | None,
-    model: str | None,
-    seed: int | None,
-) -> Conversion:
+MDX = ("--json", "--n-fft", "--hop-length", "--bins", "--frames", "--stem", "--compensate")
+# options that only some projects have
+OPTIONS = {
+    Project.lasaft: ("--hyper-parameters", "--expected", "--half"),
+    Project.roformer: ("--config", "--keep-dc", "--expected", "--half"),
+    Project.spleeter: ("--model", "--seed", "--half"),
+    Project.mdx: ("--expected", *MDX),
+}
+
+
+def _planned(project: Project, source: Path, options: dict[str, Any]) -> Conversion:
+    for name, value in options.items():
+        if value is not None and name not in OPTIONS[project]:
+            raise SeparationError(f"{name} has no effect with --from {project.value}: omit it")
     if project is Project.lasaft:
-        _refuse(project, {"--model": model, "--seed": seed})
         from .lasaft import read_lasaft  # imports einops, which the base installation lacks
 
-        return read_lasaft(source, hyper_parameters)
-    _refuse(project, {"--hyper-parameters": hyper_parameters, "--expected": expected})
+        return read_lasaft(source, options["--hyper-parameters"])
+    if project is Project.roformer:
+        from .roformer import read_roformer
+
+        return read_roformer(source, options["--config"], bool(options["--keep-dc"]))
+    if project is Project.mdx:
+        return read_mdx(source, *(options[name] for name in MDX))
     from .spleeter import read_spleeter
 
-    return read_spleeter(source, model, seed or 0)
-
-
-def _refuse(project: Project, options: dict[str, object]) -> None:
-    for name, value in options.items():
-        if value is not None:
-            raise SeparationError(f"{name} has no effect with --from {project.value}: omit it")
+    return read_spleeter(source, options["--model"], options["--seed"] or 0)
 
 
 @contextlib.contextmanager
@@ -215,30 +235,31 @@ def _described(conversion: Conversion) -> str:
 
 
 def _checks(folder: Path, conversion: Conversion, expected: Path | None) -> dict[str, object]:
-    """Check a written folder; return the results for the report."""
+    """Check a written folder; return the results for the report.
+
+    The arrays of the conversion are dropped: a large network does not fit into memory often.
+    """
     from spleeter_2.runtime.export import write_model_file
 
-    from . import verify
-
     arrays = verify.read_expected(expected) if expected is not None else None
+    verify.check_arrays(folder, conversion.values)
+    nb_arrays = len(conversion.values)
+    conversion.values.clear()
     exported = write_model_file(load_configuration(str(folder)))
     typer.echo(
         "model.onnx: the network that ships with spleeter-2, with these weights"
         if exported is None
         else f"model.onnx: largest difference to Keras {exported:.1e} of the maximum"
     )
-    peak = verify.check_folder(folder, conversion.values)
-    typer.echo(
-        f"checked: {len(conversion.values)} arrays equal; estimates of noise are finite, "
-        f"peak {peak:.3g}"
-    )
+    peak = verify.noise_peak(folder)
+    typer.echo(f"checked: {nb_arrays} arrays equal; estimates of noise are finite, peak {peak:.3g}")
     found = verify.differences(folder, arrays) if arrays is not None else []
     _print_differences(found, "PyTorch")
     return {
         "arrays_equal": True,
         "export_difference": exported,
         "noise_peak": peak,
-        "differences": [*map(asdict, found)],
+        "differences": found,
     }
 
 
@@ -246,17 +267,15 @@ def _onnx_checks(
     folder: Path, conversion: OnnxConversion, expected: Path | None
 ) -> dict[str, object]:
     """Check a written folder with an ONNX file; return the results for the report."""
-    from . import verify
-
     arrays = read_expected(expected) if expected is not None else None
     peak = verify.noise_peak(folder)
     typer.echo(f"checked: {ONNX_FILE} is a copy; estimates of noise are finite, peak {peak:.3g}")
     found = differences(folder, arrays) if arrays is not None else []
     _print_differences(found, "the reference")
-    return {"noise_peak": peak, "differences": [*map(asdict, found)]}
+    return {"noise_peak": peak, "differences": found}
 
 
-def _print_differences(found: list[Difference], reference: str) -> None:
+def _print_differences(found: list[verify.Difference], reference: str) -> None:
     for difference in found:
         typer.echo(
             f"{difference.output}: largest difference to {reference} {difference.absolute:.2e}, "
@@ -264,16 +283,17 @@ def _print_differences(found: list[Difference], reference: str) -> None:
         )
 
 
-def _judge(checks: dict[str, object], expected: Path | None) -> None:
-    from .verify import TOLERANCE
-
-    for difference in checks["differences"]:
-        if not difference["relative"] <= TOLERANCE:  # true for NaN
-            raise SeparationError(
-                f"{difference['output']} differs from that in {expected} by "
-                f"{difference['relative']:.2e} of its maximum, more than {TOLERANCE:g}: nothing "
-                "is written"
-            )
+def _judge(differences: list[verify.Difference], expected: Path | None) -> None:
+    for difference in differences:
+        if difference.is_accepted:
+            continue
+        if difference.limit is None:
+            fault = f"{difference.relative:.2e} of its maximum, more than {verify.TOLERANCE:g}"
+        else:
+            fault = f"{difference.absolute:.2e}, more than {difference.limit:g}"
+        raise SeparationError(
+            f"{difference.output} differs from that in {expected} by {fault}: nothing is written"
+        )
 
 
 def _as_json(conversion: Conversion) -> dict[str, object]:

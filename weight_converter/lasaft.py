@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import einops
 import numpy as np
 
 from spleeter_2.checks import check_path
@@ -24,7 +23,8 @@ from spleeter_2.config.schema import Configuration, CUNet
 from spleeter_2.errors import SeparationError
 from spleeter_2.files import read_json
 
-from .mapping import Conversion, Row, as_table, axis_sizes, shown, source_shape
+from .mapping import Conversion
+from .placement import placed, refuse_faults, unexpected, value_of
 from .prefixes import COUNTER, choose_network
 from .torch_checkpoint import Checkpoint, Placeholder, read_checkpoint
 
@@ -218,50 +218,12 @@ def plan(
         notes.append("the checkpoint holds no STFT window: the Hann window is used")
     left_over = state.keys() - {name for name, *_ in expected}
     ignored = {name for name in left_over if COUNTER.search(name)}
-    rows, faults = _placed(state, names, expected)
-    faults += [
-        Row(names[name], state[name].shape, None, None, "unexpected")
-        for name in left_over - ignored
-    ]
-    if faults:
-        faults.sort(key=lambda row: row.source)
-        raise SeparationError(
-            ("1 tensor does" if len(faults) == 1 else f"{len(faults)} tensors do")
-            + f" not fit a {family} network of these hyper-parameters:\n{as_table(faults)}"
-        )
-    values = {row.variable: _value(arrays[row.source], row) for row in rows}
+    rows, faults = placed(state, names, expected)
+    faults += [unexpected(names[name], state[name]) for name in left_over - ignored]
+    refuse_faults(faults, f"a {family} network of these hyper-parameters")
+    values = {row.variable: value_of(arrays[row.source], row) for row in rows}
     unused = sorted([*(names[name] for name in ignored), *chosen.unused])
     return Conversion(family, data, rows, unused, values, notes)
-
-
-def _placed(
-    state: Mapping[str, np.ndarray],
-    names: Mapping[str, str],
-    expected: list[tuple[str, str, str, tuple[int, ...]]],
-) -> tuple[list[Row], list[Row]]:
-    """Return the rows of tensors that fit, and of those that do not, with the fault as rule."""
-    rows, faults = [], []
-    for name, variable, rule, shape in expected:
-        wanted = source_shape(rule, shape)
-        found = state[name].shape if name in state else None
-        if found == wanted:
-            rows.append(Row(names[name], found, variable, shape, rule))
-        elif found is None:
-            faults.append(Row(name, wanted, variable, shape, "missing"))
-        else:
-            text = f"wrong shape: {shown(wanted)} expected"
-            faults.append(Row(names[name], found, variable, shape, text))
-    return rows, faults
-
-
-def _value(array: np.ndarray, row: Row) -> np.ndarray:
-    if not np.issubdtype(array.dtype, np.floating):
-        raise SeparationError(f"{row.source} holds {array.dtype} instead of floating point")
-    array = einops.rearrange(array, row.rule, **axis_sizes(row.rule, row.shape))
-    array = array.astype(np.float32)
-    if not np.isfinite(array).all():
-        raise SeparationError(f"{row.source} holds NaN or infinity")
-    return np.ascontiguousarray(array)
 
 
 def _expected(

@@ -33,7 +33,11 @@ class Chosen:
 
 
 def choose_network(
-    arrays: Mapping[str, np.ndarray], modules: Iterable[str], key: str, window: str
+    arrays: Mapping[str, np.ndarray],
+    modules: Iterable[str],
+    key: str,
+    window: str,
+    network: str = "LaSAFT network",
 ) -> Chosen:
     """Find the network in a state dict and strip the prefix that all its tensors share.
 
@@ -44,6 +48,7 @@ def choose_network(
         modules: outermost modules of the network.
         key: a tensor that every network has.
         window: tensor that may have a shorter prefix than the others.
+        network: its name for messages.
 
     Raises:
         SeparationError: no network or several; a prefix of only some tensors; two tensors with
@@ -62,7 +67,7 @@ def choose_network(
             raise SeparationError(f"the checkpoint holds {names[found[2]]} twice, also as {source}")
         names[found[2]] = source
     if not any(key in names for names in copies.values()):
-        raise SeparationError(f"the checkpoint holds no LaSAFT network: it lacks {key}")
+        raise SeparationError(f"the checkpoint holds no {network}: it lacks {key}")
     _share_window(copies, key, window)
     _check_prefixes(copies, key)
     chosen, notes = _choose(copies, key, window)

@@ -12,6 +12,7 @@ import numpy as np
 
 from spleeter_2.audio.stft import Transform
 from spleeter_2.config.loading import WINDOW, load_configuration
+from spleeter_2.config.networks import RoFormer
 from spleeter_2.errors import SeparationError
 from spleeter_2.separation.separator import Separator
 from spleeter_2.weights import checkpoint as weights
@@ -25,37 +26,45 @@ NB_SAMPLES = 10000  # of noise to separate
 
 @dataclass(frozen=True)
 class Difference:
-    """Largest difference to PyTorch's output, ``relative`` to the maximum of that output."""
+    """Largest difference to PyTorch's output, ``relative`` to the maximum of that output.
+
+    Attributes:
+        limit: accepted absolute difference; None: ``TOLERANCE`` limits the relative one.
+    """
 
     output: str
     absolute: float
     relative: float
+    limit: float | None = None
+
+    @property
+    def is_accepted(self) -> bool:
+        """True if the difference is within its limit; False for NaN."""
+        if self.limit is None:
+            return self.relative <= TOLERANCE
+        return self.absolute <= self.limit
 
 
-def check_folder(folder: Path, values: Mapping[str, np.ndarray]) -> float:
-    """Load a converted model, compare every array, and separate fixed noise.
-
-    Args:
-        folder: with ``config.json`` and a checkpoint.
-        values: arrays that were written.
-
-    Returns:
-        The largest sample of the estimates, for noise with a standard deviation of 0.1.
+def check_arrays(folder: Path, values: Mapping[str, np.ndarray]) -> None:
+    """Compare the arrays of a checkpoint with those that were written, a few at a time.
 
     Raises:
-        SeparationError: an array differs, or an estimate is not finite.
+        SeparationError: an array is missing or differs.
     """
-    found = weights.read_checkpoint(folder, verify=True)
-    if found.keys() != values.keys():
+    checkpoint = weights.open_checkpoint(folder)
+    if checkpoint.index.entries.keys() != values.keys():
         raise SeparationError(f"{folder} does not hold the arrays that were written")
-    for name, value in values.items():
-        if not np.array_equal(found[name], value.astype(np.float32)):
-            raise SeparationError(f"{folder}: {name} differs from the array that was written")
-    return noise_peak(folder)
+    for found in checkpoint.in_pieces(verify=True):
+        for name, array in found.items():
+            if not np.array_equal(array, values[name].astype(np.float32, copy=False)):
+                raise SeparationError(f"{folder}: {name} differs from the array that was written")
 
 
 def noise_peak(folder: Path) -> float:
-    """Separate fixed noise with a converted model; see ``check_folder``.
+    """Separate fixed noise with a converted model.
+
+    Returns:
+        The largest sample of the estimates, for noise with a standard deviation of 0.1.
 
     Raises:
         SeparationError: an estimate is not finite.
@@ -73,9 +82,10 @@ def noise_peak(folder: Path) -> float:
 def read_expected(path: Path) -> dict[str, np.ndarray]:
     """Read a network's inputs and outputs, computed by PyTorch, from an ``.npz`` file.
 
-    ``spec_in`` ``[B, P, T, F]`` with ``spec_out`` ``[conditions, B, P, T, F]`` (the network
-    alone), ``wave_in`` ``[1, S, C]`` with ``wave_out`` ``[conditions, 1, S, C]`` (a window
-    through STFT, network and inverse STFT), ``cond_ids`` ``[conditions]``.
+    For LaSAFT, ``spec_in`` ``[B, P, T, F]`` with ``spec_out`` ``[conditions, B, P, T, F]`` (the
+    network alone), ``wave_in`` ``[1, S, C]`` with ``wave_out`` ``[conditions, 1, S, C]`` (a window
+    through STFT, network and inverse STFT), ``cond_ids`` ``[conditions]``. For a RoFormer, see
+    ``roformer_check``.
 
     Raises:
         SeparationError: the file cannot be read, or holds no such inputs and outputs.
@@ -115,6 +125,10 @@ def differences(folder: Path, expected: Mapping[str, np.ndarray]) -> list[Differ
     from spleeter_2.models.variables import assign
 
     configuration = load_configuration(str(folder))
+    if isinstance(configuration.model, RoFormer):
+        from .roformer_check import differences_of_roformer
+
+        return differences_of_roformer(configuration, expected)
     model = build_model(configuration)
     arrays = weights.read_checkpoint(folder)
     assign(model, arrays, folder)
@@ -178,9 +192,15 @@ def _waveforms(
     yield "wave_out", np.stack(waves)[:, np.newaxis]
 
 
-def difference(output: str, found: np.ndarray, expected: np.ndarray) -> Difference:
-    """Difference of an output to the expected one; ValueError if their shapes differ."""
+def difference(
+    output: str, found: np.ndarray, expected: np.ndarray, limit: float | None = None
+) -> Difference:
+    """Compare an output.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
     if found.shape != expected.shape:
         raise ValueError(f"{output} has shape {found.shape}, not {expected.shape}")
     absolute = float(np.abs(found - expected).max())
-    return Difference(output, absolute, absolute / float(np.abs(expected).max() or 1))
+    return Difference(output, absolute, absolute / float(np.abs(expected).max() or 1), limit)

@@ -93,7 +93,8 @@ def separate(
     overlap: Optional[float] = typer.Option(
         None,
         "--overlap",
-        help="Overlap of the windows, 0 to 0.5 (MDX-Net: 0.99). [default: the model's]",
+        help="Overlap of the windows, 0 to 0.5 (RoFormers: 0.98, MDX-Net: 0.99). [default: the "
+        "model's]",
     ),
     shifts: int = typer.Option(
         1,

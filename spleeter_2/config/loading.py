@@ -31,6 +31,7 @@ FOLDERS = {PREFIX: PRESETS, UPSTREAM_PREFIX: PRESETS / "spleeter"}
 CHECKPOINT = "checkpoint"  # prefix of a checkpoint's files in the folder of the weights
 ONNX_FILE = "model.onnx"  # in the same folder: the network, exported or, of MDX-Net, the original
 WINDOW = "stft/window"  # optional array in the checkpoint: the STFT's window
+CHECKPOINTS = (".ckpt", ".pt", ".pth", ".th", ".safetensors")  # suffixes of other programs' files
 MODEL = "the descriptor of a model"  # in messages
 # value of the converter's --from by the suffix of a file that is no configuration
 CONVERTERS = {".onnx": "mdx"}
@@ -112,6 +113,12 @@ def _locate(descriptor: str) -> Path:
                 )
             return folder / f"{descriptor[len(prefix) :]}.json"
     path = Path(descriptor)
+    if path.suffix.lower() in CHECKPOINTS and os.path.isfile(path):
+        raise SeparationError(
+            f"{path} is a checkpoint of another program, to be converted first: "
+            f"python -m weight_converter --from roformer {path} --config FILE.yaml -o FOLDER "
+            "(--from lasaft for LaSAFT's), then give the folder"
+        )
     if os.path.isdir(path):
         path = path / "config.json"
     if not os.path.isfile(path):  # Path.is_file raises PermissionError in a closed folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Annotated, Literal
 
@@ -268,3 +269,102 @@ class CUNet(Options, tag_field="type", tag="cunet"):
         """Names of the conditioned blocks, from input to output."""
         where = self.conditioning.where
         return tuple(name for name in self.places() if where == "full" or name.startswith(where))
+
+
+class RoFormer(Options, tag_field="type", tag="roformer"):
+    """Band-split RoFormer, with bands side by side (BS) or overlapping mel bands (Mel-Band).
+
+    Lu et al., ICASSP 2024; Wang et al., 2023. Formulas are in ``models/roformer.py``.
+
+    Attributes:
+        nb_bins: all frequency bins of the STFT.
+        band_widths: bins of each band, side by side. Either this or ``mel_bands``.
+        mel_bands: number of overlapping bands, equally spaced in mel.
+        mel_rate: sample rate in Hz that the mel bands refer to.
+        dim: features of a token, one per band and frame.
+        depth: number of blocks.
+        linear_layers: layers of linear attention over all tokens, at the start of a block.
+        time_layers, frequency_layers: layers of a block along time, then along the bands.
+        heads, head_size: of the attention.
+        output_norm: normalise behind every transformer; otherwise once, behind the last block.
+        skip_connection: add the results of all earlier blocks to a block's input.
+        mask_layers: hidden layers of the networks that estimate masks.
+        mask_expansion: width of these hidden layers, relative to ``dim``.
+        zero_dc: set bin 0 of the estimates to zero.
+        normalized: divide the network's input by the root of the STFT's frame length.
+    """
+
+    nb_bins: Positive = 1025
+    band_widths: Annotated[tuple[Positive, ...], Meta(min_length=1)] | None = None
+    mel_bands: Positive | None = None
+    mel_rate: Positive = 44100
+    dim: Positive = 384
+    depth: Positive = 6
+    linear_layers: NonNegative = 0
+    time_layers: NonNegative = 1
+    frequency_layers: NonNegative = 1
+    heads: Positive = 8
+    head_size: Positive = 64
+    output_norm: bool = True
+    skip_connection: bool = False
+    mask_layers: NonNegative = 2
+    mask_expansion: Positive = 4
+    zero_dc: bool = True
+    normalized: bool = False
+
+    def __post_init__(self) -> None:
+        require(
+            (self.band_widths is None) != (self.mel_bands is None),
+            "band_widths or mel_bands must be given, and not both",
+        )
+        require(self.head_size % 2 == 0, f"head_size must be even, not {self.head_size}")
+        if self.band_widths is not None:
+            require(
+                sum(self.band_widths) == self.nb_bins,
+                f"band_widths must sum to nb_bins, {self.nb_bins}, not {sum(self.band_widths)}",
+            )
+            return
+        edges = [0, *(end for _, end in self.bands)]
+        starts = [start for start, _ in self.bands]
+        require(
+            all(start < end for start, end in self.bands)
+            and all(start <= max(edges[: i + 1]) for i, start in enumerate(starts))
+            and max(edges) == self.nb_bins,
+            f"mel_bands: {self.mel_bands} mel bands over {self.nb_bins} bins leave a band or a "
+            "bin empty: take fewer",
+        )
+
+    @property
+    def stride(self) -> int:
+        """The number of frames must be a multiple of this."""
+        return 1
+
+    @property
+    def bands(self) -> tuple[tuple[int, int], ...]:
+        """First bin and end of each band, in order."""
+        if self.band_widths is None:
+            return _mel_bands(self.mel_bands, self.nb_bins, self.mel_rate)
+        ends = tuple(itertools.accumulate(self.band_widths))
+        return tuple(zip((0, *ends[:-1]), ends, strict=True))
+
+
+def _mel_bands(nb_bands: int, nb_bins: int, sample_rate: int) -> tuple[tuple[int, int], ...]:
+    """First bin and end of overlapping bands on Slaney's mel scale.
+
+    Band b holds the bins between the points b and b + 2 of nb_bands + 2 that are equally spaced in
+    mel; the first and the last bin belong to the first and the last band. Slaney's scale is linear
+    below 1000 Hz and logarithmic above (Auditory Toolbox, 1998).
+    """
+    nyquist = sample_rate / 2
+    step = math.log(6.4) / 27  # of the logarithmic part
+    top = nyquist * 3 / 200 if nyquist < 1000 else 15 + math.log(nyquist / 1000) / step
+
+    def bin_of(point: int) -> float:
+        mel = top * point / (nb_bands + 1)
+        hertz = mel * 200 / 3 if mel < 15 else 1000 * math.exp(step * (mel - 15))
+        return hertz / nyquist * (nb_bins - 1)
+
+    points = [bin_of(point) for point in range(nb_bands + 2)]
+    starts = [math.floor(point) + 1 for point in points[:-2]]  # above the point, strictly
+    ends = [math.ceil(point) for point in points[2:]]  # below the point, strictly
+    return tuple(zip((0, *starts[1:]), (*ends[:-1], nb_bins), strict=True))

@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from spleeter_2.errors import SeparationError
 
-from .networks import CUNet, Mdx, UNet
+from .networks import CUNet, Mdx, RoFormer, UNet
 from .training import Training
 from .validation import NonNegative, Options, Positive, require
 
@@ -44,22 +44,25 @@ class Segment(Options):
     Attributes:
         nb_frames: STFT frames per window.
         trim: samples of context on either side of a window; their estimates are dropped.
-        overlap: share of the rest that is computed twice; null, with join "hann" only: as much as
-            an STFT frame.
+        overlap: share of the rest that is computed twice, at most ``most_overlap``; null, with join
+            "hann" only: as much as an STFT frame.
         join: "linear" cross-fades neighbours, over at least one STFT frame; "equal" averages them
             where they overlap; "frames" overlap-adds the STFT frames of neighbours, as Spleeter
             does, and with an overlap cross-fades them; "hann" weights whole windows with a
-            symmetric Hann window, as MDX-Net's programs do, and without overlap not at all.
+            symmetric Hann window, as MDX-Net's programs do, and without overlap not at all;
+            "reflect" extends a song by reflection and fades over a tenth of a window, as MSST does.
+        extra: further samples of a window, less than a frame step; only with join "reflect".
     """
 
     nb_frames: Annotated[int, Meta(ge=2)] = 512
     trim: NonNegative = 2048
     overlap: Annotated[float, Meta(ge=0)] | None = 0.0
-    join: Literal["linear", "equal", "frames", "hann"] = "linear"
+    join: Literal["linear", "equal", "frames", "hann", "reflect"] = "linear"
+    extra: NonNegative = 0
 
     def __post_init__(self) -> None:
         require(
-            self.join not in ("frames", "hann") or self.trim == 0,
+            self.join in ("linear", "equal") or self.trim == 0,
             f'trim must be 0 with join "{self.join}", not {self.trim}',
         )
         require(
@@ -70,11 +73,15 @@ class Segment(Options):
             self.overlap is None or self.overlap <= self.most_overlap,
             f"overlap must be a number <= {self.most_overlap}, not {self.overlap}",
         )
+        require(
+            self.join == "reflect" or self.extra == 0,
+            f'extra must be 0 without join "reflect", not {self.extra}',
+        )
 
     @property
     def most_overlap(self) -> float:
         """Largest overlap: two linear cross-fades of a window must not meet."""
-        return 0.99 if self.join == "hann" else 0.5
+        return {"hann": 0.99, "reflect": 0.98}.get(self.join, 0.5)
 
 
 class RatioMask(Options):
@@ -122,7 +129,7 @@ class Configuration(Options):
     residual: str | None
     stft: Stft
     segment: Segment
-    model: UNet | CUNet | Mdx
+    model: UNet | CUNet | RoFormer | Mdx
     description: str = ""
     ratio_mask: RatioMask | None = None
     stem_format: Literal["song", "model"] = "song"
@@ -190,7 +197,7 @@ class Configuration(Options):
             f"model.nb_bins is {nb_bins}, but the STFT has only {available} bins",
         )
         require(
-            nb_bins == available or not isinstance(self.model, CUNet),
+            nb_bins == available or not isinstance(self.model, (CUNet, RoFormer)),
             f"model.nb_bins must be the {available} bins of the STFT, not {nb_bins}",
         )
 
@@ -233,6 +240,17 @@ class Configuration(Options):
         if self.residual in requested or self.is_joint:
             return self.targets
         return tuple(target for target in self.targets if target in requested)
+
+    @property
+    def shift_frames(self) -> int:
+        """Frames over which the passes of a separation with shifts are spread.
+
+        The stride of the network's deepest level. A RoFormer has none; passes differ by the place
+        of the windows' borders.
+        """
+        if isinstance(self.model, RoFormer):
+            return max(self.segment.nb_frames // 8, 1)
+        return self.model.stride
 
     @property
     def crop_frames(self) -> int:

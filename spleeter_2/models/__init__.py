@@ -13,14 +13,15 @@ use_keras_2()  # before the first import of TensorFlow
 
 import tensorflow as tf
 
-from spleeter_2.config.networks import CUNet, UNet
+from spleeter_2.config.networks import CUNet, RoFormer, UNet
 from spleeter_2.config.schema import Configuration
 from spleeter_2.weights.resolve import refuse_onnx
 
 from .cunet import build_cunet
+from .roformer import build_roformer
 from .unet import build_unet
 
-BUILDERS = {UNet: build_unet, CUNet: build_cunet}
+BUILDERS = {UNet: build_unet, CUNet: build_cunet, RoFormer: build_roformer}
 
 __all__ = ["build_model"]
 

@@ -13,13 +13,13 @@ from msgspec.structs import replace
 from spleeter_2.config.loading import WINDOW
 from spleeter_2.config.networks import UNet
 from spleeter_2.config.schema import Configuration
-from spleeter_2.weights.checkpoint import read_checkpoint
+from spleeter_2.weights.checkpoint import open_checkpoint
 
 from . import build_model
 from .conditioning import SplitPerBlock
 from .frequency import Attention
 from .layers import PLANES, FromPlanes, ToPlanes, no_autograph
-from .variables import assign
+from .variables import assign, assign_checkpoint
 
 # from planes of the mixture [B, T, F, 2C] to {target: planes [B, T, F, 2C]}
 EstimateFunction = Callable[[tf.Tensor], dict[str, tf.Tensor]]
@@ -57,14 +57,20 @@ def load_for_inference(
         SeparationError: no weights, or weights that do not fit; an unknown instrument.
     """
     folder = configuration.weights
-    arrays = read_checkpoint(folder, configuration.targets, verify=True)
-    model = build_model(without_neutral_parts(configuration, arrays), instruments, band_only)
-    assign(model, arrays, folder)
+    checkpoint = open_checkpoint(folder, configuration.targets)
+    if isinstance(configuration.model, UNet):
+        arrays = checkpoint.read(verify=True)
+        model = build_model(without_neutral_parts(configuration, arrays), instruments, band_only)
+        assign(model, arrays, folder)
+        window = arrays.get(WINDOW)
+    else:
+        model = build_model(configuration, instruments, band_only)
+        window = assign_checkpoint(model, checkpoint, folder)
     return InferenceModel(
         inference_function(model),
         configuration.targets_needed(instruments),
         tuple(model.get_layer(PLANES).output_shape[2:]),
-        arrays.get(WINDOW),
+        window,
     )
 
 

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 import tensorflow as tf
 
+from spleeter_2.config.loading import WINDOW
 from spleeter_2.errors import SeparationError
+from spleeter_2.weights.checkpoint import Checkpoint
 
 
 def named_variables(model: tf.keras.Model) -> dict[str, tf.Variable]:
@@ -33,13 +35,40 @@ def assign(model: tf.keras.Model, arrays: Mapping[str, np.ndarray], source: obje
     Raises:
         SeparationError: an array is missing or has another shape.
     """
+    _check_shapes(model, {name: array.shape for name, array in arrays.items()}, source)
+    for name, variable in named_variables(model).items():
+        variable.assign(arrays[name])
+
+
+def assign_checkpoint(
+    model: tf.keras.Model, checkpoint: Checkpoint, source: object
+) -> np.ndarray | None:
+    """``assign`` of a checkpoint's arrays, some at a time: all may not fit into memory twice.
+
+    Returns:
+        The STFT's window, if the checkpoint has one.
+    """
+    shapes = {name: entry.shape for name, entry in checkpoint.index.entries.items()}
+    _check_shapes(model, shapes, source)
+    variables, window = named_variables(model), None
+    for arrays in checkpoint.in_pieces(verify=True):
+        window = arrays.get(WINDOW, window)
+        for name in arrays.keys() & variables.keys():
+            variables[name].assign(arrays[name])
+    return window
+
+
+def _check_shapes(
+    model: tf.keras.Model, shapes: Mapping[str, tuple[int, ...]], source: object
+) -> None:
+    """Raise SeparationError if an array is missing or has another shape."""
     faults = []
     for name, variable in named_variables(model).items():
-        if name not in arrays:
+        if name not in shapes:
             faults.append(f"{name} is missing")
-        elif arrays[name].shape != tuple(variable.shape):
+        elif shapes[name] != tuple(variable.shape):
             faults.append(
-                f"{name} has shape {list(arrays[name].shape)} instead of {list(variable.shape)}"
+                f"{name} has shape {list(shapes[name])} instead of {list(variable.shape)}"
             )
     if faults:
         more = f" and {len(faults) - 1} more" if len(faults) > 1 else ""
@@ -47,5 +76,3 @@ def assign(model: tf.keras.Model, arrays: Mapping[str, np.ndarray], source: obje
             f"the weights in {source} do not fit the architecture of {model.name}: "
             f"{faults[0]}{more}"
         )
-    for name, variable in named_variables(model).items():
-        variable.assign(arrays[name])

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import base64
 import functools
+import gc
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +21,16 @@ from spleeter_2.config.schema import Configuration
 from spleeter_2.errors import SeparationError
 from spleeter_2.extras import is_installed, require_extra
 from spleeter_2.files import atomic_file
-from spleeter_2.weights.checkpoint import open_checkpoint
+from spleeter_2.weights.checkpoint import Checkpoint, open_checkpoint
 
 from . import model_file, onnx_graph
-from .network import complete_model, open_session, to_planes
+from .network import complete_model, open_session, shares_weights, to_planes
 from .references import input_name, metadata, references
 from .tensorflow_import import import_tensorflow
 
+# bytes of weights from which a graph is built without them, and from which an ONNX file has them
+# beside it: a protocol buffer has 2 GB at most
+LARGE, EXTERNAL = 2**28, 1.5e9
 TOLERANCE = 1e-4  # largest difference to Keras, relative to the largest estimate
 # formats, and the name of the file or folder of each
 FILES = {"onnx": model_file.NAME, "saved_model": "saved_model", "litert": "model.tflite"}
@@ -146,13 +150,26 @@ def _compared_graph(configuration: Configuration) -> _Graph:
     require_extra("train", "exporting a network")
     network = _build(configuration)
     checkpoint = open_checkpoint(configuration.weights, configuration.targets)
-    graph = network.graph(choose=True)
+    graph = network.graph(choose=True, with_values=_size(checkpoint) < LARGE)
     names = {name: input_name(name) for name in graph.variables}
     content, files = graph.model.SerializeToString(), checkpoint.resolved()
-    session = open_session(references(files, names) + content, folder=Path(files.index.folder))
-    difference = _difference(network, session.estimate)
+    inputs = _inputs(configuration, network.shape)
+    expected = [network.estimate(planes) for planes in inputs]
+    network = replace(network, function=None, keras=None)
+    gc.collect()  # the weights of a large network do not fit into memory twice
+    session = open_session(
+        references(files, names) + content,
+        folder=Path(files.index.folder),
+        shares_weights=shares_weights(configuration),
+    )
+    difference = _compare(expected, session.estimate, inputs)
     content += metadata(_facts(network, difference))
     return _Graph(references(checkpoint, names), content, difference)
+
+
+def _size(checkpoint: Checkpoint) -> int:
+    """Bytes of all tensors."""
+    return sum(entry.size for entry in checkpoint.index.entries.values())
 
 
 def _compared_model(configuration: Configuration, content: bytes) -> float | None:
@@ -193,8 +210,10 @@ class _Network:
     def estimate(self, planes: np.ndarray) -> dict[str, np.ndarray]:
         return {name: value.numpy() for name, value in self.keras(planes).items()}
 
-    def graph(self, choose: bool) -> onnx_graph.Graph:
-        return onnx_graph.build_graph(self.function, self.signature, self.shape, choose)
+    def graph(self, choose: bool, with_values: bool = True) -> onnx_graph.Graph:
+        return onnx_graph.build_graph(
+            self.function, self.signature, self.shape, choose, with_values
+        )
 
 
 def _build(configuration: Configuration, instruments: Iterable[str] | None = None) -> _Network:
@@ -208,16 +227,28 @@ def _build(configuration: Configuration, instruments: Iterable[str] | None = Non
         shape = (1, configuration.segment.nb_frames, *model.input_shape)
         signature = [tf.TensorSpec(shape, tf.float32, name=model_file.INPUT)]
         keras = tf.function(model.function, signature, autograph=False)
+    if _size(open_checkpoint(configuration.weights, configuration.targets)) >= LARGE:
+        # eager: a graph computes independent parts at once, and a large network's take gigabytes
+        keras = model.function
     return _Network(
         configuration, model.function, keras, signature, model.targets, shape, model.window
     )
 
 
 def _write_onnx(network: _Network, path: Path, choose: bool = False) -> Estimate:
-    """Write a self-contained file."""
+    """Write a self-contained file, or of a large network one with its weights beside it."""
     import onnx
 
-    path.write_bytes(network.graph(choose).complete().SerializeToString())
+    checkpoint = open_checkpoint(network.configuration.weights, network.configuration.targets)
+    size = _size(checkpoint)
+    if size < LARGE:
+        model = network.graph(choose).complete()
+    else:
+        graph = network.graph(choose, with_values=False)
+        values = (pair for arrays in checkpoint.in_pieces() for pair in arrays.items())
+        model = graph.completed_by((input_name(name), value) for name, value in values)
+    name = f"{path.name}.data"
+    onnx.save_model(model, os.fspath(path), save_as_external_data=size >= EXTERNAL, location=name)
     onnx.checker.check_model(os.fspath(path))
     return open_session(path).estimate
 
@@ -274,7 +305,8 @@ def _write_litert(network: _Network, path: Path) -> Estimate:
 
 def _difference(network: _Network, found: Estimate) -> float:
     """Largest difference to Keras' estimates; see ``_compare``."""
-    return _compare(network.estimate, found, _inputs(network.configuration, network.shape))
+    inputs = _inputs(network.configuration, network.shape)
+    return _compare([network.estimate(planes) for planes in inputs], found, inputs)
 
 
 def _inputs(configuration: Configuration, shape: tuple[int, ...]) -> list[np.ndarray]:
@@ -296,16 +328,18 @@ def _inputs(configuration: Configuration, shape: tuple[int, ...]) -> list[np.nda
     return [to_planes(spectrogram[:, : shape[2]])[np.newaxis] for spectrogram in spectrograms]
 
 
-def _compare(expected: Estimate, found: Estimate, inputs: list[np.ndarray]) -> float:
+def _compare(
+    expected: list[Mapping[str, np.ndarray]], found: Estimate, inputs: list[np.ndarray]
+) -> float:
     """Largest difference of estimates, relative to the largest expected one.
 
     Raises:
         SeparationError: it exceeds ``TOLERANCE``, or an expected estimate is no number.
     """
     worst = 0.0
-    for planes in inputs:
+    for planes, estimates in zip(inputs, expected, strict=True):
         other = found(planes)
-        for name, estimate in expected(planes).items():
+        for name, estimate in estimates.items():
             scale = float(np.abs(estimate).max()) or 1.0
             if not np.isfinite(scale):
                 raise SeparationError(

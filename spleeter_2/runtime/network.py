@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from spleeter_2.checks import check_text
-from spleeter_2.config.networks import Mdx
+from spleeter_2.config.networks import Mdx, RoFormer
 from spleeter_2.config.schema import Configuration
 from spleeter_2.errors import SeparationError
 from spleeter_2.extras import gpu_command, install_command, is_installed
@@ -163,6 +163,7 @@ def open_session(
     device: str | None = None,
     folder: Path | None = None,
     advice: str = ADVICE,
+    shares_weights: bool = False,
 ) -> Session:
     """Load an ONNX model.
 
@@ -170,6 +171,8 @@ def open_session(
         source: a file, or the contents of one.
         folder: of the tensors that the contents of a file refer to.
         advice: end of the message about a model that cannot be loaded.
+        shares_weights: several nodes use the same weights, of which ONNX Runtime would keep a copy
+            in its own order for each.
 
     Raises:
         SeparationError: it is missing, damaged, or has other inputs; an unknown device.
@@ -197,6 +200,8 @@ def start_session(
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.enable_mem_pattern = False  # it plans one block for all tensors of a run, a larger one
     options.intra_op_num_threads = nb_threads()
+    if shares_weights:
+        options.add_session_config_entry("session.disable_prepacking", "1")
     path = source if isinstance(source, Path) else folder
     if folder is not None:
         options.add_session_config_entry(EXTERNAL_FOLDER, str(folder))
@@ -250,16 +255,21 @@ def execution_providers(onnxruntime, device: str | None) -> list:
     )
 
 
+def shares_weights(configuration: Configuration) -> bool:
+    """True if a network computes its layers in pieces; see ``open_session``."""
+    return isinstance(configuration.model, RoFormer)
+
+
 def _session_of(configuration: Configuration, device: str | None) -> Session:
     """The exported network of a model, exported anew if it is older than its weights."""
     wanted = model_file.digest(configuration)
-    path = model_file.path_of(configuration)
-    session = open_session(path, device) if path.is_file() else None
+    path, shares = model_file.path_of(configuration), shares_weights(configuration)
+    session = open_session(path, device, shares_weights=shares) if path.is_file() else None
     if session and not session.digest:
         raise _foreign(path)
     if session and not model_file.has_same_architecture(session.digest, wanted):
         path = model_file.path_of(configuration, is_variant=True)
-        session = open_session(path, device) if path.is_file() else None
+        session = open_session(path, device, shares_weights=shares) if path.is_file() else None
     if session and session.digest == wanted:
         return session
     fault = "was exported from another checkpoint" if session else "is missing"
@@ -347,7 +357,7 @@ def _exported(configuration: Configuration, path: Path, fault: str, device: str 
     try:
         write_model_file(configuration, path)
         log.info(f"note: {path} {fault}: the network has been exported from its checkpoint")
-        return open_session(path, device)
+        return open_session(path, device, shares_weights=shares_weights(configuration))
     except WriteError as error:
         log.warning(f"note: {error}: the network will be exported again the next time")
     with tempfile.TemporaryDirectory() as folder:

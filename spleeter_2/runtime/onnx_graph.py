@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,10 +25,11 @@ class Traced:
     """The graph of a function from tensors to a dictionary of tensors.
 
     Attributes:
-        graph: GraphDef without variables and captured tensors: all are constants.
+        graph: GraphDef without variables and captured tensors: all are constants, or placeholders
+            without values.
         inputs: signature of the function.
         outputs: names of the outputs in the graph, by their keys, sorted.
-        variables: names of the variables, by the names of the constants with their values.
+        variables: names of the variables, by the names of these constants or placeholders.
     """
 
     graph: Any
@@ -37,9 +38,9 @@ class Traced:
     variables: Mapping[str, str]
 
     def tensors(self) -> dict[str, Any]:
-        """``TensorProto`` of each variable's value, by ``input_name``."""
+        """``TensorProto`` of each variable's value, by ``input_name``; it may have a shape only."""
         return {
-            input_name(self.variables[node.name]): node.attr["value"].tensor
+            input_name(self.variables[node.name]): _tensor_of(node)
             for node in self.graph.node
             if node.name in self.variables
         }
@@ -73,11 +74,21 @@ class Traced:
         return function
 
 
-def trace(function: Callable, signature: list) -> Traced:
+def _tensor_of(node):
+    """``TensorProto`` of a constant, or of a placeholder, without values."""
+    if node.op != "Placeholder":
+        return node.attr["value"].tensor
+    from tensorflow.core.framework.tensor_pb2 import TensorProto
+
+    return TensorProto(dtype=node.attr["dtype"].type, tensor_shape=node.attr["shape"].shape)
+
+
+def trace(function: Callable, signature: list, with_values: bool = True) -> Traced:
     """Graph of a function.
 
     Args:
         signature: its arguments, which have names.
+        with_values: keep the values of the variables, which may not fit into memory again.
     """
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import (
@@ -92,13 +103,50 @@ def trace(function: Callable, signature: list) -> Traced:
             for handle, inner in concrete.graph.captures
             if id(handle) in names
         }
-        constant, graph = convert_variables_to_constants_v2_as_graph(concrete)
+        if with_values:
+            constant, graph = convert_variables_to_constants_v2_as_graph(concrete)
+            results = constant.outputs
+        else:
+            graph, variables = _with_placeholders(concrete, variables)
+            results = concrete.outputs
     for node in graph.node:  # gradients defined in Python, which a SavedModel would refer to
         node.attr.pop("_gradient_op_type", None)
         node.device = ""  # a SavedModel's user chooses
     keys = sorted(concrete.structured_outputs)  # the order of a dictionary's values
-    outputs = dict(zip(keys, (output.name for output in constant.outputs), strict=True))
+    outputs = dict(zip(keys, (output.name for output in results), strict=True))
     return Traced(graph, list(signature), outputs, variables)
+
+
+def _with_placeholders(concrete, variables: Mapping[str, str]) -> tuple[Any, dict[str, str]]:
+    """GraphDef of a concrete function in which placeholders take the place of reads of variables.
+
+    Args:
+        variables: names of the variables, by the names of the nodes of their handles.
+
+    Returns:
+        The GraphDef, and the names of the variables by those of the placeholders.
+    """
+    graph, names = concrete.graph.as_graph_def(), {}
+    for node in graph.node:
+        read = node.input[0] if node.op == "ReadVariableOp" else ""
+        if read not in variables:
+            continue
+        names[node.name] = variables[read]
+        shape = concrete.graph.get_tensor_by_name(f"{node.name}:0").shape.as_proto()
+        dtype = node.attr["dtype"].type
+        node.op = "Placeholder"
+        node.attr.clear()
+        del node.input[:]
+        node.attr["dtype"].type = dtype
+        node.attr["shape"].shape.CopyFrom(shape)
+    kept = [node for node in graph.node if node.name not in variables]
+    for node in kept:  # results wait for the reads, which are gone; nothing else has an effect
+        data = [name for name in node.input if not name.startswith("^")]
+        del node.input[:]
+        node.input.extend(data)
+    del graph.node[:]
+    graph.node.extend(kept)
+    return graph, names
 
 
 @dataclass(frozen=True)
@@ -108,7 +156,8 @@ class Graph:
     Attributes:
         model: ``onnx.ModelProto``.
         variables: names of the variables.
-        tensors: TensorFlow's ``TensorProto`` of their values, by ``input_name``.
+        tensors: TensorFlow's ``TensorProto`` of their values, by ``input_name``; those of a graph
+            that was built without values have shapes only.
     """
 
     model: Any
@@ -118,22 +167,34 @@ class Graph:
     def complete(self) -> Any:
         """The model with the values of its variables; the graph's own model is changed."""
         import tensorflow as tf
+
+        return self.completed_by((name, tf.make_ndarray(x)) for name, x in self.tensors.items())
+
+    def completed_by(self, values: Iterable[tuple[str, np.ndarray]]) -> Any:
+        """The model with values by ``input_name``; the graph's own model is changed."""
         from onnx import numpy_helper
 
-        for name, tensor in self.tensors.items():
-            value = numpy_helper.from_array(tf.make_ndarray(tensor), name)
-            self.model.graph.initializer.append(value)
+        for name, value in values:
+            if name in self.tensors:
+                self.model.graph.initializer.append(numpy_helper.from_array(value, name))
         _store_in_half(self.model)
         return self.model
 
 
-def build_graph(function: Callable, signature: list, shape: tuple[int, ...], choose: bool) -> Graph:
+def build_graph(
+    function: Callable,
+    signature: list,
+    shape: tuple[int, ...],
+    choose: bool,
+    with_values: bool = True,
+) -> Graph:
     """ONNX model of a function from planes to ``{target: planes}``.
 
     Args:
         shape: of the planes, ``(1, T, F, 2C)``.
         choose: give a conditioned network an optional input of the instruments to compute
             (``instrument_loop``), about which ONNX Runtime logs a warning.
+        with_values: see ``trace``; always for a conditioned network.
     """
     from spleeter_2.models.inference import PerInstrument
 
@@ -142,7 +203,7 @@ def build_graph(function: Callable, signature: list, shape: tuple[int, ...], cho
         shared, own = map(_to_onnx, parts)
         model = instrument_loop.join(shared, own, function.targets, shape, choose)
     else:
-        parts = [trace(function, signature)]
+        parts = [trace(function, signature, with_values)]
         model = _to_onnx(*parts)
     tensors = {name: tensor for part in parts for name, tensor in part.tensors().items()}
     variables = {name for part in parts for name in part.variables.values()}

@@ -66,7 +66,8 @@ class Separator:
     Args:
         descriptor: ``spleeter_2:NAME``, a JSON file, or a folder with ``config.json``.
         stems: list of instruments to separate (default: all of the model's).
-        overlap: overlap of the windows, 0 to 0.5, or 0.99 with MDX-Net (default: the model's).
+        overlap: overlap of the windows, 0 to 0.5, or more with some models' windows (default: the
+            model's); see ``Segment.most_overlap``.
         shifts: passes of the network that start at different frames; the estimate is their mean.
         mwf: refine the estimates by multichannel Wiener filtering.
         device: "cpu", "gpu" or "gpu:N" (default: the CPU).
@@ -96,7 +97,7 @@ class Separator:
         if self.configuration.model_dir is None:
             with_weights(self._descriptor, self.configuration)
         shifts = check_whole("shifts", shifts, 1, MOST_SHIFTS)
-        self._starts = first_frames(shifts, self.configuration.model.stride)
+        self._starts = first_frames(shifts, self.configuration.shift_frames)
         self._windows = Windows.of(
             self.configuration.stft, self.configuration.segment, overlap, max(self._starts)
         )
@@ -347,7 +348,8 @@ class Separator:
                 stacked = np.stack(waveforms)
                 self._check_estimates(stacked)
                 ready = overlap_add.add(stacked, nb_left)  # [I, n, C]
-                yield np.concatenate(list(ready), axis=1)  # [n, I * C]
+                if ready.shape[1]:
+                    yield np.concatenate(list(ready), axis=1)  # [n, I * C]
 
         nb_targets = len(self._network.targets)
         for block in resample(overlap_added(), model_rate, sample_rate):

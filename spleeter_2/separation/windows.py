@@ -31,6 +31,11 @@ class Windows:
             after silence up to the next multiple of ``period`` samples, and ``lead`` more.
         norm: sum of the squared windows of the STFT's frames float32 ``[length]``, by which a
             window's samples are weighted; None where every sample has all its frames.
+        border: samples by which a song longer than twice as many is extended by reflection at
+            either end; nothing is kept of them.
+        is_reflected: also a short last window is filled by reflection if more than half is there,
+            and fades reach zero: at the start of the first window and at the end of the last one
+            there are none.
     """
 
     length: int
@@ -42,6 +47,8 @@ class Windows:
     tail: int = 0
     period: int = 0
     norm: np.ndarray | None = None
+    border: int = 0
+    is_reflected: bool = False
 
     @classmethod
     def of(
@@ -63,7 +70,9 @@ class Windows:
         share = 1 - overlap
         if segment.join == "frames":
             return cls._of_frames(stft, nb_frames, max(int(nb_frames * share), 1), margin)
-        length = stft.frame_step * (nb_frames - 1)
+        length = stft.frame_step * (nb_frames - 1) + segment.extra
+        if segment.join == "reflect":
+            return cls._reflected(length, share, margin)
         useful = length - 2 * segment.trim
         step = int(useful * share)
         if segment.join == "equal":
@@ -104,6 +113,19 @@ class Windows:
         step = max(min(step, length - 2), 1)
         return cls(length, 0, step, 0, margin, lead, length - step, period)
 
+    @classmethod
+    def _reflected(cls, length: int, share: float, margin: int) -> Windows:
+        """Windows of MSST (ZFTurbo/Music-Source-Separation-Training), each weighted by itself.
+
+        They start at every multiple of the step within the extended song, so several may reach
+        beyond its end. The fades do not depend on the overlap.
+        """
+        step = max(int(length * share + 1e-6), 1)  # exact for a share of 1 / n
+        border = length - step
+        return cls(
+            length, 0, step, length // 10, margin, tail=border, border=border, is_reflected=True
+        )
+
     @property
     def useful(self) -> int:
         """Kept samples of a window."""
@@ -123,20 +145,37 @@ class Windows:
         return weight if self.norm is None else weight * self.norm[:, np.newaxis]
 
     def weight_of(self, start: int, nb_left: int) -> np.ndarray:
-        """Weights of one window, of which the last may be shorter.
+        """Weights ``[useful, 1]`` of one window; all but two joins weigh all windows alike.
 
         Args:
             start: of its kept part, counted from the first window's.
             nb_left: the number that ``cut`` yielded with it.
         """
-        if not self.period:
-            return self.weight
+        if self.period:
+            return self._hann_weight(start, nb_left)
+        if self.is_reflected:
+            return self._faded_weight(start == 0, self.ends(nb_left))
+        return self.weight
+
+    def _hann_weight(self, start: int, nb_left: int) -> np.ndarray:
+        """A shorter Hann window for the last windows, which end behind the song."""
         nb_samples = start + nb_left - self.lead  # the song's, or fewer before its end
         silence = self.period - nb_samples % self.period + self.lead
         if nb_left + silence >= self.useful:
             return self.weight
         weight = np.zeros_like(self.weight)
         weight[: nb_left + silence, 0] = np.hanning(nb_left + silence)
+        return weight
+
+    def _faded_weight(self, is_first: bool, is_last: bool) -> np.ndarray:
+        """Fades that reach zero, but none at the start and the end of the extended song."""
+        weight = np.ones((self.useful, 1), np.float32)
+        if self.fade:
+            ramp = np.linspace(0, 1, self.fade, dtype=np.float32)[:, np.newaxis]
+            if not is_first:
+                weight[: self.fade] *= ramp
+            if is_first or not is_last:  # also a single window has a fade at its end
+                weight[-self.fade :] *= ramp[::-1]
         return weight
 
     def ends(self, nb_left: int) -> bool:
@@ -154,7 +193,7 @@ class Windows:
             counted from the start of its kept part: exact for the last window, some number for
             which ``ends`` is False before.
         """
-        source = iter(blocks)
+        source = iter(_extended(blocks, self.border) if self.border else blocks)
         before, length = self.trim + self.margin, self.length + 2 * self.margin
         buffer: np.ndarray | None = None  # begins ``before`` samples before the window's kept part
         ended, silent = False, before + self.lead  # samples in front of the song
@@ -173,10 +212,34 @@ class Windows:
             window = buffer[:length]
             missing = length - len(window)
             nb_left = len(buffer) - before
-            yield np.pad(window, ((0, missing), (0, 0))), nb_left
+            by_reflection = self.is_reflected and len(window) > length // 2
+            mode = "reflect" if by_reflection else "constant"
+            yield np.pad(window, ((0, missing), (0, 0)), mode=mode), nb_left
             if ended and self.ends(nb_left):
                 return
             buffer, silent = buffer[self.step :], before
+
+
+def _extended(blocks: Iterable[np.ndarray], border: int) -> Iterator[np.ndarray]:
+    """A stream with its reflections of ``border`` samples in front and behind.
+
+    One of at most ``2 * border`` samples is not extended.
+    """
+    source, parts, nb_samples = iter(blocks), [], 0
+    while nb_samples <= 2 * border:
+        block = next(source, None)
+        if block is None:
+            yield from parts
+            return
+        parts.append(block)
+        nb_samples += len(block)
+    start = np.concatenate(parts)
+    yield np.concatenate([start[border:0:-1], start])
+    end = start[-border - 1 :]
+    for block in source:
+        yield block
+        end = np.concatenate([end, block])[-border - 1 :]
+    yield end[-2::-1]
 
 
 class OverlapAdd:
@@ -192,6 +255,7 @@ class OverlapAdd:
         self._weights = np.zeros((windows.useful, 1), np.float32)
         self._start = 0  # of the next window's kept part
         self._lead = windows.lead  # samples in front of the song that are still to be dropped
+        self._border = 0  # samples behind the song that are not kept
 
     def add(self, estimates: np.ndarray, nb_left: int) -> np.ndarray:
         """Add the estimates of the next window.
@@ -204,14 +268,21 @@ class OverlapAdd:
             The song's samples that no later window changes, float32 ``[I, n, C]``.
         """
         windows = self._windows
+        is_last = windows.ends(nb_left)
+        if self._start == 0 and nb_left > 2 * windows.border:  # see ``_extended``
+            self._border = windows.border
+            self._lead += windows.border
         weight = windows.weight_of(self._start, nb_left)
         kept = estimates[:, windows.trim : windows.trim + windows.useful] * weight
         total = kept if self._sum is None else self._sum + kept
         weights = self._weights + weight
-        ready = nb_left if windows.ends(nb_left) else min(windows.step, nb_left)
+        ready = nb_left if is_last else min(windows.step, nb_left)
+        ready = max(min(ready, nb_left - self._border), 0)
         # the next window starts at ``step``
         self._sum = np.pad(total[:, windows.step :], ((0, 0), (0, windows.step), (0, 0)))
         self._weights = np.pad(weights[windows.step :], ((0, windows.step), (0, 0)))
         first = min(self._lead, ready)
         self._lead, self._start = self._lead - first, self._start + windows.step
-        return total[:, first:ready] / weights[first:ready]
+        # reflected windows have a weight of zero at their ends; so has the sum there
+        weights = np.maximum(weights[first:ready], np.finfo(np.float32).tiny)
+        return total[:, first:ready] / weights

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,8 @@ from spleeter_2.errors import SeparationError
 
 from . import spleeter
 from .bundle import Index, latest_checkpoint, read_bundle, read_index, write_bundle
+
+PIECE = 2**26  # bytes of the arrays that are read at once where all of them may not fit
 
 
 def half_precision(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -84,6 +86,18 @@ class Checkpoint:
             name: array.astype(np.float32) if array.dtype == np.float16 else array
             for name, array in arrays.items()
         }
+
+    def in_pieces(self, verify: bool = False) -> Iterator[dict[str, np.ndarray]]:
+        """The arrays of ``read``, some at a time, for networks that fill the memory."""
+        piece, size = {}, 0
+        for name, other in self._names.items():
+            piece[name] = other
+            size += self.index.entries[name].size
+            if size >= PIECE:
+                yield dataclasses.replace(self, _names=piece).read(verify)
+                piece, size = {}, 0
+        if piece:
+            yield dataclasses.replace(self, _names=piece).read(verify)
 
 
 def open_checkpoint(folder: Path, targets: Sequence[str] = ()) -> Checkpoint:

@@ -183,10 +183,10 @@ def test_a_difference_is_an_error(mask, tmp_path, monkeypatch):
     one, other = export._inputs(configuration, (1, 32, 65, 4))
     assert np.abs(one).max() > 0.1 and np.abs(other).max() > 0.1 and not close(one, other)
     with pytest.raises(SeparationError, match="differs from Keras' by 1.0e-03 of the largest"):
-        export._compare(lambda x: {"a": x}, lambda x: {"a": 1.001 * x}, [one, other])
+        export._compare([{"a": one}, {"a": other}], lambda x: {"a": 1.001 * x}, [one, other])
     with pytest.raises(SeparationError, match="differs from Keras' by nan"):
-        export._compare(lambda x: {"a": x}, lambda x: {"a": x * np.nan}, [one])
-    assert export._compare(lambda x: {"a": 0 * x}, lambda x: {"a": 0 * x}, [one]) == 0
+        export._compare([{"a": one}], lambda x: {"a": x * np.nan}, [one])
+    assert export._compare([{"a": 0 * one}], lambda x: {"a": 0 * x}, [one]) == 0
     monkeypatch.setattr(export, "TOLERANCE", -1.0)
     with pytest.raises(SeparationError, match="differs from Keras"):
         export.export_network(configuration, tmp_path / "model.onnx", "onnx")

@@ -184,3 +184,60 @@ def test_reading_is_bounded(segment):
     for _ in range(10):
         next(stream)
     assert read <= 10 * windows.step + windows.length + 200
+
+
+def joined_by_msst(song, length, number, fade, estimate):
+    """A song joined as MSST does at batch size 1, with the whole song in memory."""
+    step = length // number
+    border = length - step
+    is_extended = len(song) > 2 * border and border > 0
+    padded = np.pad(song, ((border, border), (0, 0)), mode="reflect") if is_extended else song
+    total, weights = np.zeros(padded.shape), np.zeros((len(padded), 1))
+    for start in range(0, len(padded), step):
+        part = padded[start : start + length]
+        mode = "reflect" if len(part) > length // 2 else "constant"
+        window = np.pad(part, ((0, length - len(part)), (0, 0)), mode=mode)
+        weight = np.ones((length, 1))
+        if start:
+            weight[:fade, 0] *= np.linspace(0, 1, fade)
+        if start == 0 or start + step < len(padded):
+            weight[length - fade :, 0] *= np.linspace(1, 0, fade)
+        total[start : start + length] += (weight * estimate(window, start // step))[: len(part)]
+        weights[start : start + length] += weight[: len(part)]
+    result = np.divide(total, weights, out=np.zeros_like(total), where=weights > 0)
+    return result[border : len(result) - border] if is_extended else result
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    nb_samples=st.integers(1, 3000),
+    nb_frames=st.integers(10, 30),
+    extra=st.integers(0, 15),
+    number=st.integers(1, 7),
+    data=st.data(),
+)
+def test_reflected_windows_are_joined_as_by_msst(nb_samples, nb_frames, extra, number, data):
+    """Also where windows disagree, songs are shorter than a window, or weights are zero."""
+    song = np.random.default_rng(nb_samples).normal(size=(nb_samples, 2)).astype(np.float32)
+    cuts = data.draw(st.lists(st.integers(0, nb_samples), max_size=4))
+    segment = Segment(nb_frames, 0, 1 - 1 / number, "reflect", extra)
+    windows = Windows.of(SMALL, segment)
+    assert windows.step == windows.length // number
+
+    def louder(window, index):
+        return window * (index + 1)
+
+    blocks = np.split(song, sorted(cuts))
+    result = np.concatenate(list(overlap_add(blocks, windows, louder)))
+    expected = joined_by_msst(song, windows.length, number, windows.length // 10, louder)
+    assert result.shape == song.shape
+    np.testing.assert_allclose(result, expected, rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize("nb_samples", [1, 200, 2000])
+def test_reflected_windows_with_shifts_give_back_every_sample(nb_samples):
+    windows = Windows.of(SMALL, Segment(33, 0, 0.5, "reflect"), nb_late=4)
+    song = np.random.default_rng(0).normal(size=(nb_samples, 1)).astype(np.float32)
+    result = through(song, SMALL, windows, [nb_samples // 3])
+    assert result.shape == song.shape
+    assert np.abs(result - song).max() < 1e-5
