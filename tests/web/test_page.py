@@ -92,6 +92,20 @@ def upload(page, *paths):
     page.set_input_files("#files", [str(path) for path in paths])
 
 
+def drop(page, path):
+    """Drop a file on the page, as a file manager does."""
+    files = page.evaluate_handle(
+        """([name, bytes]) => {
+          const files = new DataTransfer();
+          files.items.add(new File([new Uint8Array(bytes)], name));
+          return files;
+        }""",
+        [path.name, list(path.read_bytes())],
+    )
+    for event in ("dragenter", "dragover", "drop"):
+        page.dispatch_event("#drop", event, {"dataTransfer": files})
+
+
 def error_of(heard, waveform):
     """Smallest RMS of the difference to any part of a waveform, relative to the RMS of that."""
     mono = waveform.mean(axis=1).astype(float)
@@ -105,7 +119,7 @@ def error_of(heard, waveform):
 
 
 def test_separate_listen_mix_and_download(page, written, tmp_path):
-    upload(page, DEMO)
+    drop(page, DEMO)
     found = card(page, DEMO.name)
     assert "separated by spleeter_2:grouped" in found.inner_text()
     found.get_by_role("button", name="Play", exact=True).click()
