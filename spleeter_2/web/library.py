@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 IDENTIFIER = re.compile(r"[0-9a-f]{16}")
 UPLOADS = "uploads"
+MARK = ".songs-of-spleeter-web"  # a file in folders of servers: all else there may be removed
 LEAST_FREE = 200_000_000  # bytes of the disk that are left to others
 
 
@@ -43,8 +44,8 @@ class Library:
         keep: seconds after which finished songs are removed, or None.
 
     Raises:
-        SeparationError: another server uses the folder, it belongs to somebody else, or it cannot
-            be written.
+        SeparationError: another server uses the folder, it belongs to somebody else, holds other
+            files, or cannot be written.
     """
 
     def __init__(self, folder: Path, most_songs: int, keep: float | None = None) -> None:
@@ -57,11 +58,12 @@ class Library:
         self.is_closed = False
         with writing(folder):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _check_owner(folder)
+        _check_folder(folder)
         self._lock = lock(
             folder, f"another server uses {folder}: open its page, or name another --folder"
         )
         with writing(folder):
+            (folder / MARK).touch()
             shutil.rmtree(self.uploads, ignore_errors=True)
             self.uploads.mkdir(mode=0o700)
         for path in sorted(folder.iterdir()):
@@ -248,10 +250,16 @@ class Library:
         self._songs[song.id] = song
 
 
-def _check_owner(folder: Path) -> None:
-    """Raise SeparationError for a folder in which others could put files of their own."""
+def _check_folder(folder: Path) -> None:
+    """Raise SeparationError for a folder of other files, or one in which others could put some."""
     status = folder.lstat()
     if hasattr(os, "getuid") and status.st_uid != os.getuid():
         raise SeparationError(f"{folder} belongs to another user: name another --folder")
     if stat.S_ISLNK(status.st_mode):
         raise SeparationError(f"{folder} is a link: name the folder itself with --folder")
+    with writing(folder):
+        names = {path.name for path in folder.iterdir()} - {".lock"}
+    if names and MARK not in names:
+        raise SeparationError(
+            f"{folder} holds other files, such as {min(names)}: name a new or an empty --folder"
+        )

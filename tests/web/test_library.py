@@ -80,6 +80,7 @@ SONG = (
     ],
 )  # fmt: skip
 def test_a_damaged_song_is_dropped(tmp_path, content):
+    Library(tmp_path, most_songs=3).close()
     folder = tmp_path / "0123456789abcdef"
     folder.mkdir()
     (folder / "song.json").write_text(content, encoding="latin-1")
@@ -157,6 +158,16 @@ def test_a_folder_of_another_server_or_user(library, tmp_path, monkeypatch):
     monkeypatch.setattr(module.os, "getuid", lambda: 4711)
     with pytest.raises(SeparationError, match="another user"):
         Library(tmp_path / "other", most_songs=3)
+
+
+@pytest.mark.parametrize("name", ["uploads/mine.wav", "0123456789abcdef/mine.wav", "mine.wav"])
+def test_a_folder_of_other_files_is_refused(tmp_path, name):
+    """A server removes what it does not know in its folder."""
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(SeparationError, match="holds other files, such as"):
+        Library(tmp_path, most_songs=3)
+    assert (tmp_path / name).read_text() == "mine"
 
 
 def test_old_songs_are_tidied(tmp_path):
