@@ -21,7 +21,7 @@ BASE = [
     "imageio-ffmpeg>=0.5",
     "soundfile>=0.12",
     "soxr>=0.3.7",
-    "typer>=0.3.2",
+    "typer>=0.3.2,<0.29",  # newer ones need pydantic
     "tqdm>=4.60",
     "msgspec>=0.22,<1",
     "norbert>=0.2.1,<0.3",
@@ -33,6 +33,9 @@ TRAIN = [
     f"tensorflow==2.12.1; {OLD}",
     f"onnx>=1.14,<1.18; {OLD}",  # newer ones need a typing-extensions that TensorFlow 2.12 refuses
     f"setuptools<81; {OLD}",  # TensorFlow 2.12 imports pkg_resources
+    # newer ones need newer packages than TensorFlow 2.12 accepts: pip would try them one by one
+    f"grpcio<1.75; {OLD}",
+    f"jax<0.4.39; {OLD}",
     f"tensorflow>=2.16; {NEW}",
     f"tf-keras>=2.16; {NEW}",
     f"onnx>=1.17; {NEW}",
@@ -53,7 +56,9 @@ EVALUATION = [
     "matplotlib>=3.7",  # pictures of the reports
 ]
 WEB = [
-    "starlette>=0.40",
+    f"starlette>=0.40,<0.48; {OLD}",  # as for onnx
+    f"anyio<4.15; {OLD}",
+    f"starlette>=0.40; {NEW}",
     "uvicorn>=0.30",
     "python-multipart>=0.0.18",
     "pillow>=9.1",  # spectrograms
