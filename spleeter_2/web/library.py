@@ -157,9 +157,10 @@ class Library:
         """
         with self._changed:
             self.check_room()
-            song = Song(
-                secrets.token_hex(8), name, options, f"source{suffix}", round(time.time(), 3)
-            )
+            # later than the last one, also where the clock is coarse or was put back: their order
+            last = max((song.created for song in self._songs.values()), default=0.0)
+            created = round(max(time.time(), last + 1e-3), 3)
+            song = Song(secrets.token_hex(8), name, options, f"source{suffix}", created)
             folder = self.folder(song)
             try:
                 with writing(folder.path):
