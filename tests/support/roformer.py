@@ -1,4 +1,4 @@
-"""Golden RoFormers: small ones in the repository, all of them beside it."""
+"""Golden RoFormers: small ones in the repository, all of them in the folder ROFORMER_GOLDEN."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SMALL_SET = ROOT / "tests/data/roformer"
-GOLDEN = Path(os.environ.get("ROFORMER_GOLDEN", ROOT.parent / "shared/roformer/golden"))
+GOLDEN = Path(os.environ.get("ROFORMER_GOLDEN", SMALL_SET))
 
 # an option of each kind that the golden networks lack too
 TINY = {
