@@ -384,7 +384,7 @@ function follow() {
     const { songs, ids } = JSON.parse(event.data);
     for (const id of [...cards.keys()]) if (!ids.includes(id)) drop(id);
     songs.forEach(show);
-    if ($("status").textContent === SILENCE) tell("");
+    if ($("status").textContent.includes(SILENCE)) tell("");
   };
   events.onerror = () => {
     tell(SILENCE);
