@@ -70,7 +70,7 @@ UPSTREAM = [
 GPU = ["onnxruntime-gpu>=1.21; sys_platform != 'darwin'"]
 TESTS = [
     "pytest>=7",
-    "pytest-xdist>=3",
+    "pytest-xdist>=3.7",  # --no-loadscope-reorder: files with few, long tests would come last
     "hypothesis>=6",
     f"import-linter>=2,<2.17; {OLD}",  # newer ones need a click that typer 0.3 cannot use
     f"import-linter>=2; {NEW}",
