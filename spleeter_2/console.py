@@ -46,6 +46,8 @@ AdapterOption = typer.Option(
     help="Class that loads and saves audio in place of ffmpeg, as in Spleeter.",
 )
 
+DeviceOption = typer.Option(None, "--device", help="cpu, gpu or gpu:N. [default: cpu]")
+
 MwfOption = typer.Option(
     False, "--mwf", show_default=False, help="Refine by multichannel Wiener filtering."
 )

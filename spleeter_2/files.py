@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import re
@@ -19,7 +20,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import filelock
 
@@ -279,6 +280,14 @@ def read_json(path: Path, name: str) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise SeparationError(f"the {name} {path} must be a JSON object")
     return data
+
+
+def sha256_of(file: BinaryIO) -> str:
+    """SHA-256, in hexadecimal digits, of a binary file from its position to its end."""
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
 
 
 def lock(folder: Path, refusal: str, timeout: float = 0) -> filelock.BaseFileLock:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
 
 from spleeter_2.errors import SeparationError
 from spleeter_2.extras import require_extra
+from spleeter_2.files import sha256_of
 
 from .torch_checkpoint import Checkpoint
 
@@ -42,20 +42,13 @@ def read_safetensors(path: Path) -> Checkpoint:
                 arrays = _with_bfloat16(path)
             else:
                 arrays = {name: file.get_tensor(name) for name in kinds}
-        digest = _sha256(path)
+        with open(path, "rb") as file:
+            digest = sha256_of(file)
     except (SafetensorError, OSError, TypeError, ValueError, KeyError) as error:
         raise SeparationError(
             f"{path} cannot be read as a safetensors file ({error}): download or copy it again"
         ) from error
     return Checkpoint(arrays, {}, digest)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _with_bfloat16(path: Path) -> dict[str, np.ndarray]:

@@ -14,7 +14,6 @@ without `find_class`: extension codes, the cost of hashing, memory.
 from __future__ import annotations
 
 import functools
-import hashlib
 import io
 import lzma
 import math
@@ -33,6 +32,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from spleeter_2.errors import SeparationError
+from spleeter_2.files import sha256_of
 
 _MAX_OPCODES = 1_000_000  # one tensor takes about 25
 _MAX_WORK = 10_000_000  # weights that all opcodes of a pickle add
@@ -177,10 +177,7 @@ def _read(file: BinaryIO, size: int) -> Checkpoint:
         if not nested[level + 1]:
             del nested[level][path[level]]
     file.seek(0)
-    digest = hashlib.sha256()
-    while chunk := file.read(2**20):
-        digest.update(chunk)
-    return Checkpoint(arrays, tree, digest.hexdigest(), ".".join(path), siblings)
+    return Checkpoint(arrays, tree, sha256_of(file), ".".join(path), siblings)
 
 
 def _find_states(tree: Any, depth: int = 0) -> list[tuple[str, ...]]:

@@ -10,8 +10,8 @@ import struct
 from typing import BinaryIO
 
 PCM = (1, 3, 0xFFFE)  # format tags: integers, floats, WAVE_FORMAT_EXTENSIBLE
-# sizes of files that are written to a pipe or are still being recorded
 _HEADER = 80  # bytes of ``float_header``
+# sizes of files that are written to a pipe or are still being recorded
 PLACEHOLDERS = (range(1), range(0x7FFE0000, 0x80010000), range(0xFFFE0000, 1 << 32))
 
 

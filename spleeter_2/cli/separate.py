@@ -10,6 +10,7 @@ import typer
 
 from spleeter_2.console import (
     AdapterOption,
+    DeviceOption,
     ModelOption,
     MwfOption,
     VerboseOption,
@@ -102,9 +103,7 @@ def separate(
         metavar="N",
         help="Mean of N passes that start at different frames.",
     ),
-    device: Optional[str] = typer.Option(
-        None, "--device", help="cpu, gpu or gpu:N. [default: cpu]"
-    ),
+    device: Optional[str] = DeviceOption,
     skip_existing: bool = typer.Option(
         False,
         "--skip-existing",

@@ -7,7 +7,7 @@ from typing import List, Optional
 
 import typer
 
-from spleeter_2.console import ModelOption, VerboseOption
+from spleeter_2.console import DeviceOption, ModelOption, VerboseOption
 from spleeter_2.extras import require_extra
 
 
@@ -35,9 +35,7 @@ def web(
     ),
     max_songs: int = typer.Option(100, "--max-songs", help="Songs that are kept at most."),
     max_size: int = typer.Option(1000, "--max-size", help="Largest upload in MB."),
-    device: Optional[str] = typer.Option(
-        None, "--device", help="cpu, gpu or gpu:N. [default: cpu]"
-    ),
+    device: Optional[str] = DeviceOption,
     browser: bool = typer.Option(
         True, "--browser/--no-browser", help="Open the page in a browser."
     ),

@@ -25,11 +25,11 @@ from spleeter_2.config.schema import Configuration
 from spleeter_2.console import reason
 from spleeter_2.errors import SeparationError
 from spleeter_2.files import WriteError
-from spleeter_2.separation.separator import Separator
+from spleeter_2.separation.separator import MOST_SHIFTS, Separator
 from spleeter_2.weights.resolve import is_there
 
 from . import STATIC
-from .downloads import mix_file, parse_gains, safe_name, song_title, stem_file, zip_file
+from .downloads import mix_file, parse_gains, safe_name, song_title, zip_file
 from .guard import Guard
 from .library import Library, NoRoom
 from .pictures import spectrogram
@@ -152,19 +152,13 @@ class Service:
                 stem_response, self.library, song, index, request.headers.get("range")
             )
         name = song.instruments[index]
-        encoding = parse_encoding(request)
-        make = functools.partial(stem_file, song, self.library.folder(song), name, encoding)
-        file = f"{song_title(song.name)} - {safe_name(name)}.{encoding.codec}"
-        return await self._made(request, song, make, file, MEDIA_TYPES[encoding.codec])
+        return await self._mixed(request, song, {name: 1.0}, safe_name(name))
 
     async def mix(self, request: Request) -> Response:
         """The sum of the stems with gains."""
         song = self._done(request)
-        encoding = parse_encoding(request)
         gains = parse_gains(song, request.query_params.get("gains"))
-        make = functools.partial(mix_file, song, self.library.folder(song), gains, encoding)
-        file = f"{song_title(song.name)} - mix.{encoding.codec}"
-        return await self._made(request, song, make, file, MEDIA_TYPES[encoding.codec])
+        return await self._mixed(request, song, gains, "mix")
 
     async def archive(self, request: Request) -> Response:
         """All stems in a ZIP archive."""
@@ -208,6 +202,15 @@ class Service:
             yield f"data: {json.dumps(event)}\n\n"
             if only is not None and all(song.is_over for song in songs):
                 return
+
+    async def _mixed(
+        self, request: Request, song: Song, gains: dict[str, float], label: str
+    ) -> Response:
+        """Stems times their gains, in one file."""
+        encoding = parse_encoding(request)
+        make = functools.partial(mix_file, song, self.library.folder(song), gains, encoding)
+        file = f"{song_title(song.name)} - {label}.{encoding.codec}"
+        return await self._made(request, song, make, file, MEDIA_TYPES[encoding.codec])
 
     async def _made(
         self, request: Request, song: Song, make: Callable[[Path], None], name: str, kind: str
@@ -280,7 +283,7 @@ class Service:
             model,
             tuple(name.strip() for name in stems.split(",")) if stems else None,
             number(request, "overlap"),
-            whole(request, "shifts", 1, 1, 16),
+            whole(request, "shifts", 1, 1, MOST_SHIFTS),
         )
         Separator(options.model, options.stems, options.overlap, shifts=options.shifts)
         return options

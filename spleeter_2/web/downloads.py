@@ -22,19 +22,10 @@ from .songs import Song, SongFolder, read_samples
 MOST_GAIN = 4.0
 
 
-def stem_file(song: Song, folder: SongFolder, name: str, encoding: Encoding, target: Path) -> None:
-    """Encode a stem as ``spleeter separate`` does.
-
-    Raises:
-        SeparationError: it cannot be read or written.
-    """
-    mix_file(song, folder, {name: 1.0}, encoding, target)
-
-
 def mix_file(
     song: Song, folder: SongFolder, gains: Mapping[str, float], encoding: Encoding, target: Path
 ) -> None:
-    """Encode the sum of stems, each times its gain.
+    """Encode the sum of stems, each times its gain, as ``spleeter separate`` encodes a stem.
 
     Args:
         gains: by instrument; those that are not named are left out.
@@ -69,7 +60,7 @@ def zip_file(song: Song, folder: SongFolder, encoding: Encoding, target: Path) -
     try:
         with writing(target.parent), zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
             for name in song.instruments:
-                stem_file(song, folder, name, encoding, part)
+                mix_file(song, folder, {name: 1.0}, encoding, part)
                 archive.write(part, f"{song_title(song.name)}/{safe_name(name)}.{encoding.codec}")
     finally:
         part.unlink(missing_ok=True)

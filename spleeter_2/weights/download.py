@@ -10,7 +10,6 @@ it is complete.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import http.client
 import itertools
 import json
@@ -28,7 +27,7 @@ from urllib.parse import quote, urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from spleeter_2.errors import ModelError, SeparationError
-from spleeter_2.files import WriteError, atomic_folder, lock, reason_of, writing
+from spleeter_2.files import WriteError, atomic_folder, lock, reason_of, sha256_of, writing
 
 from .folders import PROBE, download_folder, find, missing_file
 
@@ -491,11 +490,8 @@ def _reason(error: BaseException) -> str:
 
 
 def _sha256(path: Path) -> str:
-    found = hashlib.sha256()
     with writing(path), open(path, "rb") as file:
-        while block := file.read(_BLOCK):
-            found.update(block)
-    return found.hexdigest()
+        return sha256_of(file)
 
 
 def _remove(path: Path) -> None:
