@@ -1,7 +1,7 @@
 """Metadata, extras and console scripts of the distribution ``spleeter-2``.
 
 The base separates. The extra ``train`` brings TensorFlow, for training and exporting;
-``evaluation`` scores, ``web`` serves a page. ``upstream`` is Spleeter itself, which tests and
+``evaluation`` scores, ``web`` serves a page, ``cluster`` runs several processes. ``upstream`` is Spleeter itself, which tests and
 benchmarks compare with, for an environment of its own.
 """
 
@@ -46,7 +46,9 @@ TRAIN = [
     "safetensors>=0.4,<1",
     "pyyaml>=6",
 ]
+CLUSTER = ["distributed>=2024.4"]
 EVALUATION = [
+    *CLUSTER,  # it scores tracks in several processes
     "musdb>=0.4",
     "museval>=0.4",
     "stempeg>=0.2.3",
@@ -105,6 +107,7 @@ setup(
         "train": TRAIN,
         "evaluation": EVALUATION,
         "web": WEB,
+        "cluster": CLUSTER,
         "upstream": UPSTREAM,
         "gpu": GPU,  # apart from "all": it replaces the ONNX Runtime of the base
         "all": TRAIN + EVALUATION + WEB,

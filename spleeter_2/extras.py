@@ -16,7 +16,11 @@ PACKAGES = {
         *("matplotlib", "tensorboard"),
     ),
     "web": ("starlette", "uvicorn", "python_multipart", "PIL"),
-    "evaluation": ("musdb", "museval", "stempeg", "pandas", "jinja2", "matplotlib"),
+    "evaluation": (
+        *("musdb", "museval", "stempeg", "pandas", "jinja2", "matplotlib"),
+        "distributed",
+    ),
+    "cluster": ("distributed",),
 }
 
 
