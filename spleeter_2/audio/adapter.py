@@ -21,7 +21,7 @@ from spleeter_2.files import Draft, writing
 
 from .codecs import Encoding, check_sample_rate
 from .ffmpeg import WRITE_ERRORS
-from .waveforms import check_waveform
+from .waveforms import check_waveform, peak_of
 
 DEFAULT = "spleeter.audio.ffmpeg.FFMPEGProcessAudioAdapter"  # Spleeter's; here audio.reader
 
@@ -112,12 +112,14 @@ class AdaptedWriter(Draft):
         self._adapter, self._name = adapter, path
         self._rate, self._encoding = sample_rate, encoding
         self._blocks: list[np.ndarray] = []
+        self.peak = 0.0
         with writing(path):  # adapters choose the container by the suffix
             super().__init__(path)
 
     def write(self, block: np.ndarray) -> None:
         """Keep a block float32 ``[n, C]``: the adapter saves all of them at once."""
         self._blocks.append(block)
+        self.peak = max(self.peak, peak_of(block))
 
     def finish(self) -> None:
         """Let the adapter save the file.

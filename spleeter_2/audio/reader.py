@@ -58,6 +58,7 @@ class AudioReader:
         duration: seconds to read (default: to the end).
         stream: index among the audio streams, from 0 (default: ffmpeg's choice, the default stream
             or else the one with most channels).
+        name: in messages (default: the path).
 
     Attributes:
         sample_rate: in Hz.
@@ -79,9 +80,10 @@ class AudioReader:
         offset: float = 0.0,
         duration: float | None = None,
         stream: int | None = None,
+        name: str | None = None,
     ) -> None:
         path = check_path("the path", path)
-        self.name = "standard input" if path == STDIO else path
+        self.name = name or ("standard input" if path == STDIO else path)
         self.notes: list[str] = []
         self.faults: list[str] = []
         if sample_rate is not None:
@@ -129,7 +131,7 @@ class AudioReader:
         try:
             return os.open(path, os.O_RDONLY)
         except OSError as error:
-            descriptor = DESCRIPTOR.fullmatch(self.name)
+            descriptor = DESCRIPTOR.fullmatch(path)
             if error.errno == errno.ENXIO and descriptor:  # a socket
                 return os.dup(int(descriptor[1] or 0))
             raise SeparationError(f"cannot read {self.name}: {reason_of(error)}") from error

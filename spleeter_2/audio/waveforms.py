@@ -1,4 +1,4 @@
-"""Checks of waveforms that callers pass as arrays."""
+"""Checks of waveforms that callers pass as arrays, and their peaks."""
 
 from __future__ import annotations
 
@@ -66,3 +66,8 @@ def _checked(blocks: Iterable[Any]) -> Iterator[np.ndarray]:
                 f"blocks must have equal channels, not {nb_channels} and {block.shape[1]}"
             )
         yield block
+
+
+def peak_of(block: np.ndarray) -> float:
+    """Largest magnitude in an array."""
+    return max(float(block.max(initial=0.0)), -float(block.min(initial=0.0)))

@@ -15,6 +15,7 @@ from spleeter_2.files import Draft, writing
 
 from .codecs import Encoding
 from .ffmpeg import STDIO, WRITE_ERRORS, Ffmpeg, file_url
+from .waveforms import peak_of
 
 LONGEST_TAG = 100_000  # bytes; Linux accepts arguments of up to 128 KiB
 
@@ -31,6 +32,7 @@ class AudioWriter:
 
     Attributes:
         nb_clipped: samples beyond full scale so far, which 16 and 24 bits clip.
+        peak: largest magnitude of a sample so far.
 
     Raises:
         SeparationError: an invalid argument; the folder cannot be written, or ffmpeg fails.
@@ -50,6 +52,7 @@ class AudioWriter:
         check_type("encoding", encoding, Encoding)
         self.name = "standard output" if path == STDIO else path
         self.nb_clipped = 0
+        self.peak = 0.0
         self._options = f"--sample_rate {sample_rate}"
         if not encoding.is_lossless:
             self._options += f" with --bitrate {encoding.bitrate}"
@@ -82,7 +85,9 @@ class AudioWriter:
         Raises:
             SeparationError: ffmpeg has failed.
         """
-        if self._clips:
+        peak = peak_of(block)
+        self.peak = max(self.peak, peak)
+        if self._clips and peak > 1.0:
             self.nb_clipped += int(np.count_nonzero(np.abs(block) > 1.0))
         if not self._has_begun:
             self._has_begun = True

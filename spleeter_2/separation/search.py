@@ -1,4 +1,4 @@
-"""Find songs by file names, folders and glob patterns.
+"""Find songs by file names, folders, glob patterns and URLs.
 
 A search leaves out hidden and system folders and stems: files in the output folder, files with the
 mark of ``spleeter_2.audio.mark``, and folders that are named after a song and hold nothing but
@@ -21,6 +21,8 @@ from spleeter_2.audio.mark import is_marked
 from spleeter_2.audio.reader import SUFFIXES
 from spleeter_2.data.songs import STEMS
 from spleeter_2.errors import SeparationError
+
+from .remote import is_remote, without_file_protocol
 
 log = logging.getLogger(__name__)
 
@@ -49,9 +51,9 @@ def find_sources(
     """
     search = _Search(output, instruments, on_error)
     found: dict[str, tuple[str, str]] = {}
-    for item in map(os.fspath, inputs):
+    for item in map(without_file_protocol, inputs):
         for source, tree in search.expand(item):
-            key = source if source == STDIO else os.path.realpath(source)
+            key = source if source == STDIO or is_remote(source) else os.path.realpath(source)
             found.setdefault(key, (source, tree))
     return list(found.values())
 
@@ -60,7 +62,8 @@ class _Search:
     def __init__(
         self, output: str | os.PathLike, instruments: Iterable[str], on_error: OnError | None
     ) -> None:
-        self._output = None if output == STDIO else os.path.abspath(output)
+        is_path = output != STDIO and not is_remote(output)
+        self._output = os.path.abspath(output) if is_path else None
         self._instruments = {name.casefold() for name in (*STEMS, *instruments)} - {"mixture"}
         self._on_error = on_error
         self._messages: set[str] = set()
@@ -70,6 +73,8 @@ class _Search:
     def expand(self, item: str) -> Found:
         """The songs of one input."""
         before = self._nb_errors
+        if is_remote(item):
+            return [(item, "")]
         if os.path.isdir(item):
             top, what, found = item, f"the folder {item}", self._walk(item)
             none = f"there is no audio file in {what}"

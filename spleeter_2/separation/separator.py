@@ -37,6 +37,7 @@ from spleeter_2.weights.resolve import with_weights
 from .background import in_background
 from .filters import ratio_masks, wiener
 from .paths import plan_outputs
+from .remote import is_remote
 from .windows import OverlapAdd, Windows
 
 MOST_SHIFTS = 16
@@ -51,12 +52,14 @@ class SeparationResult:
         outputs: path of each stem by instrument.
         seconds: duration of the song.
         nb_clipped: samples beyond full scale that were clipped, by instrument.
+        peaks: largest magnitude of a sample by instrument, full scale 1.0.
         notes: sentences for the user.
     """
 
     outputs: dict[str, str]
     seconds: float
     nb_clipped: dict[str, int]
+    peaks: dict[str, float]
     notes: list[str]
 
 
@@ -214,6 +217,8 @@ class Separator:
             stream = check_whole("stream", stream, 1, 1000) - 1
         filename_format = check_path("filename_format", filename_format)
         _check_progress(progress)
+        if is_remote(source) or is_remote(destination):
+            raise SeparationError("source and destination must be paths; 'spleeter separate' takes URLs")
         songs = plan_outputs([source], destination, filename_format, codec, self.stems)
         if [song.source for song in songs] != [source]:
             raise SeparationError(f"{source} is a folder or a pattern: give the path of one song")
@@ -295,7 +300,8 @@ class Separator:
             for writer in writers.values():
                 writer.publish()
         clipped = {name: writer.nb_clipped for name, writer in writers.items()}
-        return SeparationResult(outputs, done / reader.sample_rate, clipped, reader.notes)
+        peaks = {name: writer.peak for name, writer in writers.items()}
+        return SeparationResult(outputs, done / reader.sample_rate, clipped, peaks, reader.notes)
 
     def stream(
         self, blocks: Iterable[np.ndarray], sample_rate: int
