@@ -20,12 +20,15 @@ import traceback
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn, TextIO
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 import typer
 
 from .errors import OutputClosed, SeparationError
 from .files import discard_drafts, reason_of, writing
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 DEFAULT_MODEL = "spleeter_2:grouped"
 
@@ -97,6 +100,31 @@ def print_message(text: str) -> None:
     if sys.stderr is not None:
         with contextlib.suppress(OSError, ValueError):
             print(text, file=sys.stderr, flush=True)
+
+
+def progress_bar(
+    name: str,
+    unit: str,
+    total: float | None = None,
+    unit_scale: bool = False,
+    is_shown: bool = True,
+) -> tqdm:
+    """A progress bar on standard error, on a terminal only.
+
+    Args:
+        unit: of the progress.
+        unit_scale: print thousands and millions of the unit.
+    """
+    from tqdm import tqdm
+
+    return tqdm(
+        desc=name,
+        total=total,
+        unit=unit,
+        unit_scale=unit_scale,
+        disable=None if sys.stderr and is_shown else True,
+        file=sys.stderr,
+    )
 
 
 class _StderrHandler(logging.Handler):

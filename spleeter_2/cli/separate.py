@@ -43,14 +43,14 @@ OutputOption = typer.Option(
     None,
     "--output_path",
     "-o",
-    help="Folder for the stems; - writes one stem to standard output. [default: separated_audio in "
-    "the system's folder for temporary files]",
+    help="Folder for the stems, or its URL; - writes one stem to standard output. [default: "
+    "separated_audio in the system's folder for temporary files]",
 )
 
 
 def separate(
-    files: List[str] = typer.Argument(
-        ..., help="Songs: files, folders, glob patterns, or - for standard input."
+    files: Optional[List[str]] = typer.Argument(
+        None, help="Songs: files, folders, glob patterns, URLs, or - for standard input."
     ),
     model: str = ModelOption,
     output_path: Optional[str] = OutputOption,
@@ -108,15 +108,41 @@ def separate(
         False,
         "--skip-existing",
         show_default=False,
-        help="Skip songs whose stems are all there and whole.",
+        help="Skip songs whose stems are all there and whole; with --table, those that it has as "
+        "done with the same model and options and whose stems are there.",
+    ),
+    jobs: Optional[int] = typer.Option(
+        None, "--jobs", metavar="N", help="Separate in N processes. [default: in this one]"
+    ),
+    cluster: Optional[str] = typer.Option(
+        None,
+        "--cluster",
+        metavar="ADDRESS",
+        help="Separate on a Dask cluster: tcp://HOST:PORT of its scheduler, or its scheduler file.",
+    ),
+    manifest: Optional[str] = typer.Option(
+        None,
+        "--manifest",
+        metavar="FILE",
+        help="CSV or Parquet file that lists the songs: columns input, output and options.",
+    ),
+    table: Optional[str] = typer.Option(
+        None,
+        "--table",
+        metavar="FILE",
+        help="Table of results, CSV or Parquet, which gets a row per song as it ends.",
     ),
     verbose: bool = VerboseOption,
 ) -> None:
     """Separate songs into stems."""
     from spleeter_2.audio.codecs import Encoding
     from spleeter_2.audio.ffmpeg import STDIO
-    from spleeter_2.separation.batch import Settings, separate_songs
+    from spleeter_2.executor import Cluster
+    from spleeter_2.separation.batch import Catalogue, separate_songs
+    from spleeter_2.separation.song import Settings
 
+    if bool(files) == (manifest is not None):
+        raise typer.BadParameter("give songs, or a list of them with --manifest")
     if output_path == STDIO and is_closed(1):
         raise SeparationError("standard output is closed: redirect it, or name a folder with -o")
     settings = Settings(
@@ -137,7 +163,9 @@ def separate(
         skip_existing=skip_existing,
         verbose=verbose,
     )
-    if not separate_songs(list(files), settings):
+    is_alone = jobs is None and cluster is None
+    catalogue = Catalogue(manifest, table, None if is_alone else Cluster(jobs, cluster))
+    if not separate_songs(list(files or []), settings, catalogue):
         raise typer.Exit(1)
 
 

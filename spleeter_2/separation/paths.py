@@ -25,10 +25,12 @@ class Job:
     Attributes:
         source: path, URL, or "-" for standard input.
         outputs: path or URL of each stem by instrument, or "-" for standard output.
+        pattern: of the outputs, with ``{instrument}`` for the instrument.
     """
 
     source: str
     outputs: dict[str, str]
+    pattern: str = STDIO
 
 
 def plan_outputs(
@@ -78,7 +80,7 @@ def plan_song(
     output: str,
     template: str,
     codec: str,
-    instruments: Iterable[str],
+    instruments: Sequence[str],
     tree: str = "",
 ) -> Job:
     """The paths of one song's stems; see ``plan_outputs``.
@@ -94,10 +96,11 @@ def plan_song(
     if is_readonly(output):
         raise SeparationError(f"stems cannot be written to {output}: name a folder or a store")
     root = output if is_remote(output) else os.path.abspath(output)
-    return Job(
-        source,
-        {name: _stem_path(root, tree, template, source, name, codec) for name in instruments},
+    *paths, pattern = (
+        _stem_path(root, tree, template, source, name, codec)
+        for name in (*instruments, "{instrument}")
     )
+    return Job(source, dict(zip(instruments, paths, strict=True)), pattern)
 
 
 @functools.lru_cache

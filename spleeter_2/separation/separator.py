@@ -218,7 +218,9 @@ class Separator:
         filename_format = check_path("filename_format", filename_format)
         _check_progress(progress)
         if is_remote(source) or is_remote(destination):
-            raise SeparationError("source and destination must be paths; 'spleeter separate' takes URLs")
+            raise SeparationError(
+                "source and destination must be paths; 'spleeter separate' takes URLs"
+            )
         songs = plan_outputs([source], destination, filename_format, codec, self.stems)
         if [song.source for song in songs] != [source]:
             raise SeparationError(f"{source} is a folder or a pattern: give the path of one song")

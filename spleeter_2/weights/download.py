@@ -18,7 +18,6 @@ import os
 import re
 import socket
 import ssl
-import sys
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,6 +25,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
+from spleeter_2.console import progress_bar
 from spleeter_2.errors import ModelError, SeparationError
 from spleeter_2.files import WriteError, atomic_folder, lock, reason_of, sha256_of, writing
 
@@ -112,15 +112,7 @@ def _writing_models() -> Iterator[None]:
 @contextlib.contextmanager
 def _bar(name: str) -> Iterator[Progress]:
     """Progress bar in bytes, on a terminal only."""
-    from tqdm import tqdm
-
-    with tqdm(
-        desc=name,
-        unit="B",
-        unit_scale=True,
-        disable=None if sys.stderr else True,
-        file=sys.stderr,
-    ) as bar:
+    with progress_bar(name, "B", unit_scale=True) as bar:
 
         def show(nb_received: int, size: int | None) -> None:
             bar.total = size
