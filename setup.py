@@ -1,8 +1,9 @@
 """Metadata, extras and console scripts of the distribution ``spleeter-2``.
 
 The base separates. The extra ``train`` brings TensorFlow, for training and exporting;
-``evaluation`` scores, ``web`` serves a page, ``cluster`` runs several processes. ``upstream`` is Spleeter itself, which tests and
-benchmarks compare with, for an environment of its own.
+``evaluation`` scores, ``web`` serves a page, ``cluster`` is for several processes or machines.
+``upstream`` is Spleeter itself, which tests and benchmarks compare with, for an environment of its
+own.
 """
 
 import re
