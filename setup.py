@@ -47,9 +47,17 @@ TRAIN = [
     "safetensors>=0.4,<1",
     "pyyaml>=6",
 ]
-CLUSTER = ["distributed>=2024.4"]
+DASK = ["distributed>=2024.4"]
+CLUSTER = [
+    *DASK,
+    "fsspec>=2024.2",  # songs and stems behind URLs
+    # Parquet; newer ones cannot be imported with the NumPy of TensorFlow 2.12
+    f"pyarrow>=16,<22; {OLD}",
+    f"pyarrow>=18; {NEW}",
+]
+S3 = ["s3fs>=2024.2"]
 EVALUATION = [
-    *CLUSTER,  # it scores tracks in several processes
+    *DASK,  # it scores tracks in several processes
     "musdb>=0.4",
     "museval>=0.4",
     "stempeg>=0.2.3",
@@ -109,10 +117,11 @@ setup(
         "evaluation": EVALUATION,
         "web": WEB,
         "cluster": CLUSTER,
+        "s3": S3,  # apart from "all": a package per store
         "upstream": UPSTREAM,
         "gpu": GPU,  # apart from "all": it replaces the ONNX Runtime of the base
-        "all": TRAIN + EVALUATION + WEB,
-        "tests": TRAIN + EVALUATION + WEB + TESTS,
+        "all": TRAIN + EVALUATION + WEB + CLUSTER,
+        "tests": TRAIN + EVALUATION + WEB + CLUSTER + TESTS,
     },
     entry_points={
         "console_scripts": [

@@ -128,8 +128,8 @@ def test_the_container_without_a_container(wheel, binaries, tmp_path):
 
 
 def test_extras(wheel):
-    """``all`` and ``tests`` hold the others, but not ``gpu``, which replaces a package, and
-    ``upstream``, whose program is named as ours."""
+    """``all`` and ``tests`` hold the others, but not ``gpu``, which replaces a package, ``s3``, one
+    store of many, and ``upstream``, whose program is named as ours."""
     archive = zipfile.ZipFile(wheel)
     (path,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
     metadata = email.message_from_bytes(archive.read(path))
@@ -138,8 +138,10 @@ def test_extras(wheel):
         requirement, _, marker = line.partition(";")
         for extra in re.findall(r'extra == ["\'](\w+)', marker):
             extras.setdefault(extra, set()).add(re.split(r"[^\w.-]", requirement)[0])
-    assert extras["train"] | extras["evaluation"] | extras["web"] == extras["all"]
+    parts = ("train", "evaluation", "web", "cluster")
+    assert set().union(*map(extras.get, parts)) == extras["all"]
     assert extras["all"] < extras["tests"]
+    assert extras["s3"] == {"s3fs"}
     assert extras["gpu"] == {"onnxruntime-gpu"}
     assert extras["upstream"] == {"spleeter", "setuptools"}
     assert "spleeter" not in extras["tests"] and "tensorflow" in extras["train"]

@@ -83,6 +83,7 @@ class AudioReader:
         name: str | None = None,
     ) -> None:
         path = check_path("the path", path)
+        self._has_name = name is not None
         self.name = name or ("standard input" if path == STDIO else path)
         self.notes: list[str] = []
         self.faults: list[str] = []
@@ -181,9 +182,14 @@ class AudioReader:
                 f"{self.name}: ffmpeg has no decoder for its audio stream{self._stream_hint()}"
             )
         raise SeparationError(
-            f"{self.name} is not audio that ffmpeg can read: {self._ffmpeg.last_message}"
+            f"{self.name} is not audio that ffmpeg can read: {self._last_message()}"
             f"{self._pipe_hint()}"
         )
+
+    def _last_message(self) -> str:
+        """Why ffmpeg ended, with the name in place of the path if one was given."""
+        text = self._ffmpeg.last_message
+        return text.replace(self._url, self.name) if self._has_name and self._url else text
 
     def _stream_hint(self) -> str:
         """Advice for a file with several audio streams, else empty."""
@@ -339,7 +345,7 @@ class AudioReader:
         if nb_samples and nb_samples <= round(self._offset * self.sample_rate):
             raise SeparationError(f"{self.name} ends before {self._offset:g} s")
         if nb_samples == 0:
-            reason = f": {self._ffmpeg.last_message}" if status else ""
+            reason = f": {self._last_message()}" if status else ""
             raise SeparationError(f"{self.name} holds no samples{reason}{self._pipe_hint()}")
         # ffmpeg takes random bytes for MP3, with this warning, and then fails to decode most
         if status and any("misdetection possible" in line for line in self._ffmpeg.messages):
@@ -347,7 +353,7 @@ class AudioReader:
         if status:
             self._fault(
                 f"{self.name} is damaged, only {seconds:.1f} s could be decoded: "
-                f"{self._ffmpeg.last_message}"
+                f"{self._last_message()}"
             )
         elif self.declared and seconds < 0.98 * self.declared - SHORT:
             self._fault(

@@ -74,9 +74,11 @@ def _typed(value: Any, kind: type) -> Any:
 def _pyarrow(path: Path) -> ModuleType:
     if not is_installed("pyarrow"):
         raise SeparationError(f"{path} needs pyarrow: {install_command('cluster')}")
-    import pyarrow
-    import pyarrow.parquet
-
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:  # of another NumPy
+        raise SeparationError(f"{path} needs pyarrow: {_first_line(error)}") from error
     return pyarrow
 
 

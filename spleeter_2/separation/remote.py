@@ -54,7 +54,7 @@ def without_file_protocol(name: str | os.PathLike) -> str:
 def parts_of(url: str) -> tuple[str, str]:
     """Name of a URL's folder and of its file, for the fields of a filename format."""
     if not is_readonly(url):
-        folder, name = posixpath.split(url)
+        folder, name = posixpath.split(url.partition("://")[2])
         return posixpath.basename(folder), name
     folder, name = posixpath.split(urlsplit(url).path)
     return unquote(posixpath.basename(folder)), unquote(name).replace("/", "_")
