@@ -402,20 +402,18 @@ def _connected(
 ) -> Iterator[tuple[Any, _Facts]]:
     """A client of Dask's."""
     with contextlib.ExitStack() as stack:
+        distributed = _import_distributed(verbose)
         if cluster.address is not None:
-            _import_distributed(verbose)
             facts = _Facts(f"the scheduler {cluster.address}", threads, None)
             client = _client_of(cluster.address)
         else:
-            stack.enter_context(_local_environment(verbose))
-            distributed = _import_distributed(verbose)
             from dask.system import CPU_COUNT
             from distributed.system import MEMORY_LIMIT
 
             threads = threads or max(1, CPU_COUNT // cluster.jobs)
             memory = int(memory or MEMORY_LIMIT / cluster.jobs)
             facts = _Facts("the processes", threads, memory)
-            stack.enter_context(_environment(dict.fromkeys(THREADS, str(threads))))
+            stack.enter_context(_local_environment(threads, verbose))
             local = _start_processes(distributed, cluster.jobs, memory, verbose)
             stack.callback(_stop_processes, local)
             with interrupts_deferred():
@@ -487,7 +485,6 @@ def _start_processes(distributed: Any, jobs: int, memory: int, verbose: bool) ->
                 processes=True,
                 host="127.0.0.1",
                 protocol="tcp://",
-                security=False,
                 memory_limit=memory,
                 dashboard_address="127.0.0.1:0",
                 silence_logs=False if verbose else logging.CRITICAL,
@@ -512,21 +509,21 @@ def _close_client(client: Any) -> None:
 
 
 @contextlib.contextmanager
-def _local_environment(verbose: bool) -> Iterator[None]:
-    """Dask's settings for processes of this machine, here and in them."""
-    try:
-        import dask
-    except (ValueError, OSError):
-        yield  # ``_import_distributed`` raises the error
-        return
-    settings = dict(_LOCAL)
-    settings["distributed.nanny.pre-spawn-environ"] = dict.fromkeys(THREADS, "1")  # names only
+def _local_environment(threads: int, verbose: bool) -> Iterator[None]:
+    """Variables and Dask's settings for processes of this machine, as they are started."""
+    import dask
+
+    settings = {**_LOCAL, "distributed.nanny.pre-spawn-environ": dict.fromkeys(THREADS, threads)}
     if not verbose:
         settings["logging"] = dict.fromkeys(_LOGGERS, "critical")
     with dask.config.set(settings):
-        inherited = dask.config.serialize(dask.config.global_config)
-        variables = {"DASK_INTERNAL_INHERIT_CONFIG": inherited, "TF_CPP_MIN_LOG_LEVEL": "3"}
-        with _environment({**variables, "PYTHONHASHSEED": os.environ.get("PYTHONHASHSEED")}):
+        variables = {
+            **dict.fromkeys(THREADS, str(threads)),
+            "DASK_INTERNAL_INHERIT_CONFIG": dask.config.serialize(dask.config.global_config),
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+            "PYTHONHASHSEED": os.environ.get("PYTHONHASHSEED"),  # Dask sets it
+        }
+        with _environment(variables):
             yield
 
 
