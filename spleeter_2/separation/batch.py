@@ -77,6 +77,7 @@ def separate_songs(
     close_separator()  # of an earlier run: its files may have changed
     try:
         plan = _Plan(files, settings, catalogue)
+        _check_places(plan, settings, catalogue)
         with contextlib.ExitStack() as stack:
             table = stack.enter_context(Table(catalogue.table)) if catalogue.table else None
             return _Run(plan, settings, catalogue, table).run() and not plan.unsearched
@@ -127,6 +128,24 @@ class _Plan:
         """The songs, each with the stems of all."""
         for row in self._rows:
             yield replace(row, settings=replace(row.settings, stems=self.settings.stems))
+
+
+def _check_places(plan: _Plan, settings: Settings, catalogue: Catalogue) -> None:
+    """Raise SeparationError for files that a worker, or a check of stems, cannot reach."""
+    decodes = settings.skip_existing and catalogue.table is None
+    if not (decodes or (catalogue.cluster and catalogue.manifest is None)):
+        return
+    for row in plan:
+        outputs = row.song.outputs.values()
+        if catalogue.cluster and STDIO in (row.song.source, *outputs):
+            raise SeparationError(
+                "workers have no standard input and output: omit --jobs and --cluster"
+            )
+        if decodes and any(map(is_remote, outputs)):
+            raise SeparationError(
+                "--skip-existing does not fetch stems from a store to decode them: give a table of "
+                "results with --table"
+            )
 
 
 class _Run:
@@ -194,22 +213,12 @@ class _Run:
 
     def _task(self, row: Row) -> Task:
         song, settings = row.song, row.settings
-        paths = (song.source, *song.outputs.values())
         if self._cluster is not None:
-            if STDIO in paths:
-                raise SeparationError(
-                    "workers have no standard input and output: omit --jobs and --cluster"
-                )
             # workers have another current folder
             if not is_remote(song.source):
                 song = replace(song, source=os.path.abspath(song.source))
             if not settings.model.startswith(PREFIXES):
                 settings = replace(settings, model=os.path.abspath(settings.model))
-        if settings.skip_existing and self._table is None and any(map(is_remote, paths[1:])):
-            raise SeparationError(
-                "--skip-existing does not fetch stems from a store to decode them: give a table of "
-                "results with --table"
-            )
         if self._table is None:
             return Task(song, settings, self._model)
         digest = digest_of(self._model, settings, song.outputs)

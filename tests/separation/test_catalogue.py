@@ -2,22 +2,34 @@
 
 import csv
 import os
+import resource
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 from support.common import RATE, files_below
+from support.executor import cluster_of, until
 
 from spleeter_2.audio.codecs import Encoding
-from spleeter_2.errors import SeparationError
-from spleeter_2.separation import remote
+from spleeter_2.config.loading import load_configuration
+from spleeter_2.errors import ModelError, SeparationError
+from spleeter_2.executor import Failure
+from spleeter_2.separation import batch, remote
 from spleeter_2.separation.manifest import Manifest
 from spleeter_2.separation.paths import Job, plan_outputs
-from spleeter_2.separation.song import Outcome, Settings, Task
+from spleeter_2.separation.song import (
+    Outcome,
+    Settings,
+    Task,
+    digest_of,
+    model_digest,
+    separate_in_worker,
+)
 from spleeter_2.separation.table import COLUMNS, Table, is_done
 
 STEMS = ["accompaniment.wav", "vocals.wav"]
@@ -554,3 +566,137 @@ def run_command(*arguments: object, **options) -> tuple[int, str]:
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, done.stderr
+
+
+def test_two_processes_write_what_one_does(spleeter, tiny, songs, tmp_path):
+    songs[1].write_bytes(b"no audio")
+    options = ["-p", tiny, "--codec", "flac", tmp_path / "music"]
+    table = tmp_path / "results.csv"
+    assert spleeter("separate", *options, "-o", tmp_path / "one")[0] == 1
+    status, messages = run_command(
+        *options, "--jobs", 2, "--table", table, "-o", tmp_path / "two", cwd=tmp_path
+    )
+    assert status == 1 and "b.wav is not audio" in messages and "1 of 3 songs failed" in messages
+    assert "3 of 3 songs, " in messages and "hours of audio per hour" in messages
+    one, two = (files_with_bytes(tmp_path / name) for name in ("one", "two"))
+    assert one == two and len(one) == 4
+    statuses = {Path(row["input"]).stem: row["status"] for row in rows_of(table)}
+    assert statuses == {"a": "done", "b": "failed", "c": "done"}
+
+
+@pytest.mark.parametrize("arguments", [["-o", "-", "SONG"], ["-o", "out", "-"]])
+def test_workers_have_no_standard_streams(spleeter, songs, tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    arguments = [songs[0] if item == "SONG" else item for item in arguments]
+    status, messages = spleeter("separate", "--jobs", 2, "--stems", "vocals", *arguments)
+    assert status == 1 and "workers have no standard input and output" in messages
+    assert len(messages.splitlines()) == 1 and not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_of_one_worker_costs_its_songs_until_the_next_run(tiny, songs, tmp_path):
+    from distributed import Client
+
+    table, out = tmp_path / "results.csv", tmp_path / "out"
+    for number in range(3):
+        (tmp_path / f"music/{number}.wav").write_bytes(songs[0].read_bytes())
+    options = ["-p", tiny, "--table", table, "--skip-existing", "-o", out, tmp_path / "music"]
+    (tmp_path / "cluster").mkdir()
+    with cluster_of(tmp_path / "cluster", 0) as cluster:
+        for _ in range(2):
+            cluster.start_worker("--nthreads", 1, "--no-nanny")
+        with Client(scheduler_file=cluster.file) as client:
+            client.wait_for_workers(2, timeout=30)
+        limited = cluster.running[-1].pid
+        resource.prlimit(limited, resource.RLIMIT_FSIZE, (50_000, resource.RLIM_INFINITY))
+        status, messages = run_command("--cluster", cluster.file, *options)
+        statuses = [row["status"] for row in rows_of(table)]
+        assert status == 1 and len(statuses) == 6 and set(statuses) == {"done", "failed"}
+        assert "exceeds the largest size of a file" in messages
+        assert len(files_below(out)) == 2 * statuses.count("done")
+        unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+        resource.prlimit(limited, resource.RLIMIT_FSIZE, unlimited)
+        status, messages = run_command("--cluster", cluster.file, *options)
+    assert status == 0 and f"{statuses.count('done')} song(s) skipped" in messages
+    assert len(rows_of(table)) == 6 + statuses.count("failed")
+    assert len(files_below(out)) == 12
+
+
+def test_sigterm_leaves_whole_stems_and_a_table_of_them(tiny, song, tmp_path):
+    waveform, rate = soundfile.read(song)
+    soundfile.write(tmp_path / "long.wav", np.tile(waveform, (300, 1)), rate)
+    rows = [f"{song},s{number}" for number in range(4)] + ["long.wav,l1", "long.wav,l2"]
+    manifest, table = tmp_path / "songs.csv", tmp_path / "results.csv"
+    manifest.write_text("\n".join(["input,output", *rows]))
+    command = [sys.executable, "-m", "spleeter_2", "separate", "-p", tiny, "--jobs", 2]
+    command += ["--manifest", manifest, "--table", table, "-o", tmp_path / "out"]
+    running = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True)
+    long = [tmp_path / "l1", tmp_path / "l2"]
+
+    def is_in_work() -> bool:
+        assert running.poll() is None, running.stderr.read()
+        return any(path.stat().st_size > 1e6 for each in long for path in each.rglob(".*"))
+
+    until(is_in_work, 60)
+    running.terminate()
+    _, messages = running.communicate(timeout=60)
+    assert running.returncode == 143 and messages.endswith("no incomplete output is left\n")
+    assert [row["status"] for row in rows_of(table)] == ["done"] * 4
+    assert not any(each.exists() for each in long)
+    for number in range(4):
+        assert len(files_below(tmp_path / f"s{number}")) == 2
+
+
+def test_what_workers_cannot_do(spleeter, songs, tmp_path, monkeypatch):
+    """A song whose process died is an error of that song; another model ends the run."""
+
+    def answers(*results):
+        def run_tasks(tasks, *_, **options):
+            options["on_start"]("http://127.0.0.1:8787/status")
+            yield from zip(tasks, results, strict=False)
+
+        monkeypatch.setattr(batch, "run_tasks", run_tasks)
+        options = ["--jobs", 2, "--table", tmp_path / "t.csv", "-o", tmp_path / "out"]
+        return spleeter("separate", *options, *songs)
+
+    status, messages = answers(Failure("its process was killed"), Outcome("done"), Outcome("done"))
+    assert status == 1 and f"error: {songs[0]}: its process was killed\n" in messages
+    assert "dashboard: http://127.0.0.1:8787/status" in messages
+    assert [row["status"] for row in rows_of(tmp_path / "t.csv")] == ["failed", "done", "done"]
+    status, messages = answers(Outcome("done"), ModelError("tiny is another model there"))
+    assert status == 1 and messages.endswith("error: tiny is another model there\n")
+    assert len(rows_of(tmp_path / "t.csv")) == 4
+
+
+def test_a_worker_with_another_model_is_refused(tiny, songs, tmp_path):
+    (job,) = plan_outputs([songs[0]], tmp_path / "out", "{instrument}", "wav", MODEL[1])
+    settings = settings_with(model=str(tiny), skip_existing=False, mwf=False, verbose=False)
+    result = separate_in_worker(Task(job, settings, model="of another machine"))
+    assert isinstance(result, ModelError) and "is another model on this worker" in str(result)
+    model = model_digest(load_configuration(tiny))
+    assert separate_in_worker(Task(job, settings, model)).status == "done"
+    settings = replace(settings, model=str(tmp_path / "nowhere"))
+    assert isinstance(separate_in_worker(Task(job, settings, model)), ModelError)
+
+
+def test_digests_of_models_and_options(tiny):
+    grouped = load_configuration("spleeter_2:grouped")
+    digests = {
+        model_digest(load_configuration(name))
+        for name in (tiny, "spleeter_2:grouped", "spleeter_2:mask", "spleeter:2stems")
+    }
+    assert len(digests) == 4 and model_digest(grouped) in digests
+    base = settings_with()
+    variants = [
+        base,
+        settings_with(duration=3.0),
+        settings_with(offset=3.0),
+        settings_with(overlap=0.5),
+        settings_with(encoding=Encoding("flac")),
+        settings_with(encoding=Encoding("mp3", bitrate="192k")),
+        settings_with(encoding=Encoding("mp3")),
+    ]
+    digests = {digest_of("model", each, MODEL[1]) for each in variants}
+    digests |= {digest_of("other", base, MODEL[1]), digest_of("model", base, ["vocals"])}
+    assert len(digests) == 9
+    same = settings_with(output_path="elsewhere", device="cpu", encoding=Encoding(bitrate="1k"))
+    assert digest_of("model", same, MODEL[1][::-1]) == digest_of("model", base, MODEL[1])
