@@ -117,11 +117,11 @@ setup(
         "evaluation": EVALUATION,
         "web": WEB,
         "cluster": CLUSTER,
-        "s3": S3,  # apart from "all": a package per store
+        "s3": S3,  # apart from "all", as are fsspec's packages for other stores
         "upstream": UPSTREAM,
         "gpu": GPU,  # apart from "all": it replaces the ONNX Runtime of the base
         "all": TRAIN + EVALUATION + WEB + CLUSTER,
-        "tests": TRAIN + EVALUATION + WEB + CLUSTER + TESTS,
+        "tests": TRAIN + EVALUATION + WEB + CLUSTER + S3 + TESTS,
     },
     entry_points={
         "console_scripts": [

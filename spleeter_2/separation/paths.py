@@ -96,8 +96,9 @@ def plan_song(
     if is_readonly(output):
         raise SeparationError(f"stems cannot be written to {output}: name a folder or a store")
     root = output if is_remote(output) else os.path.abspath(output)
+    names = _names(source)
     *paths, pattern = (
-        _stem_path(root, tree, template, source, name, codec)
+        _stem_path(root, tree, template, names, name, codec)
         for name in (*instruments, "{instrument}")
     )
     return Job(source, dict(zip(instruments, paths, strict=True)), pattern)
@@ -121,9 +122,9 @@ def _check_template(template: str) -> None:
 
 
 def _stem_path(
-    root: str, tree: str, template: str, source: str, instrument: str, codec: str
+    root: str, tree: str, template: str, names: tuple[str, str], instrument: str, codec: str
 ) -> str:
-    folder, filename = _names(source)
+    folder, filename = names
     name = template.format(filename=filename, foldername=folder, instrument=instrument, codec=codec)
     if is_remote(root):
         below = posixpath.normpath(posixpath.join(tree, name))

@@ -35,6 +35,9 @@ from .remote import are_there, is_remote, local_copy, local_stems
 from .separator import SeparationResult, Separator
 
 NB_DIGITS = 32  # of a digest: 128 bits
+LONGEST_PAUSE = 5.0  # seconds
+
+_nb_failed = 0  # songs in a row, in this worker
 
 
 @dataclass(frozen=True)
@@ -158,12 +161,27 @@ def separate_one(task: Task, shows_bar: bool = False) -> Outcome:
 
 
 def separate_in_worker(task: Task) -> Outcome | ModelError:
-    """``separate_one``, with an error of the model as a result: it ends the run, not the song."""
+    """``separate_one``, with an error of the model as a result: it ends the run, not the song.
+
+    After several failed songs in a row there is a pause before the next: a worker whose disk is
+    full fails at once, and would take all songs that are left.
+    """
+    global _nb_failed
     use_one_arena()
+    _pause(0.1 * 2 ** min(_nb_failed - 2, 10) if _nb_failed > 1 else 0.0)
     try:
-        return separate_one(task)
+        outcome = separate_one(task)
     except ModelError as error:
         return ModelError(str(error))
+    _nb_failed = _nb_failed + 1 if outcome.status == "failed" else 0
+    return outcome
+
+
+def _pause(seconds: float) -> None:
+    """Sleep, at most ``LONGEST_PAUSE``, in pieces: an interrupt comes between two of them."""
+    end = time.monotonic() + min(seconds, LONGEST_PAUSE)
+    while time.monotonic() < end:
+        time.sleep(0.05)
 
 
 def open_separator(settings: Settings, model: str = "") -> Separator:
