@@ -129,7 +129,7 @@ def test_the_container_without_a_container(wheel, binaries, tmp_path):
 
 def test_extras(wheel):
     """``all`` and ``tests`` hold the others, but not ``gpu``, which replaces a package, and
-    ``upstream``, whose program is named as ours; ``s3``, one store of many, is in ``tests`` only."""
+    ``upstream``, whose program is named as ours; ``s3``, one store of many, is in ``tests``."""
     archive = zipfile.ZipFile(wheel)
     (path,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
     metadata = email.message_from_bytes(archive.read(path))
