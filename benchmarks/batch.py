@@ -11,17 +11,21 @@ scheduler and its workers run before the clock starts, as those of a cluster do,
 model; ``--jobs`` starts its processes while the clock runs. Medians over the runs:
 
     wall s      of the whole command with all songs; songs and hours of audio per hour are over it
-    times       faster than one process: the median of the turns' ratios
+    times       faster than one process, and than one on one worker's share of the cores (medians
+                of the turns' ratios)
     start s     what a run takes apart from its songs: 2 * wall of the half - wall of all
     s/song      of a further song: (wall of all - wall of the half) / half of the songs
     CPU s       of the command and its children; workers of a cluster are not among them
     in song s   the table's seconds from the start of a song to its end, in its process
 
+After them: CPU seconds that reading a song and writing a stem take by themselves, ffmpeg included,
+and the bytes of a file, for several formats.
+
 With ``--rows`` nothing is separated: time and memory of the check of a manifest with URLs, and of a
 table of results that is written without waiting for the disk, and read.
 
 The last lines compare ``--jobs 1`` with one process, which has as many threads: the difference of
-s/song is what Dask costs per song; and two workers with one process by s/song, without the start.
+s/song is what Dask costs per song; and the workers with one process by s/song, without the start.
 """
 
 from __future__ import annotations
@@ -46,11 +50,15 @@ import soundfile
 
 HERE = Path(__file__).parent
 SONG = HERE.parent / "demo" / "lets-go-fishin.ogg"
-ALONE = "one process"
+ALONE, SHARE = "one process", "its share"  # the latter on as many cores as a worker has
 SPLEETER = [sys.executable, "-m", "spleeter_2", "separate"]
 # the launcher is small: it measures its children
 LAUNCHER = """
-import resource, subprocess, sys, time
+import os, resource, subprocess, sys, time
+cores = int(sys.argv.pop(1))
+if cores:
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+    os.environ["OMP_NUM_THREADS"] = str(cores)
 start = time.perf_counter()
 status = subprocess.run(sys.argv[1:], stderr=sys.stderr).returncode
 usage = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -102,14 +110,16 @@ def cluster(folder: Path, nb_workers: int, threads: int) -> Iterator[str]:
             process.wait()
 
 
-def run(way: list[str], songs: list[Path], folder: Path, model: str) -> dict[str, float]:
-    """Separate songs once; numbers of the run by name."""
+def run(
+    way: list[str], songs: list[Path], folder: Path, model: str, cores: int = 0
+) -> dict[str, float]:
+    """Separate songs once, on so many cores (0: all); numbers of the run by name."""
     table, out = folder / "table.csv", folder / "out"
     table.unlink(missing_ok=True)
     shutil.rmtree(out, ignore_errors=True)
     command = [*SPLEETER, "-p", model, "--table", table, "-o", out, *way, *songs]
     done = subprocess.run(
-        [sys.executable, "-c", LAUNCHER, *map(str, command)],
+        [sys.executable, "-c", LAUNCHER, str(cores), *map(str, command)],
         capture_output=True,
         text=True,
         check=True,
@@ -127,11 +137,13 @@ def run(way: list[str], songs: list[Path], folder: Path, model: str) -> dict[str
     }
 
 
-def run_twice(way: list[str], songs: list[Path], folder: Path, model: str) -> dict[str, float]:
+def run_twice(
+    way: list[str], songs: list[Path], folder: Path, model: str, cores: int = 0
+) -> dict[str, float]:
     """Separate half of the songs, then all; numbers of the latter, and those of the difference."""
     nb_half = len(songs) // 2
-    half = run(way, songs[:nb_half], folder, model)
-    whole = run(way, songs, folder, model)
+    half = run(way, songs[:nb_half], folder, model, cores)
+    whole = run(way, songs, folder, model, cores)
     each = (whole["wall"] - half["wall"]) / (len(songs) - nb_half)
     return {**whole, "each": each, "start": half["wall"] - nb_half * each}
 
@@ -142,10 +154,11 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, list[dict[st
     threads = max(1, (os.cpu_count() or 1) // options.workers)
     rows: dict[str, list[dict[str, float]]] = {}
     for _ in range(options.repeat):
-        for nb_jobs in (0, 1, options.workers):
-            name = f"--jobs {nb_jobs}" if nb_jobs else ALONE
-            way = name.split() if nb_jobs else []
-            rows.setdefault(name, []).append(run_twice(way, songs, folder, options.model))
+        for name in (ALONE, SHARE, "--jobs 1", f"--jobs {options.workers}"):
+            way = name.split() if name.startswith("--") else []
+            cores = threads if name == SHARE else 0
+            result = run_twice(way, songs, folder, options.model, cores)
+            rows.setdefault(name, []).append(result)
         with tempfile.TemporaryDirectory(dir=folder) as own:
             with cluster(Path(own), options.workers, threads) as file:
                 result = run_twice(["--cluster", file], songs, folder, options.model)
@@ -156,24 +169,61 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, list[dict[st
 def print_table(rows: dict[str, list[dict[str, float]]], nb_songs: int) -> None:
     """Print the medians, and the comparisons with one process."""
 
-    def ratio(name: str, key: str) -> float:
-        turns = zip(rows[ALONE], rows[name], strict=True)
+    def ratio(name: str, key: str, base: str = ALONE) -> float:
+        turns = zip(rows[base], rows[name], strict=True)
         return statistics.median(one[key] / each[key] for one, each in turns)
 
-    print("way           wall s  songs/h  audio h/h  times  start s  s/song   CPU s  in song s")
+    print(
+        "way           wall s  songs/h  audio h/h  times        start s  s/song   CPU s  in song s"
+    )
     for name, runs in rows.items():
         of = {key: statistics.median(each[key] for each in runs) for key in runs[0]}
         print(
             f"{name:12} {of['wall']:7.1f} {3600 * nb_songs / of['wall']:8.0f} "
-            f"{of['audio'] / of['wall']:10.1f} {ratio(name, 'wall'):6.2f} {of['start']:8.1f} "
+            f"{of['audio'] / of['wall']:10.1f} {ratio(name, 'wall'):6.2f} "
+            f"{ratio(name, 'wall', SHARE):6.2f} {of['start']:8.1f} "
             f"{of['each']:7.3f} {of['cpu']:7.1f} {of['elapsed']:10.2f}"
         )
     overhead = 100 / ratio("--jobs 1", "each") - 100
     print(f"overhead per song of --jobs 1: {overhead:.1f} % of one process's s/song")
-    for name in [*rows][2:]:
+    for name in [*rows][3:]:
         print(
-            f"{name}: {ratio(name, 'each'):.2f} times as many songs per second, without the start"
+            f"{name}: a further song {ratio(name, 'each'):.2f} times faster than in one process, "
+            f"{ratio(name, 'each', SHARE):.2f} times faster than on its share of the cores"
         )
+
+
+def print_formats(song: Path, folder: Path) -> None:
+    """Print the CPU time of reading and of writing a file of some formats, and its size."""
+    from spleeter_2.audio.codecs import Encoding
+    from spleeter_2.audio.reader import AudioReader
+    from spleeter_2.audio.writer import AudioWriter
+
+    print("CPU seconds of a song:  reading  writing  MB")
+    with AudioReader(song) as reader:
+        blocks, rate = list(reader.blocks()), reader.sample_rate
+    for codec in ("wav", "flac", "mp3"):
+        path = folder / f"format.{codec}"
+        begin = cpu_seconds()
+        with AudioWriter(path, rate, 2, Encoding(codec)) as writer:
+            for block in blocks:
+                writer.write(block)
+            writer.finish()
+            writer.publish()
+        written = cpu_seconds()
+        with AudioReader(path) as reader:
+            for _ in reader.blocks():
+                pass
+        print(
+            f"{codec:23} {cpu_seconds() - written:8.2f} {written - begin:8.2f} "
+            f"{path.stat().st_size / 1e6:3.1f}"
+        )
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process and of its children that have ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 def print_lists(nb_rows: int, folder: Path) -> None:
@@ -244,7 +294,8 @@ def main() -> None:
             return
         write_songs(folder / "songs", options.songs, options.seconds)
         rows = measure(folder, options)
-    print_table(rows, options.songs)
+        print_table(rows, options.songs)
+        print_formats(folder / "songs" / "0000.wav", folder)
 
 
 if __name__ == "__main__":
