@@ -20,6 +20,7 @@ from spleeter_2.config.loading import load_configuration
 from spleeter_2.errors import ModelError, SeparationError
 from spleeter_2.executor import Failure
 from spleeter_2.separation import batch, remote
+from spleeter_2.separation import song as song_module
 from spleeter_2.separation.manifest import Manifest
 from spleeter_2.separation.paths import Job, plan_outputs
 from spleeter_2.separation.song import (
@@ -665,6 +666,18 @@ def test_what_workers_cannot_do(spleeter, songs, tmp_path, monkeypatch):
     status, messages = answers(Outcome("done"), ModelError("tiny is another model there"))
     assert status == 1 and messages.endswith("error: tiny is another model there\n")
     assert len(rows_of(tmp_path / "t.csv")) == 4
+
+
+def test_a_worker_pauses_after_failures_in_a_row(tiny, songs, tmp_path, monkeypatch):
+    pauses = []
+    monkeypatch.setattr(song_module, "_nb_failed", 0)
+    monkeypatch.setattr(song_module, "_pause", pauses.append)
+    settings = settings_with(model=str(tiny), skip_existing=False, mwf=False, verbose=False)
+    for source in ["none", "none", "none", "none", songs[0], "none"]:
+        (job,) = plan_outputs([source], tmp_path, "{instrument}", "wav", MODEL[1])
+        outcome = separate_in_worker(Task(job, settings))
+        assert outcome.status == ("failed" if source == "none" else "done")
+    assert pauses == [0, 0, 0.1, 0.2, 0.4, 0]
 
 
 def test_a_worker_with_another_model_is_refused(tiny, songs, tmp_path):
