@@ -19,7 +19,7 @@ class Hidden(importlib.abc.MetaPathFinder):
     names = (
         "tensorflow", "tf_keras", "keras", "tensorboard", "tf2onnx", "onnx", "einops", "matplotlib",
         "spleeter", "musdb", "museval", "stempeg", "pandas", "jinja2", "starlette", "uvicorn",
-        "python_multipart", "PIL",
+        "python_multipart", "PIL", "distributed", "dask",
     )
 
     def find_spec(self, name, path=None, target=None):
