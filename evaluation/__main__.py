@@ -13,6 +13,7 @@ from spleeter_2.runtime.matplotlib_import import import_matplotlib
 
 from .options import (
     BaselineOption,
+    ClusterOption,
     DataOption,
     JobsOption,
     ResultsOption,
@@ -44,6 +45,7 @@ def run_command(
     sources: Optional[int] = SourcesOption,
     baseline: str = BaselineOption,
     jobs: Optional[int] = JobsOption,
+    cluster: Optional[str] = ClusterOption,
     scorer: Optional[str] = ScorerOption,
     save_audio: bool = SaveAudioOption,
     mwf: bool = MwfOption,
@@ -70,6 +72,7 @@ def run_command(
             nb_sources=sources,
             baselines=baseline,
             jobs=jobs,
+            cluster=cluster,
             scorer=scorer,
             save_audio=save_audio,
             mwf=mwf,
@@ -139,7 +142,10 @@ def ablation_command(
         help="Folder of the results; existing ones are resumed.",
     ),
     subset: str = SubsetOption,
-    jobs: int = typer.Option(1, "--jobs", help="Trainings at a time, which share the cores."),
+    jobs: Optional[int] = typer.Option(
+        None, "--jobs", help="Trainings at a time, which share the cores. [default: 1]"
+    ),
+    cluster: Optional[str] = ClusterOption,
     cache: Optional[Path] = typer.Option(
         None, "--cache", help="Folder of decoded stems: see 'spleeter train'."
     ),
@@ -151,7 +157,8 @@ def ablation_command(
     import_matplotlib(output_path)
     from .ablation import Options, ablation
 
-    page = ablation(plan, Options(data, mus_dir, output_path, subset, jobs, cache, verbose))
+    options = Options(data, mus_dir, output_path, subset, jobs, cluster, cache, verbose)
+    page = ablation(plan, options)
     typer.echo(page.read_text("utf-8"))
     typer.echo(f"in {page.parent}")
 

@@ -12,28 +12,27 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import shlex
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from msgspec.structs import replace
+from msgspec import structs
 
 from spleeter_2.config.loading import load_configuration, parse_configuration
 from spleeter_2.console import configure_logging
 from spleeter_2.data.songs import split, training_songs
 from spleeter_2.errors import SeparationError
+from spleeter_2.executor import Cluster, Failure, run_tasks
 from spleeter_2.files import write_text
 
 from .ablation_plan import Plan, Variant, configured, read_plan
 from .ablation_report import write_results
 from .results import Run
-from .runner import Settings, hardware, score_missing, time_left, versions
+from .runner import Settings, hardware, log_dashboard, score_missing, time_left, versions
 from .tracks import find_tracks
-from .workers import Failure, run_tasks
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +44,8 @@ class Options:
     Attributes:
         data: songs to train with.
         scored: data set to score (default: ``data``).
-        jobs: trainings at a time, which share the cores.
+        jobs: trainings at a time, which share the cores (default: 1).
+        cluster: see ``runner.Settings``; it trains, too.
         cache: folder of decoded stems.
     """
 
@@ -53,9 +53,21 @@ class Options:
     scored: Path | None
     output: Path
     subset: str = "test"
-    jobs: int = 1
+    jobs: int | None = None
+    cluster: str | None = None
     cache: Path | None = None
     verbose: bool = False
+
+    @property
+    def place(self) -> Cluster:
+        """Where the trainings run."""
+        return Cluster(1 if self.jobs is None and self.cluster is None else self.jobs, self.cluster)
+
+    def with_absolute_paths(self) -> Options:
+        """Options for processes that have another working folder."""
+        folders = (self.data, self.scored, self.output, self.cache)
+        data, scored, output, cache = (folder and folder.absolute() for folder in folders)
+        return replace(self, data=data, scored=scored, output=output, cache=cache)
 
 
 def ablation(path: Path, options: Options) -> Path:
@@ -70,8 +82,8 @@ def ablation(path: Path, options: Options) -> Path:
     Raises:
         SeparationError: the plan, the data or the folder cannot be used, or a training failed.
     """
-    if options.jobs < 1:
-        raise SeparationError(f"--jobs must be positive, not {options.jobs}")
+    if options.place.address:
+        options = options.with_absolute_paths()
     plan = read_plan(path)
     scored = options.scored or options.data
     tracks = find_tracks(scored, options.subset, ())
@@ -91,7 +103,8 @@ def ablation(path: Path, options: Options) -> Path:
 def _command(path: Path, options: Options) -> str:
     words = ["python", "-m", "evaluation", "ablation", str(path), "-d", str(options.data)]
     words += [] if options.scored is None else ["--mus_dir", str(options.scored)]
-    return shlex.join([*words, "-o", str(options.output), "--jobs", str(options.jobs)])
+    words += ["-o", str(options.output)]
+    return shlex.join(words if options.cluster else [*words, "--jobs", str(options.place.jobs)])
 
 
 def _write_configuration(variant: Variant, content: dict[str, Any]) -> None:
@@ -109,7 +122,7 @@ def _is_trained(variant: Variant) -> bool:
     except (ValueError, SeparationError):
         return False
     wanted = load_configuration(str(variant.configuration))
-    return summary.finished and replace(trained, weights=None) == wanted
+    return summary.finished and structs.replace(trained, weights=None) == wanted
 
 
 @dataclass(frozen=True)
@@ -121,13 +134,14 @@ class _Task:
 
 def _train_all(variants: Sequence[Variant], options: Options) -> None:
     tasks = [_Task(variant, options.data, options.cache) for variant in variants]
-    if tasks:
-        log.info(
-            f"{len(tasks)} training(s), {options.jobs} at a time; logs in {options.output}/logs"
-        )
+    if not tasks:
+        return
+    at_a_time = f", {options.place.jobs} at a time" if options.place.jobs else ""
+    log.info(f"{len(tasks)} training(s){at_a_time}; logs in {options.output}/logs")
     started = time.monotonic()
-    threads = max(1, (os.cpu_count() or 1) // options.jobs)
-    results = run_tasks(tasks, train_variant, options.jobs, options.verbose, threads)
+    results = run_tasks(
+        tasks, train_variant, options.place, options.verbose, on_start=log_dashboard
+    )
     failures = []
     with contextlib.closing(results):
         for count, (task, outcome) in enumerate(results, 1):
@@ -143,7 +157,7 @@ def _train_all(variants: Sequence[Variant], options: Options) -> None:
 
 
 def train_variant(task: _Task) -> float:
-    """Train one variant in a worker process; on SIGTERM its state is saved, as on other exceptions.
+    """Train one variant in a worker process; when it is interrupted, its state is saved.
 
     Returns:
         The best validation loss.
@@ -186,6 +200,7 @@ def _scored(variant: Variant, plan: Plan, scored: Path, options: Options) -> Run
         data=scored,
         output=options.output / "scores",
         subset=options.subset,
+        cluster=options.cluster,
         save_audio=drawn,
         verbose=options.verbose,
     )

@@ -38,6 +38,13 @@ BaselineOption = typer.Option(
 JobsOption = typer.Option(
     None, "--jobs", help="Processes, one thread each. [default: as cores and memory allow]"
 )
+ClusterOption = typer.Option(
+    None,
+    "--cluster",
+    metavar="ADDRESS",
+    help="Dask scheduler (tcp://host:8786) or its file, in place of --jobs; its workers need the "
+    "folders of data and results under the same paths.",
+)
 ScorerOption = typer.Option(
     None,
     "--scorer",

@@ -28,6 +28,7 @@ from spleeter_2.checks import (
 )
 from spleeter_2.data.songs import Song
 from spleeter_2.errors import SeparationError
+from spleeter_2.executor import Cluster, Failure, run_tasks
 from spleeter_2.files import atomic_file, write_json
 from spleeter_2.runtime.network import parse_device
 from spleeter_2.separation.separator import MOST_SHIFTS
@@ -61,7 +62,6 @@ from .tracks import (
     load_track,
     track_seconds,
 )
-from .workers import Failure, run_tasks
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +81,8 @@ class Settings:
         tracks: names (default: all tracks).
         baselines: further methods, separated by commas.
         jobs: processes (default: as cores and memory allow).
+        cluster: address of a Dask scheduler or its file, in place of ``jobs``; its workers need
+            the folders of the data and of the output under the same absolute paths.
         scorer: one of ``SCORERS`` (default: that of an existing run, else the first).
 
     Raises:
@@ -95,6 +97,7 @@ class Settings:
     nb_sources: int | None = None
     baselines: str = ""
     jobs: int | None = None
+    cluster: str | None = None
     scorer: str | None = None
     save_audio: bool = False
     mwf: bool = False
@@ -116,8 +119,12 @@ class Settings:
             checked[name] = check_flag(name, getattr(self, name))
         if self.nb_sources is not None:
             checked["nb_sources"] = check_whole("sources", self.nb_sources)
-        if self.jobs is not None:
-            checked["jobs"] = check_whole("--jobs", self.jobs)
+        if self.jobs is not None or self.cluster is not None:
+            given = Cluster(self.jobs, self.cluster)
+            checked.update(jobs=given.jobs, cluster=given.address)
+        if self.cluster is not None:  # workers have working folders of their own
+            for name in ("data", "output"):
+                checked[name] = checked[name].absolute()
         if self.scorer is not None and self.scorer not in SCORERS:
             raise SeparationError(f"--scorer must be {' or '.join(SCORERS)}, not {self.scorer}")
         if self.overlap is not None:
@@ -183,8 +190,6 @@ def score_missing(settings: Settings) -> tuple[list[Run], list[Song]]:
         SeparationError: there is nothing to evaluate, the folder holds another run, or tracks
             could not be scored. The scores of the other tracks are kept.
     """
-    if settings.jobs is not None and settings.jobs < 1:
-        raise SeparationError(f"--jobs must be positive, not {settings.jobs}")
     import_stempeg()
     tracks = find_tracks(settings.data, settings.subset, settings.tracks)
     methods = _methods(settings)
@@ -292,11 +297,18 @@ def _is_done(track: Song, run: Run, save_audio: bool) -> bool:
 
 
 def _score_all(tasks: list[Task], settings: Settings) -> None:
-    jobs = settings.jobs or default_jobs(max(task.seconds for task in tasks), tasks)
+    if settings.cluster:
+        cluster, threads = Cluster(address=settings.cluster), None
+        tasks = [_with_absolute_paths(task) for task in tasks]
+    else:
+        jobs = settings.jobs or default_jobs(max(task.seconds for task in tasks), tasks)
+        cluster, threads = Cluster(min(jobs, len(tasks))), 1
     total = sum(task.seconds for task in tasks)
     started, done = time.monotonic(), 0.0
     failed: set[str] = set()
-    results = run_tasks(tasks, score_track, min(jobs, len(tasks)), settings.verbose)
+    results = run_tasks(
+        tasks, score_track, cluster, settings.verbose, threads, on_start=log_dashboard
+    )
     with contextlib.closing(results):
         for count, (task, outcomes) in enumerate(results, 1):
             if isinstance(outcomes, Failure):
@@ -319,11 +331,23 @@ def _score_all(tasks: list[Task], settings: Settings) -> None:
         )
 
 
+def log_dashboard(address: str) -> None:
+    """Log where a run can be watched."""
+    log.info(f"dashboard: {address}")
+
+
+def _with_absolute_paths(task: Task) -> Task:
+    """A task whose models are found by processes that have another working folder."""
+    methods = []
+    for method, run in task.methods:
+        path = Path(method.descriptor)
+        descriptor = str(path.absolute()) if path.exists() else method.descriptor
+        methods.append((replace(method, descriptor=descriptor), run))
+    return replace(task, methods=tuple(methods))
+
+
 def score_track(task: Task) -> list[tuple[str, TrackScores | Failure]]:
     """Separate and score one track with each method of a task, and write the scores."""
-    from spleeter_2.audio import stft
-
-    stft.WORKERS = 1  # the processes share the cores already
     audio = load_track(task.track, task.methods[0][0].sources)
     scorers = {
         name: TrackScorer(audio.references, audio.mixture, audio.sample_rate, name)

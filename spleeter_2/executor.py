@@ -8,7 +8,6 @@ workers need the package installed, and Dask never looks into a task.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import ctypes
 import importlib.util
@@ -601,6 +600,8 @@ async def _end(run: str, seconds: float) -> None:
 
     Half-written files are removed, a training saves its state.
     """
+    import asyncio  # not needed to separate in one process
+
     with _state:
         _ended.add(run)
         if _current is not None and _current[0] == run:

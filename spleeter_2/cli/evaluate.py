@@ -7,6 +7,7 @@ from typing import List, Optional
 
 from evaluation.options import (
     BaselineOption,
+    ClusterOption,
     DataOption,
     JobsOption,
     ResultsOption,
@@ -31,6 +32,7 @@ def evaluate(
     sources: Optional[int] = SourcesOption,
     baseline: str = BaselineOption,
     jobs: Optional[int] = JobsOption,
+    cluster: Optional[str] = ClusterOption,
     scorer: Optional[str] = ScorerOption,
     save_audio: bool = SaveAudioOption,
     verbose: bool = VerboseOption,
@@ -52,6 +54,7 @@ def evaluate(
             nb_sources=sources,
             baselines=baseline,
             jobs=jobs,
+            cluster=cluster,
             scorer=scorer,
             save_audio=save_audio,
             mwf=mwf,

@@ -1,4 +1,3 @@
-import contextlib
 import json
 import os
 import re
@@ -7,36 +6,27 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import museval
 import numpy as np
+import psutil
 import pytest
 import soundfile
 from support.common import AS_A_USER, files_below
-from support.evaluation import (
-    NAMES,
-    RATE,
-    excerpt,
-    half_written,
-    misbehave,
-    stubborn,
-    two,
-    write_folder,
-)
+from support.evaluation import NAMES, RATE, excerpt, two, write_folder
+from support.executor import cluster_of, until
 from support.golden import golden
 
-from evaluation import tables, workers
+from evaluation import tables
 from evaluation.methods import Method, ideal_ratio_mask, open_estimator
 from evaluation.metrics import sdr
 from evaluation.results import find_runs, read_run, read_scores
 from evaluation.runner import Settings, Task, _open_run, default_jobs, save_audio
 from evaluation.scores import FRAMEWISE, SET_UPS
 from evaluation.tracks import TrackAudio, find_tracks, load_track
-from evaluation.workers import Failure, interrupts_deferred, run_tasks
 from spleeter_2.audio.adapter import DEFAULT as DEFAULT_ADAPTER
 from spleeter_2.errors import SeparationError
 from spleeter_2.separation.paths import plan_outputs
@@ -479,116 +469,34 @@ def test_ctrl_c_loses_only_the_track_in_work(plain, tmp_path):
     assert f"{5 - (len(done) - 1)} track(s) to score" in again.stderr
 
 
-def workers_of(process):
-    """Ids of its processes that work on tracks, or are about to."""
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    found = []
-    for pid in children:
-        with contextlib.suppress(OSError):  # others come and go
-            if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text():
-                found.append(int(pid))
-    return found
-
-
-def test_ctrl_c_is_deferred_while_a_process_starts(request):
-    """Also if another thread receives the signal, which the mask of the main thread allows."""
-    # a command that ran in this process before has left its own handler
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
-    done = threading.Event()
-    thread = threading.Thread(target=done.wait)
-    thread.start()
-    reached = []
-    try:
-        with pytest.raises(KeyboardInterrupt), interrupts_deferred():
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(0.05)
-            reached.append(True)
-    finally:
-        done.set()
-        thread.join()
-    assert reached
-
-
-@pytest.mark.parametrize("seconds", [0.05, 0.2, 0.5])
-def test_ctrl_c_while_the_processes_start(plain, tmp_path, seconds):
-    command = [sys.executable, "-m", "evaluation", "run", "-p", "mixture", "--sources", "2"]
-    running = subprocess.Popen(
-        [*command, "--mus_dir", plain, "-o", tmp_path, "--jobs", "2"],
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    while not workers_of(running):
-        assert running.poll() is None
-    time.sleep(seconds)
-    os.killpg(running.pid, signal.SIGINT)
-    _, messages = running.communicate(timeout=20)
-    assert running.returncode == 130, messages
-    assert "Traceback" not in messages
-
-
-@pytest.mark.slow
-def test_not_even_the_first_process_sees_ctrl_c():
-    program = (
-        "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "from support.evaluation import blocked\n"
-        "from evaluation.workers import run_tasks\n"
-        "print(*run_tasks([0], blocked, jobs=1))\n"
-    )
-    command = [sys.executable, "-c", program, Path(__file__).parents[1]]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.stdout == "(0, True)\n", done.stderr
-
-
 @pytest.mark.slow
 def test_a_run_outlives_its_processes(plain, tmp_path):
     command = [sys.executable, "-m", "evaluation", "run", "-p", "mixture", "--sources", "2"]
     command += ["--mus_dir", plain, "-o", tmp_path, "--jobs", "1"]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while not (workers := workers_of(running)):
-        assert running.poll() is None
-    os.kill(workers[0], signal.SIGKILL)
+    until(lambda: list(tmp_path.glob("mixture/test/*.json")))
+    for child in psutil.Process(running.pid).children():
+        if "spawn_main" in " ".join(child.cmdline()):
+            child.kill()
     printed, messages = running.communicate(timeout=60)
-    assert running.returncode == 1 and printed == ""
-    assert messages.count("ended by SIGKILL") == 1 and "1 track(s) could not be scored" in messages
-    assert len(list((tmp_path / "mixture" / "test").glob("*.json"))) == len(NAMES) - 1
-    again = subprocess.run(command, capture_output=True, text=True)
-    assert again.returncode == 0 and "1 track(s) to score" in again.stderr
+    assert running.returncode == 0, messages
+    assert len(list((tmp_path / "mixture" / "test").glob("*.json"))) == len(NAMES)
+    assert "3 track(s)" in printed
 
 
-def test_a_worker_that_ignores_its_end_is_killed(tmp_path, monkeypatch):
-    monkeypatch.setattr(workers, "GRACE", 1.0)
-    results = run_tasks([tmp_path / "short", tmp_path / "long"], stubborn, jobs=2)
-    next(results)
-    started = time.monotonic()
-    results.close()
-    assert time.monotonic() - started < 30
-
-
-def test_a_worker_that_is_ended_leaves_no_half_written_file(tmp_path):
-    results = run_tasks([tmp_path / "short", tmp_path / "long"], half_written, jobs=2)
-    next(results)
-    results.close()
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_worker_that_is_killed_costs_its_task_alone():
-    tasks = ["one", "die", "complain", "two", "fail", "crowd", "die", "three"]
-    results = list(run_tasks(tasks, misbehave, jobs=2))
-    assert sorted(task for task, _ in results) == sorted(tasks)
-    for task, result in results:
-        assert isinstance(result, Failure) == (task in ("die", "complain", "fail", "crowd"))
-        if task == "die":
-            assert "SIGKILL" in result and "fewer --jobs" in result
-        elif task == "complain":
-            assert result == "this cannot be done"
-        elif task == "crowd":
-            assert result.startswith("not enough memory, or too many processes")
-        elif task == "fail":
-            assert "ZeroDivisionError: oops" in result
-        else:
-            assert result.startswith(task) and result.endswith("1 thread(s)")
+def test_a_cluster_scores_as_one_process_does(evaluation, plain, tmp_path, monkeypatch):
+    """Its workers have another working folder."""
+    monkeypatch.chdir(plain.parent)
+    arguments = ["run", "-p", "mixture", "--sources", 2, "--mus_dir", plain.name, "--tracks"]
+    arguments += [NAMES[0], "-o"]
+    with cluster_of(tmp_path, 1) as processes:
+        out = os.path.relpath(tmp_path / "cluster")
+        status, _, messages = evaluation(*arguments, out, "--cluster", processes.file)
+        assert status == 0, messages
+    assert evaluation(*arguments, tmp_path / "own", "--jobs", 1)[0] == 0
+    path = Path("mixture", "test", f"{NAMES[0]}.json")
+    ours, theirs = (json.loads((tmp_path / name / path).read_text()) for name in ("own", "cluster"))
+    assert ours["targets"] == theirs["targets"]
 
 
 def test_as_many_processes_as_memory_allows(monkeypatch):
@@ -724,6 +632,7 @@ def test_the_three_commands_of_the_comparison(plain, tmp_path, monkeypatch):
         ({"baselines": ["irm"]}, "baselines must be a string"),
         ({"jobs": 1.5}, "--jobs must be a whole number, not 1.5"),
         ({"jobs": float("nan")}, "--jobs must be a whole number"),
+        ({"jobs": 1, "cluster": "a:1"}, "either --jobs, for this machine, or --cluster"),
         ({"save_audio": "no"}, "save_audio must be True or False"),
         ({"mwf": 1}, "mwf must be True or False"),
         ({"verbose": None}, "verbose must be True or False"),

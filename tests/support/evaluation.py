@@ -1,17 +1,11 @@
 """Small data sets in all layouts, made from the real stem file that stempeg ships."""
 
-import os
 import shutil
-import signal
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-
-from spleeter_2.errors import SeparationError
-from spleeter_2.files import atomic_file
 
 RATE = 44100
 STREAMS = ("mixture", "drums", "bass", "other", "vocals")
@@ -55,43 +49,6 @@ def two(stems: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         "vocals": stems["vocals"],
         "accompaniment": accompaniment,
     }
-
-
-def misbehave(task: str) -> str:
-    """For a worker: answer, complain, fail, or die."""
-    if task == "complain":
-        raise SeparationError("this cannot be done")
-    if task == "fail":
-        raise ZeroDivisionError("oops")
-    if task == "crowd":
-        raise RuntimeError("can't start new thread")
-    if task == "die":
-        os.kill(os.getpid(), signal.SIGKILL)
-    return f"{task} by {os.getpid()} with {os.environ['OMP_NUM_THREADS']} thread(s)"
-
-
-def blocked(task: object) -> bool:
-    """For a worker: whether it is spared Ctrl-C."""
-    return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
-
-
-def stubborn(path: Path) -> None:
-    """For a worker: ignore SIGTERM; "long" takes long, another waits until it has begun."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    path.touch()
-    if path.name == "long":
-        time.sleep(60)
-    while not path.with_name("long").exists():
-        time.sleep(0.05)
-
-
-def half_written(path: Path) -> None:
-    """For a worker: "long" writes a file and takes long, another waits until it has begun."""
-    if path.name == "long":
-        with atomic_file(path):
-            time.sleep(60)
-    while not list(path.parent.glob(".spleeter-2-*-long")):
-        time.sleep(0.05)
 
 
 @pytest.fixture(scope="session")
