@@ -216,6 +216,8 @@ def _store(url: str, verb: str) -> Iterator[tuple[Any, str]]:
 
 def _reason(error: Exception, url: str) -> str:
     """The reason of a store's exception, for the user."""
+    if isinstance(error, FileNotFoundError) and isinstance(error.__cause__, OSError):
+        error = error.__cause__  # of HTTP: no connection
     protocol = url.partition("://")[0]
     text = (str(error).strip().splitlines() or [""])[0]
     if isinstance(error, ImportError):
@@ -224,7 +226,7 @@ def _reason(error: Exception, url: str) -> str:
     if isinstance(error, ValueError) and "Protocol not known" in text:
         return f"fsspec has no protocol {protocol}://"
     if isinstance(error, FileNotFoundError):
-        return "there is no such object, or no such bucket"
+        return "there is no such file or bucket"
     if isinstance(error, PermissionError):
         return "access is denied: check the credentials and the rights of the store"
     if _NO_CREDENTIALS.search(type(error).__name__):

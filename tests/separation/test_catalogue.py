@@ -1,12 +1,16 @@
 """Many songs: the manifest, the table of results, URLs, and processes of a cluster."""
 
 import csv
+import functools
 import os
 import resource
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from dataclasses import replace
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -413,7 +417,7 @@ def test_file_urls_are_paths(spleeter, songs, tmp_path):
 def test_errors_of_stores_are_one_sentence_each(spleeter, memory, songs, scratch, tmp_path):
     memory.pipe("/music/bad.wav", b"no audio")
     for url, words in (
-        ("memory://music/none.wav", "cannot read memory://music/none.wav: there is no such object"),
+        ("memory://music/none.wav", "cannot read memory://music/none.wav: there is no such file"),
         ("memory://music/bad.wav", "memory://music/bad.wav is not audio that ffmpeg can read"),
         ("nostore://x/a.wav", "cannot read nostore://x/a.wav: fsspec has no protocol nostore://"),
     ):
@@ -421,6 +425,29 @@ def test_errors_of_stores_are_one_sentence_each(spleeter, memory, songs, scratch
         assert status == 1 and words in messages, messages
         assert len(messages.splitlines()) == 1 and str(scratch) not in messages
     assert not list(scratch.iterdir()) and not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def web(tmp_path) -> Iterator[str]:
+    """URL of a server of the files in ``tmp_path``."""
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=tmp_path)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_songs_of_a_web_server(spleeter, web, songs, scratch, tmp_path):
+    pytest.importorskip("aiohttp")
+    songs[0].rename(tmp_path / "music/a b.wav")
+    urls = [f"{web}/music/a%20b.wav?v=1.2", f"{web}/none.wav", "http://127.0.0.1:9/x.wav"]
+    status, messages = spleeter("separate", "-o", tmp_path / "out", *urls)
+    assert status == 1 and files_below(tmp_path / "out") == [f"a b/{stem}" for stem in STEMS]
+    assert f"cannot read {web}/none.wav: there is no such file" in messages
+    assert "cannot read http://127.0.0.1:9/x.wav: Connect call failed" in messages
+    assert "2 of 3 songs failed" in messages and not list(scratch.iterdir())
+    status, messages = spleeter("separate", "-o", web, tmp_path / "music/a b.wav")
+    assert status == 1 and f"stems cannot be written to {web}" in messages
 
 
 class NoCredentialsError(Exception):
@@ -541,7 +568,7 @@ def test_s3(spleeter, s3, songs, scratch, tmp_path):
     options = ["--manifest", manifest, "--table", tmp_path / "t.csv", "--skip-existing"]
     status, messages = spleeter("separate", *options, "-o", "s3://songs/stems")
     assert status == 1 and "wrote s3://songs/stems/a b/vocals.wav" in messages, messages
-    assert "cannot read s3://songs/none.wav: there is no such object" in messages
+    assert "cannot read s3://songs/none.wav: there is no such file" in messages
     s3.invalidate_cache()
     assert s3.find("songs/stems") == [f"songs/stems/a b/{stem}" for stem in STEMS]
     assert spleeter("separate", "-o", tmp_path / "out", songs[0])[0] == 0
