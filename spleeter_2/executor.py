@@ -19,6 +19,7 @@ import queue
 import re
 import secrets
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -30,7 +31,6 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
-from . import __version__
 from .audio import stft
 from .checks import check_path, check_whole
 from .console import SIGNALS, reason, signal_handlers
@@ -328,10 +328,10 @@ class _Run:
             fault = None
             if isinstance(answer, Exception):
                 fault = f"cannot import spleeter-2 ({type(answer).__name__}: {answer})"
-            elif answer != __version__:
+            elif answer != _version():
                 fault = f"has spleeter-2 {answer}"
             if fault:
-                fault = f"the worker {worker} {fault}: install spleeter-2 {__version__} there"
+                fault = f"the worker {worker} {fault}: install spleeter-2 {_version()} there"
                 if self.looked < 0:
                     raise SeparationError(fault)
                 log.warning(f"note: {fault}; it gets no tasks")
@@ -543,6 +543,11 @@ class _Interrupted(BaseException):
     """The run of a task was closed; raised in its thread."""
 
 
+def _version() -> str:
+    """Version of this package, which imports the separator: no import of this module's."""
+    return sys.modules[__package__].__version__
+
+
 def _prepare(threads: int | None, is_own: bool, dask_worker: Any) -> str:
     """Set the number of threads of a worker; return the version of this package.
 
@@ -556,7 +561,7 @@ def _prepare(threads: int | None, is_own: bool, dask_worker: Any) -> str:
     stft.WORKERS = min(stft.WORKERS, threads)
     if is_own:
         signal.signal(signal.SIGTERM, lambda *_: None)  # not SIG_IGN, which ffmpeg would inherit
-    return __version__
+    return _version()
 
 
 def _work(content: bytes, run: str, verbose: bool) -> bytes:
