@@ -19,6 +19,8 @@ import queue
 import re
 import secrets
 import signal
+import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -26,16 +28,15 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
-from . import __version__
 from .audio import stft
 from .checks import check_path, check_whole
 from .console import SIGNALS, reason, signal_handlers
 from .errors import SeparationError
 from .extras import require_extra
+from .files import temporary_folder
 
 log = logging.getLogger(__name__)
 
@@ -209,8 +210,12 @@ class _Run:
     def results(self, tasks: Iterator[Any]) -> Iterator[tuple[Any, Any]]:
         """See ``run_tasks``."""
         while True:
-            self._look_at_workers()
-            self._give(tasks)  # before the caller works on a result
+            try:
+                self._look_at_workers()
+                self._give(tasks)  # before the caller works on a result
+            except SeparationError:
+                yield from self.results_ready
+                raise
             if self.results_ready:
                 yield self.results_ready.popleft()
                 self._take(wait=0)
@@ -267,7 +272,7 @@ class _Run:
             while True:
                 self._end_attempt(attempt)
                 attempt = self.done.get_nowait()
-        if self.client.status != "running":
+        if self.client.status != "running" and not self.results_ready:
             raise self._lost()
 
     def _end_attempt(self, attempt: _Attempt) -> None:
@@ -282,14 +287,14 @@ class _Run:
             return
         try:
             result = pickle.loads(future.result(timeout=CONNECT))
-        except TimeoutError:  # the worker died with the result
-            self.done.put(attempt)
-            return
         except Exception as error:
-            result = _failure(error)
-            if type(error).__name__ == "KilledWorker":  # Dask's own count allows no death
-                self._count_death(attempt)
+            if isinstance(error, _timeouts()):  # the worker died with the result
+                self.done.put(attempt)
                 return
+            if type(error).__name__ == "KilledWorker":  # counted by Dask, at an unchanged address
+                self._count_death(attempt, 1 + error.allowed_failures)
+                return
+            result = _failure(error)
         self._release(attempt)
         self.results_ready.append((attempt.task, result))
 
@@ -323,24 +328,24 @@ class _Run:
         found = self.client.run(_prepare, *arguments, workers=new, on_error="return")
         for worker in new:
             answer = found.get(worker)
-            if isinstance(answer, OSError) or answer is None:
+            if answer is None or isinstance(answer, (OSError, *_timeouts())):
                 continue  # it is gone already
             fault = None
             if isinstance(answer, Exception):
                 fault = f"cannot import spleeter-2 ({type(answer).__name__}: {answer})"
-            elif answer != __version__:
+            elif answer != _version():
                 fault = f"has spleeter-2 {answer}"
             if fault:
-                fault = f"the worker {worker} {fault}: install spleeter-2 {__version__} there"
+                fault = f"the worker {worker} {fault}: install spleeter-2 {_version()} there"
                 if self.looked < 0:
                     raise SeparationError(fault)
                 log.warning(f"note: {fault}; it gets no tasks")
             self.workers[worker] = not fault
 
-    def _count_death(self, attempt: _Attempt) -> None:
+    def _count_death(self, attempt: _Attempt, deaths: int = 1) -> None:
         """Try a task again after the death of its worker, or give it up."""
         self._release(attempt)
-        attempt.deaths += 1
+        attempt.deaths += deaths
         if attempt.deaths < MOST_DEATHS:
             self.again.append(attempt)
         else:
@@ -363,6 +368,7 @@ class _Run:
         """Raise SeparationError if no process of this machine is left; log a note on a cluster."""
         if any(self.workers.values()):
             self.had_workers = time.monotonic()
+            self.is_waiting_told = False
         elif self.facts.is_foreign and not self.is_waiting_told:
             log.info(f"note: {self.facts.place} has no workers that can be used: waiting for some")
             self.is_waiting_told = True
@@ -384,6 +390,13 @@ class _Run:
             f"the connection to {self.facts.place} was lost: what is done is kept, run the same "
             "command again for the rest"
         )
+
+
+def _timeouts() -> tuple[type[Exception], ...]:
+    """Dask's own is another than Python's before Python 3.11."""
+    import distributed
+
+    return TimeoutError, distributed.TimeoutError
 
 
 def _next_attempt(tasks: Iterator[Any]) -> _Attempt | None:
@@ -413,8 +426,14 @@ def _connected(
             memory = int(memory or MEMORY_LIMIT / cluster.jobs)
             facts = _Facts("the processes", threads, memory)
             stack.enter_context(_local_environment(threads, verbose))
-            local = _start_processes(distributed, cluster.jobs, memory, verbose)
-            stack.callback(_stop_processes, local)
+            folder = stack.enter_context(
+                tempfile.TemporaryDirectory(
+                    prefix="spleeter-2-", dir=temporary_folder(), ignore_cleanup_errors=True
+                )
+            )
+            others = set(multiprocessing.active_children())
+            local = _start_processes(distributed, cluster.jobs, memory, folder, verbose)
+            stack.callback(_stop_processes, local, others)
             with interrupts_deferred():
                 client = distributed.Client(local, set_as_default=False)
         stack.callback(_close_client, client)
@@ -469,7 +488,7 @@ def _client_of(address: str) -> Any:
         raise SeparationError(f"cannot reach the scheduler {address}: {fault[0]}") from error
 
 
-def _start_processes(distributed: Any, jobs: int, memory: int, verbose: bool) -> Any:
+def _start_processes(distributed: Any, jobs: int, memory: int, folder: str, verbose: bool) -> Any:
     """A ``LocalCluster``.
 
     Raises:
@@ -485,6 +504,7 @@ def _start_processes(distributed: Any, jobs: int, memory: int, verbose: bool) ->
                 host="127.0.0.1",
                 protocol="tcp://",
                 memory_limit=memory,
+                local_directory=folder,
                 dashboard_address="127.0.0.1:0",
                 silence_logs=False if verbose else logging.CRITICAL,
             )
@@ -493,10 +513,11 @@ def _start_processes(distributed: Any, jobs: int, memory: int, verbose: bool) ->
         raise SeparationError(f"cannot start {jobs} processes: {fault}") from error
 
 
-def _stop_processes(local: Any) -> None:
+def _stop_processes(local: Any, others: set) -> None:
+    """Close a ``LocalCluster``; kill processes that are left and not among ``others``."""
     with contextlib.suppress(Exception):
         local.close(timeout=10)
-    for process in multiprocessing.active_children():
+    for process in set(multiprocessing.active_children()) - others:
         if process.name.startswith("Dask Worker process"):
             process.kill()
             process.join()
@@ -543,6 +564,11 @@ class _Interrupted(BaseException):
     """The run of a task was closed; raised in its thread."""
 
 
+def _version() -> str:
+    """Version of this package, which imports the separator: no import of this module's."""
+    return sys.modules[__package__].__version__
+
+
 def _prepare(threads: int | None, is_own: bool, dask_worker: Any) -> str:
     """Set the number of threads of a worker; return the version of this package.
 
@@ -556,7 +582,7 @@ def _prepare(threads: int | None, is_own: bool, dask_worker: Any) -> str:
     stft.WORKERS = min(stft.WORKERS, threads)
     if is_own:
         signal.signal(signal.SIGTERM, lambda *_: None)  # not SIG_IGN, which ffmpeg would inherit
-    return __version__
+    return _version()
 
 
 def _work(content: bytes, run: str, verbose: bool) -> bytes:
@@ -625,6 +651,11 @@ def interrupts_deferred() -> Iterator[None]:
     they never receive them. The mask is not enough for the parent: another of its threads may
     receive the signal, and Python would run the handler in the middle of the start.
     """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    from multiprocessing import resource_tracker
+
     resource_tracker.ensure_running()  # started later, it would unblock the signal
     received: list[int] = []
     handlers = {}

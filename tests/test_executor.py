@@ -259,7 +259,7 @@ def test_a_worker_that_joins_late_is_used(foreign):
 
 
 def test_a_worker_of_another_version_is_refused(foreign, monkeypatch):
-    monkeypatch.setattr(executor, "__version__", "0.0.1")
+    monkeypatch.setattr(executor, "_version", lambda: "0.0.1")
     words = f"worker tcp://.* has spleeter-2 {__version__}: install spleeter-2 0.0.1 there$"
     with pytest.raises(SeparationError, match=words):
         next(run_tasks([1], greedy, Cluster(address=foreign.file)))
