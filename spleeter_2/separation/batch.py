@@ -293,8 +293,13 @@ class _Progress:
         now = time.monotonic()
         if self._is_shown and self._bar.disable and now - self._latest > INTERVAL:
             self._latest = now
-            left = (self._total - self._nb_ended) / max(self._rate(self._nb_separated), 1e-9) * 3600
-            log.info(f"{self._describe()}, {tqdm.format_interval(left)} left")
+            log.info(f"{self._describe()}{self._left()}")
+
+    def _left(self) -> str:
+        rate = self._rate(self._nb_separated)
+        if not rate:
+            return ""
+        return f", {tqdm.format_interval(3600 * (self._total - self._nb_ended) / rate)} left"
 
     def _rate(self, amount: float) -> float:
         """An amount per hour."""

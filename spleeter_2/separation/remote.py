@@ -32,7 +32,6 @@ ATOMIC = frozenset(("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oss"))
 _BLOCK = 2**20  # bytes
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _LOCAL = re.compile(r"(?:file|local)://(?=/)")
-_SCRATCH = "spleeter-2"  # folder of the drafts, in that of temporary files
 _NO_CREDENTIALS = re.compile(r"credential|token", re.I)
 
 
@@ -122,9 +121,9 @@ def are_there(outputs: Mapping[str, str]) -> bool:
 @contextlib.contextmanager
 def _scratch(name: str, is_folder: bool = False) -> Iterator[Path]:
     """A temporary file or folder, whose name ends with ``name``."""
-    parent = Path(temporary_folder(), _SCRATCH)
+    parent = temporary_folder()
     with writing(parent):
-        draft = Draft(parent / re.sub(r"[^\w.-]", "_", name), is_folder)
+        draft = Draft(Path(parent) / re.sub(r"[^\w.-]", "_", name), is_folder)
     with draft:
         yield draft.path
 
@@ -173,10 +172,9 @@ def _upload(urls: Mapping[str, str]) -> None:
                 store.put_file(path, target)
         for store, target, key, url in moves:
             with _store(url, "write"):
-                is_new = not store.exists(key)
-                store.mv(target, key)
-                if is_new:
+                if not store.exists(key):
                     begun.append((store, key))
+                store.mv(target, key)
     except BaseException:
         for store, key in begun:
             with contextlib.suppress(Exception):  # of a store: the first exception is kept
