@@ -3,6 +3,7 @@
 import csv
 import functools
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -185,7 +186,8 @@ def test_parquet_without_pyarrow_is_one_sentence(tmp_path, monkeypatch):
         Manifest(str(tmp_path / "x.parquet"), settings_with(), MODEL)
 
 
-def test_a_manifest_on_the_command_line(spleeter, songs, tmp_path):
+def test_a_manifest_on_the_command_line(spleeter, songs, tmp_path, monkeypatch):
+    monkeypatch.setattr(batch, "INTERVAL", 0.0)
     manifest = tmp_path / "songs.csv"
     manifest.write_text(
         "input,stems,duration,codec,output\n"
@@ -196,7 +198,10 @@ def test_a_manifest_on_the_command_line(spleeter, songs, tmp_path):
     status, messages = spleeter("separate", "--manifest", manifest, "-o", tmp_path / "out")
     assert status == 1
     assert f"error: there is no file {tmp_path}/music/none.wav" in messages
-    assert "1 of 3 songs failed" in messages and "3 of 3 songs, " in messages
+    assert "1 of 3 songs failed" in messages
+    rates = r" songs, \d+ songs and \d+\.\d hours of audio per hour"
+    assert re.search(f"1 of 3{rates}, 00:\\d\\d left\n", messages), messages
+    assert re.search(f"3 of 3{rates}\n", messages), messages
     assert files_below(tmp_path / "out") == ["a/vocals.wav"]
     assert files_below(tmp_path / "more") == ["b/accompaniment.flac", "b/vocals.flac"]
     assert soundfile.info(tmp_path / "more/b/vocals.flac").frames == RATE // 4
