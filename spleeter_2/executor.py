@@ -163,6 +163,7 @@ class _Facts:
 
     Attributes:
         place: for messages.
+        hint: end of the message about a lost connection.
         threads: per task; None: those of the worker.
         memory: limit of a process in bytes; None on a foreign cluster.
     """
@@ -170,6 +171,7 @@ class _Facts:
     place: str
     threads: int | None
     memory: int | None
+    hint: str = ""
 
     @property
     def is_foreign(self) -> bool:
@@ -388,7 +390,7 @@ class _Run:
     def _lost(self) -> SeparationError:
         return SeparationError(
             f"the connection to {self.facts.place} was lost: what is done is kept, run the same "
-            "command again for the rest"
+            f"command again for the rest{self.facts.hint}"
         )
 
 
@@ -416,8 +418,8 @@ def _connected(
     with contextlib.ExitStack() as stack:
         distributed = _import_distributed(verbose)
         if cluster.address is not None:
-            facts = _Facts(f"the scheduler {cluster.address}", threads, None)
-            client = _client_of(cluster.address)
+            client, hint = _client_of(cluster.address)
+            facts = _Facts(f"the scheduler {cluster.address}", threads, None, hint)
         else:
             from dask.system import CPU_COUNT
             from distributed.system import MEMORY_LIMIT
@@ -461,8 +463,8 @@ def _import_distributed(verbose: bool) -> Any:
     return distributed
 
 
-def _client_of(address: str) -> Any:
-    """A client of a scheduler that runs already.
+def _client_of(address: str) -> tuple[Any, str]:
+    """A client of a scheduler that runs already, and a hint if that has another Dask.
 
     Raises:
         SeparationError: it cannot be reached.
@@ -480,12 +482,14 @@ def _client_of(address: str) -> Any:
             f"existing scheduler file, not {address}"
         )
     try:
-        with interrupts_deferred(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of versions of Dask that differ
-            return distributed.Client(**options)
+        with interrupts_deferred(), warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            client = distributed.Client(**options)
     except Exception as error:
         fault = str(error).strip().splitlines() or [type(error).__name__]
         raise SeparationError(f"cannot reach the scheduler {address}: {fault[0]}") from error
+    has_another = any("| distributed " in str(warning.message) for warning in caught)
+    return client, "; install the same version of distributed there and here" * has_another
 
 
 def _start_processes(distributed: Any, jobs: int, memory: int, folder: str, verbose: bool) -> Any:
