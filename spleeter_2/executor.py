@@ -163,6 +163,7 @@ class _Facts:
 
     Attributes:
         place: for messages.
+        hint: end of the message about a lost connection.
         threads: per task; None: those of the worker.
         memory: limit of a process in bytes; None on a foreign cluster.
     """
@@ -170,6 +171,7 @@ class _Facts:
     place: str
     threads: int | None
     memory: int | None
+    hint: str = ""
 
     @property
     def is_foreign(self) -> bool:
@@ -388,7 +390,7 @@ class _Run:
     def _lost(self) -> SeparationError:
         return SeparationError(
             f"the connection to {self.facts.place} was lost: what is done is kept, run the same "
-            "command again for the rest"
+            f"command again for the rest{self.facts.hint}"
         )
 
 
@@ -416,28 +418,29 @@ def _connected(
     with contextlib.ExitStack() as stack:
         distributed = _import_distributed(verbose)
         if cluster.address is not None:
-            facts = _Facts(f"the scheduler {cluster.address}", threads, None)
-            client = _client_of(cluster.address)
-        else:
-            from dask.system import CPU_COUNT
-            from distributed.system import MEMORY_LIMIT
-
-            threads = threads or max(1, CPU_COUNT // cluster.jobs)
-            memory = int(memory or MEMORY_LIMIT / cluster.jobs)
-            facts = _Facts("the processes", threads, memory)
-            stack.enter_context(_local_environment(threads, verbose))
-            folder = stack.enter_context(
-                tempfile.TemporaryDirectory(
-                    prefix="spleeter-2-", dir=temporary_folder(), ignore_cleanup_errors=True
-                )
-            )
-            others = set(multiprocessing.active_children())
-            local = _start_processes(distributed, cluster.jobs, memory, folder, verbose)
-            stack.callback(_stop_processes, local, others)
             with interrupts_deferred():
-                client = distributed.Client(local, set_as_default=False)
-        stack.callback(_close_client, client)
-        yield client, facts
+                client, hint = _client_of(cluster.address)
+                stack.callback(_close, client)
+            yield client, _Facts(f"the scheduler {cluster.address}", threads, None, hint)
+            return
+        from dask.system import CPU_COUNT
+        from distributed.system import MEMORY_LIMIT
+
+        threads = threads or max(1, CPU_COUNT // cluster.jobs)
+        memory = int(memory or MEMORY_LIMIT / cluster.jobs)
+        stack.enter_context(_local_environment(threads, verbose))
+        folder = tempfile.TemporaryDirectory(
+            prefix="spleeter-2-", dir=temporary_folder(), ignore_cleanup_errors=True
+        )
+        stack.enter_context(folder)
+        others = set(multiprocessing.active_children())
+        with interrupts_deferred():
+            local = _start_processes(distributed, cluster.jobs, memory, folder.name, verbose)
+            stack.callback(_kill_rest, others)
+            stack.callback(_close, local)
+            client = distributed.Client(local, set_as_default=False)
+            stack.callback(_close, client)
+        yield client, _Facts("the processes", threads, memory)
 
 
 def _import_distributed(verbose: bool) -> Any:
@@ -461,8 +464,8 @@ def _import_distributed(verbose: bool) -> Any:
     return distributed
 
 
-def _client_of(address: str) -> Any:
-    """A client of a scheduler that runs already.
+def _client_of(address: str) -> tuple[Any, str]:
+    """A client of a scheduler that runs already, and a hint if that has another Dask.
 
     Raises:
         SeparationError: it cannot be reached.
@@ -480,12 +483,14 @@ def _client_of(address: str) -> Any:
             f"existing scheduler file, not {address}"
         )
     try:
-        with interrupts_deferred(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of versions of Dask that differ
-            return distributed.Client(**options)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            client = distributed.Client(**options)
     except Exception as error:
         fault = str(error).strip().splitlines() or [type(error).__name__]
         raise SeparationError(f"cannot reach the scheduler {address}: {fault[0]}") from error
+    has_another = any("| distributed " in str(warning.message) for warning in caught)
+    return client, "; install the same version of distributed there and here" * has_another
 
 
 def _start_processes(distributed: Any, jobs: int, memory: int, folder: str, verbose: bool) -> Any:
@@ -495,7 +500,7 @@ def _start_processes(distributed: Any, jobs: int, memory: int, folder: str, verb
         SeparationError: the processes cannot be started.
     """
     try:
-        with interrupts_deferred(), warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return distributed.LocalCluster(
                 n_workers=jobs,
@@ -513,19 +518,18 @@ def _start_processes(distributed: Any, jobs: int, memory: int, folder: str, verb
         raise SeparationError(f"cannot start {jobs} processes: {fault}") from error
 
 
-def _stop_processes(local: Any, others: set) -> None:
-    """Close a ``LocalCluster``; kill processes that are left and not among ``others``."""
+def _close(connected: Any) -> None:
+    """Close a client or a ``LocalCluster``."""
     with contextlib.suppress(Exception):
-        local.close(timeout=10)
+        connected.close(timeout=10)
+
+
+def _kill_rest(others: set) -> None:
+    """Kill processes of a ``LocalCluster`` that its end has left, all but some others."""
     for process in set(multiprocessing.active_children()) - others:
         if process.name.startswith("Dask Worker process"):
             process.kill()
             process.join()
-
-
-def _close_client(client: Any) -> None:
-    with contextlib.suppress(Exception):
-        client.close(timeout=5)
 
 
 @contextlib.contextmanager

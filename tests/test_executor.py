@@ -63,13 +63,14 @@ def start(folder: Path, function, jobs: int = 2, **environment: str) -> subproce
     """A program that runs three tasks, files of the folder, in processes of its own."""
     script = folder.parent / f"{folder.name}.py"
     script.write_text(PROGRAM.format(function=function.__name__, folder=str(folder), jobs=jobs))
+    path = [str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")]
     return subprocess.Popen(
         [sys.executable, script],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        env={**os.environ, "PYTHONPATH": f"{TESTS}{os.pathsep}{TESTS.parent}", **environment},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path), **environment},
     )
 
 

@@ -112,10 +112,14 @@ class Processes:
     def _start(self, what: str, *options: object) -> subprocess.Popen:
         module = f"distributed.cli.dask_{what}"
         command = [sys.executable, "-m", module, "--scheduler-file", self.file, *options]
-        path = os.pathsep.join([str(TESTS), str(TESTS.parent)])
+        path = [str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")]
         started = subprocess.Popen(
             list(map(str, command)),
-            env={**os.environ, "PYTHONPATH": path, "DASK_LOGGING__DISTRIBUTED": "critical"},
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(path),
+                "DASK_LOGGING__DISTRIBUTED": "critical",
+            },
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
