@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import importlib.util
 import logging
 import multiprocessing
 import os
@@ -147,9 +146,8 @@ def run_tasks(
     """
     require_extra("cluster", "work in several processes")
     with _connected(cluster, threads, memory, verbose) as (client, facts):
-        dashboard = client.scheduler_info().get("services", {}).get("dashboard")
-        if on_start and dashboard and (facts.is_foreign or _has_dashboard()):
-            on_start(client.dashboard_link)
+        if on_start and (dashboard := _dashboard_of(client)):
+            on_start(dashboard)
         run = _Run(client, function, facts, verbose)
         try:
             yield from run.results(iter(tasks))
@@ -551,9 +549,16 @@ def _local_environment(threads: int, verbose: bool) -> Iterator[None]:
             yield
 
 
-def _has_dashboard() -> bool:
-    """True if a scheduler of this process serves a dashboard."""
-    return importlib.util.find_spec("bokeh") is not None
+def _dashboard_of(client: Any) -> str | None:
+    """Address of a scheduler's dashboard; None if it has none, or only the page that says so."""
+    import urllib.request
+
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with contextlib.suppress(Exception):
+        address = client.dashboard_link
+        with opener.open(address, timeout=2) as page:
+            return None if b"Dask needs bokeh" in page.read() else address
+    return None
 
 
 # workers

@@ -1,5 +1,6 @@
 """Tasks in processes of this machine and on a cluster: nothing lost when one of them dies."""
 
+import http.server
 import itertools
 import os
 import signal
@@ -8,6 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -227,8 +229,27 @@ def test_ctrl_c_is_deferred_while_a_process_starts(request):
 
 def test_a_worker_of_a_cluster_dies(foreign, tmp_path):
     tasks = [tmp_path / "one", tmp_path / "two"]
-    results = dict(run_tasks(tasks, die_once, Cluster(address=foreign.file)))
+    cluster = Cluster(address=foreign.file)
+    results = dict(run_tasks(tasks, die_once, cluster, on_start=pytest.fail))  # no dashboard
     assert all(isinstance(result, int) for result in results.values()), results
+
+
+@pytest.mark.parametrize("page, is_shown", [("Dask: Status", True), ("Dask needs bokeh", False)])
+def test_a_dashboard_is_shown_where_there_is_one(page, is_shown):
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(page.encode())
+
+        def log_message(self, *arguments):
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.handle_request).start()
+        address = f"http://127.0.0.1:{server.server_port}/status"
+        found = executor._dashboard_of(SimpleNamespace(dashboard_link=address))
+    assert found == (address if is_shown else None)
 
 
 def test_a_cluster_lives_on_and_keeps_the_tasks_of_others(foreign, tmp_path):
