@@ -74,6 +74,7 @@ _LOCAL = {
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,
     "distributed.worker.memory.terminate": 0.95,
+    "distributed.worker.profile.enabled": False,  # it stops the task's thread every 10 ms
     "distributed.comm.require-encryption": None,
 }
 _LOGGERS = ("distributed", "distributed.client", "bokeh", "tornado", "tornado.application")
