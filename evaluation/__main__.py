@@ -7,7 +7,15 @@ from typing import List, Optional
 
 import typer
 
-from spleeter_2.console import ModelOption, MwfOption, VerboseOption, run
+from spleeter_2.console import (
+    DeviceOption,
+    ModelOption,
+    MwfOption,
+    OverlapOption,
+    ShiftsOption,
+    VerboseOption,
+    run,
+)
 from spleeter_2.extras import require_extra
 from spleeter_2.runtime.matplotlib_import import import_matplotlib
 
@@ -49,13 +57,9 @@ def run_command(
     scorer: Optional[str] = ScorerOption,
     save_audio: bool = SaveAudioOption,
     mwf: bool = MwfOption,
-    overlap: Optional[float] = typer.Option(
-        None, "--overlap", help="Share of each window that is computed twice, 0 to 0.5."
-    ),
-    shifts: int = typer.Option(
-        1, "--shifts", metavar="N", help="Mean of N passes that start at different frames."
-    ),
-    device: Optional[str] = typer.Option(None, "--device", help="cpu, gpu or gpu:N."),
+    overlap: Optional[float] = OverlapOption,
+    shifts: int = ShiftsOption,
+    device: Optional[str] = DeviceOption,
     verbose: bool = VerboseOption,
 ) -> None:
     """Separate and score tracks; an existing run is resumed."""

@@ -128,7 +128,7 @@ class Settings:
         if self.scorer is not None and self.scorer not in SCORERS:
             raise SeparationError(f"--scorer must be {' or '.join(SCORERS)}, not {self.scorer}")
         if self.overlap is not None:
-            checked["overlap"] = check_number("the overlap", self.overlap, 0, 0.5)
+            checked["overlap"] = check_number("the overlap", self.overlap, 0, 0.99)
         checked["shifts"] = check_whole("shifts", self.shifts, 1, MOST_SHIFTS)
         if self.device is not None:
             parse_device(self.device)

@@ -51,6 +51,17 @@ AdapterOption = typer.Option(
 
 DeviceOption = typer.Option(None, "--device", help="cpu, gpu or gpu:N. [default: cpu]")
 
+OverlapOption = typer.Option(
+    None,
+    "--overlap",
+    help="Overlap of the windows, 0 to 0.5 (RoFormers: 0.98, MDX-Net: 0.99). [default: the "
+    "model's]",
+)
+
+ShiftsOption = typer.Option(
+    1, "--shifts", metavar="N", help="Mean of N passes that start at different frames."
+)
+
 MwfOption = typer.Option(
     False, "--mwf", show_default=False, help="Refine by multichannel Wiener filtering."
 )

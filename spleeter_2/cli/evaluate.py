@@ -17,7 +17,15 @@ from evaluation.options import (
     SubsetOption,
     TracksOption,
 )
-from spleeter_2.console import AdapterOption, ModelOption, MwfOption, VerboseOption
+from spleeter_2.console import (
+    AdapterOption,
+    DeviceOption,
+    ModelOption,
+    MwfOption,
+    OverlapOption,
+    ShiftsOption,
+    VerboseOption,
+)
 from spleeter_2.extras import require_extra
 
 
@@ -35,6 +43,9 @@ def evaluate(
     cluster: Optional[str] = ClusterOption,
     scorer: Optional[str] = ScorerOption,
     save_audio: bool = SaveAudioOption,
+    overlap: Optional[float] = OverlapOption,
+    shifts: int = ShiftsOption,
+    device: Optional[str] = DeviceOption,
     verbose: bool = VerboseOption,
 ) -> None:
     """Score a model on MUSDB18 or your own songs."""
@@ -58,6 +69,9 @@ def evaluate(
             scorer=scorer,
             save_audio=save_audio,
             mwf=mwf,
+            overlap=overlap,
+            shifts=shifts,
+            device=device,
             verbose=verbose,
         )
     )

@@ -13,6 +13,8 @@ from spleeter_2.console import (
     DeviceOption,
     ModelOption,
     MwfOption,
+    OverlapOption,
+    ShiftsOption,
     VerboseOption,
     is_closed,
 )
@@ -91,18 +93,8 @@ def separate(
         metavar="N",
         help="Audio stream of a file that has several, from 1. [default: the file's default]",
     ),
-    overlap: Optional[float] = typer.Option(
-        None,
-        "--overlap",
-        help="Overlap of the windows, 0 to 0.5 (RoFormers: 0.98, MDX-Net: 0.99). [default: the "
-        "model's]",
-    ),
-    shifts: int = typer.Option(
-        1,
-        "--shifts",
-        metavar="N",
-        help="Mean of N passes that start at different frames.",
-    ),
+    overlap: Optional[float] = OverlapOption,
+    shifts: int = ShiftsOption,
     device: Optional[str] = DeviceOption,
     skip_existing: bool = typer.Option(
         False,

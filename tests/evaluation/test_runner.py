@@ -636,7 +636,7 @@ def test_the_three_commands_of_the_comparison(plain, tmp_path, monkeypatch):
         ({"save_audio": "no"}, "save_audio must be True or False"),
         ({"mwf": 1}, "mwf must be True or False"),
         ({"verbose": None}, "verbose must be True or False"),
-        ({"overlap": 2}, "the overlap must be a number between 0 and 0.5, not 2"),
+        ({"overlap": 2}, "the overlap must be a number between 0 and 0.99, not 2"),
         ({"shifts": 0}, "shifts must be a whole number between 1 and 16, not 0"),
         ({"shifts": "2"}, "shifts must be a whole number between 1 and 16, not '2'"),
         ({"scorer": "mir_eval"}, "--scorer must be spleeter_2 or museval, not mir_eval"),
