@@ -199,6 +199,7 @@ def start_session(
     # threads that wait by spinning would take the cores from the STFT and from ffmpeg
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.enable_mem_pattern = False  # it plans one block for all tensors of a run, a larger one
+    options.enable_mem_reuse = False  # it keeps a tensor's memory for later ones of the same shape
     options.intra_op_num_threads = nb_threads()
     if shares_weights:
         options.add_session_config_entry("session.disable_prepacking", "1")
