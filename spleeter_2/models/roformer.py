@@ -26,7 +26,7 @@ EXPANSION = 4  # width of a feed-forward network, relative to its input
 SMALLEST_NORM = 1e-12  # of a vector that is divided by its norm
 THETA = 10000.0  # base of the rotary frequencies
 LINEAR_SCALE = 8.0  # of the scores of linear attention
-MAX_NUMBERS = 2**24  # of a tensor within a layer, 64 MB: sequences are computed in pieces
+MAX_NUMBERS = 2**23  # of a tensor within a layer, 32 MB: sequences are computed in pieces
 
 
 def build_roformer(
@@ -125,7 +125,7 @@ def _transformer(
 
 
 def _nb_pieces(sequences: int, numbers: int) -> int:
-    """Pieces in which to compute sequences that have so many numbers each; equal ones if it can be."""
+    """Pieces in which to compute sequences of so many numbers each; equal ones if possible."""
     least = min(sequences, math.ceil(sequences * numbers / MAX_NUMBERS))
     counts = range(least, min(sequences, 2 * least) + 1)
     return min(counts, key=lambda count: -sequences % count)

@@ -171,8 +171,8 @@ def open_session(
         source: a file, or the contents of one.
         folder: of the tensors that the contents of a file refer to.
         advice: end of the message about a model that cannot be loaded.
-        shares_weights: several nodes use the same weights, of which ONNX Runtime would keep a copy
-            in its own order for each.
+        shares_weights: compute with the weights as they are in the file: ONNX Runtime would keep a
+            copy in its own order for each node that uses them.
 
     Raises:
         SeparationError: it is missing, damaged, or has other inputs; an unknown device.
@@ -257,7 +257,7 @@ def execution_providers(onnxruntime, device: str | None) -> list:
 
 
 def shares_weights(configuration: Configuration) -> bool:
-    """True if a network computes its layers in pieces; see ``open_session``."""
+    """True for large networks that compute their layers in pieces; see ``open_session``."""
     return isinstance(configuration.model, RoFormer)
 
 
