@@ -29,12 +29,12 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # the repository's packages, installed or not
 
+from side import Side, peak_memory
+
 from spleeter_2.config.loading import load_configuration
 from weight_converter import lasaft
 from weight_converter.mapping import source_shape
 from weight_converter.torch_checkpoint import read_checkpoint
-
-from side import Side, peak_memory
 
 HYPER_PARAMETERS = HERE.parent / "tests/data/lasaft/large_cfg.json"
 TORCH_SIDE = HERE / "lasaft_torch.py"

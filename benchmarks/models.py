@@ -31,12 +31,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # the repository's packages, installed or not
 
+import mdx_network
+from side import Side, peak_memory
+
 from spleeter_2.config.loading import parse_configuration
 from spleeter_2.config.schema import Configuration
 from weight_converter.mapping import source_shape
-
-import mdx_network
-from side import Side, peak_memory
 
 TORCH_SIDE = HERE / "roformer_torch.py"
 RATE = 44100  # Hz

@@ -24,7 +24,7 @@ from spleeter_2.errors import SeparationError
 from spleeter_2.extras import require_extra
 from spleeter_2.files import atomic_folder, temporary_folder, write_json, writing
 from spleeter_2.runtime import model_file
-from spleeter_2.runtime.memory import return_free_memory
+from spleeter_2.runtime.memory import return_free_memory, return_large_blocks
 
 from . import verify
 from .mapping import HEADER, Conversion
@@ -316,6 +316,7 @@ def _as_json(conversion: Conversion) -> dict[str, object]:
 
 def entrypoint() -> None:
     """Run the program and exit with its status."""
+    return_large_blocks()
     # TensorFlow's allocator for oneDNN keeps what a network's tensors took, beside the exported one
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     run(application, "weight_converter")

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from spleeter_2.audio.stft import Transform
+from spleeter_2.config.networks import RoFormer
 from spleeter_2.config.schema import Configuration
 from spleeter_2.errors import SeparationError
 from spleeter_2.extras import is_installed, require_extra
@@ -156,7 +157,7 @@ def _compared_graph(configuration: Configuration) -> _Graph:
     inputs = [_halves(*inputs)] if is_large else inputs
     expected = [network.estimate(planes) for planes in inputs]
     _collect()
-    graph = network.graph(choose=True, with_values=not is_large)
+    graph = network.graph(choose=True, with_values=not _omits_values(configuration, checkpoint))
     names = {name: input_name(name) for name in graph.variables}
     content = graph.model.SerializeToString()
     network = replace(network, function=None, keras=None)
@@ -181,6 +182,15 @@ def _collect() -> None:
 def _size(checkpoint: Checkpoint) -> int:
     """Bytes of all tensors."""
     return sum(entry.size for entry in checkpoint.index.entries.values())
+
+
+def _omits_values(configuration: Configuration, checkpoint: Checkpoint) -> bool:
+    """True if a graph is built without the values of variables.
+
+    They may not fit into memory again; and TensorFlow's optimizer, which runs with values, drops
+    types that tf2onnx needs for the loops of RoFormers.
+    """
+    return _size(checkpoint) >= LARGE or isinstance(configuration.model, RoFormer)
 
 
 def _compared_model(configuration: Configuration, content: bytes) -> float | None:
@@ -252,7 +262,7 @@ def _write_onnx(network: _Network, path: Path, choose: bool = False) -> Estimate
 
     checkpoint = open_checkpoint(network.configuration.weights, network.configuration.targets)
     size = _size(checkpoint)
-    if size < LARGE:
+    if not _omits_values(network.configuration, checkpoint):
         model = network.graph(choose).complete()
     else:
         graph = network.graph(choose, with_values=False)
