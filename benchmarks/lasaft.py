@@ -29,6 +29,8 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # the repository's packages, installed or not
 
+from side import Side, peak_memory
+
 from spleeter_2.config.loading import load_configuration
 from weight_converter import lasaft
 from weight_converter.mapping import source_shape
@@ -37,6 +39,7 @@ from weight_converter.torch_checkpoint import read_checkpoint
 HYPER_PARAMETERS = HERE.parent / "tests/data/lasaft/large_cfg.json"
 TORCH_SIDE = HERE / "lasaft_torch.py"
 RATE = 44100
+ONE, FOUR = "ours, one target", "ours, four targets"
 FRAMES = 128  # of a window
 MATRIX = 2048  # size of the matrix product
 
@@ -86,12 +89,6 @@ def multiply_adds(model) -> int:
         for part in getattr(layer, "convolutions", [layer]):
             total += int(np.prod(part.kernel.shape)) * int(np.prod(shape)) // patch
     return total
-
-
-def peak_memory() -> float:
-    """Peak memory of this process in MB, on Linux (``getrusage`` includes the parent's at fork)."""
-    status = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM"))
 
 
 def prepare(folder: Path) -> int:
@@ -151,48 +148,12 @@ def serve(folder: Path, targets: list[str]) -> None:
         print(json.dumps(answer), flush=True)
 
 
-class Side:
-    """A process that runs tasks (``serve``).
-
-    Args:
-        command: its command line.
-        targets: instruments to separate.
-    """
-
-    def __init__(self, command: list, targets: list[str]) -> None:
-        self.targets = targets
-        self.process = subprocess.Popen(
-            list(map(str, command)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        self.version = self._answer()["version"]
-        self.peak = 0.0
-
-    def __call__(self, task: str, **options) -> float:
-        """Run a task; return its seconds."""
-        message = json.dumps({"task": task, "targets": self.targets, **options})
-        self.process.stdin.write(message + "\n")
-        self.process.stdin.flush()
-        answer = self._answer()
-        self.peak = answer["peak"]
-        return answer["seconds"]
-
-    def _answer(self) -> dict:
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"a process of the benchmark ended: {self.process.args}")
-        return json.loads(line)
-
-    def close(self) -> None:
-        self.process.stdin.close()
-        self.process.wait()
-
-
 def turns(task: str, sides: dict[str, Side], repeat: int, **options) -> dict[str, list[float]]:
     """Run a task on each side in turn; return the seconds per turn, without the warm-up turn."""
     seconds = {name: [] for name in sides}
     for turn in range(repeat + 1):
         for name, side in sides.items():
-            taken = side(task, **options)
+            taken = side.ask(task=task, **options)["seconds"]
             if turn:
                 seconds[name].append(taken)
     return seconds
@@ -212,12 +173,12 @@ def report_windows(sides: dict[str, Side], repeat: int, gflop: float) -> None:
     print("program              median s   best s   GFLOP/s   matrix product   peak MB")
     for name, taken in seconds.items():
         median, best = statistics.median(taken), min(taken)
-        speed = f"{gflop / median:8.0f}" if len(sides[name].targets) == 1 else " " * 8
+        speed = " " * 8 if name == FOUR else f"{gflop / median:8.0f}"
         product = 2e-9 * MATRIX**3 / min(matrix[name])
         print(
             f"{name:20} {median:8.2f} {best:8.2f}  {speed} {product:16.0f} {sides[name].peak:9.0f}"
         )
-    one, four = seconds["ours, one target"], seconds["ours, four targets"]
+    one, four = seconds[ONE], seconds[FOUR]
     print(f"four targets take {ratio(four, one)} times as long as one")
     if "PyTorch" in seconds:
         theirs = seconds["PyTorch"]
@@ -234,20 +195,21 @@ def report_song(sides: dict[str, Side], options: argparse.Namespace, folder: Pat
     for _ in range(options.songs):
         for number, (name, side) in enumerate(sides.items()):
             output = str(folder / f"estimates_{number}.npy")
-            seconds[name].append(side("song", song=str(folder / "song.npy"), output=output))
+            task = {"task": "song", "song": str(folder / "song.npy"), "output": output}
+            seconds[name].append(side.ask(**task)["seconds"])
     print(f"\nA song of {options.seconds} s at overlap 0.5")
     print("program              median s   s per second of audio and target   peak MB")
     for name, taken in seconds.items():
         median = statistics.median(taken)
-        share = median / options.seconds / len(sides[name].targets)
+        share = median / options.seconds / (len(lasaft.INSTRUMENTS) if name == FOUR else 1)
         print(f"{name:20} {median:8.1f} {share:24.2f} {sides[name].peak:19.0f}")
-    one, four = seconds["ours, one target"], seconds["ours, four targets"]
+    one, four = seconds[ONE], seconds[FOUR]
     print(f"four targets take {ratio(four, one)} times as long as one")
     if "PyTorch" in seconds:
         print(f"ours is {ratio(seconds['PyTorch'], one)} times as fast as PyTorch for one target")
         found, expected = (
             np.load(folder / f"estimates_{list(sides).index(name)}.npy")
-            for name in ("ours, one target", "PyTorch")
+            for name in (ONE, "PyTorch")
         )
         error = np.abs(found - expected).max() / np.abs(expected).max()
         print(f"largest difference between the estimates: {error:.1e} of the maximum")
@@ -320,17 +282,15 @@ def compare(options: argparse.Namespace) -> None:
         done = subprocess.run([*ours, "--prepare", folder], stdout=subprocess.PIPE, check=True)
         gflop = 2e-9 * int(done.stdout)  # of one window and target
         sides = {
-            "ours, one target": Side([*ours, "--serve", folder, "vocals"], ["vocals"]),
-            "ours, four targets": Side(
-                [*ours, "--serve", folder, *lasaft.INSTRUMENTS], list(lasaft.INSTRUMENTS)
-            ),
+            ONE: Side([*ours, "--serve", folder, "vocals"]),
+            FOUR: Side([*ours, "--serve", folder, *lasaft.INSTRUMENTS]),
         }
-        versions = f"ONNX Runtime {sides['ours, one target'].version}"
+        versions = f"ONNX Runtime {sides[ONE].facts['version']}"
         if torch:
             report_loading(torch, folder, options.repeat)
-            command = [torch, TORCH_SIDE, "serve", folder / "large.ckpt"]
-            sides["PyTorch"] = Side(command, ["vocals"])
-            versions += f", PyTorch {sides['PyTorch'].version}"
+            command = [torch, TORCH_SIDE, "serve", folder / "large.ckpt", "vocals"]
+            sides["PyTorch"] = Side(command)
+            versions += f", PyTorch {sides['PyTorch'].facts['version']}"
         print(
             f"\n{time.strftime('%Y-%m-%d')}, {os.cpu_count()} cores, {platform.machine()}, "
             f"Python {platform.python_version()}, {versions}"

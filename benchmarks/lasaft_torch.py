@@ -205,16 +205,16 @@ def peak_memory() -> float:
         return next(int(line.split()[1]) / 1024 for line in file if line.startswith("VmHWM"))
 
 
-def serve(path: str) -> None:
+def serve(path: str, *targets: str) -> None:
     """Run the tasks on standard input, one JSON object per line, and print a result for each."""
     network = load(path)
     options = network.options
     planes = torch.randn(1, 4, options["num_frame"], options["n_fft"] // 2 + 1)
     matrix = torch.randn(2048, 2048)
+    conditions = [INSTRUMENTS.index(name) for name in targets]
     print(json.dumps({"version": torch.__version__}), flush=True)
     for line in sys.stdin:
         task = json.loads(line)
-        conditions = [INSTRUMENTS.index(name) for name in task.get("targets", ())]
         start = time.perf_counter()
         if task["task"] == "window":
             for condition in conditions:

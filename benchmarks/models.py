@@ -3,11 +3,13 @@
     TORCH_PYTHON=/path/to/python python benchmarks/models.py    # an interpreter that has torch
     python benchmarks/models.py --repeat 1 --models roformer,grouped
 
-The RoFormer is a Mel-Band RoFormer of the published size (228 M parameters; Kim's sizes) with
-seeded random weights. Each model separates a window of noise of its own length in a process of its
-own: seconds per second of audio without overlap, and the peak memory of the process. PyTorch
-computes the same window with the same weights (``roformer_torch.py``) in turn with ours. The
-matrix product of the same turn is the peak that the RoFormer's speed is compared with.
+The RoFormer is a Mel-Band RoFormer of the published size (228 M parameters; Kim's sizes), MDX-Net
+one of kuielab's for vocals (7.4 M), both with seeded random weights and converted by the command
+line; the time and the peak memory of that are printed too. Each model separates a window of noise
+of its own length in a process of its own: seconds per second of audio without overlap, and the peak
+memory of the process. PyTorch computes the same window with the same weights
+(``roformer_torch.py``) in turn with ours. The matrix product of the same turn is the peak that the
+RoFormer's speed is compared with.
 """
 
 from __future__ import annotations
@@ -25,12 +27,15 @@ from pathlib import Path
 
 import numpy as np
 
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # the repository's packages, installed or not
 
+import mdx_network
+from side import Side, peak_memory
+
 from spleeter_2.config.loading import parse_configuration
 from spleeter_2.config.schema import Configuration
-from spleeter_2.files import write_json
 from weight_converter.mapping import source_shape
 
 TORCH_SIDE = HERE / "roformer_torch.py"
@@ -48,9 +53,18 @@ KIM = {
 }
 MODELS = {
     "roformer": "Mel-Band RoFormer",
+    "mdx": "MDX-Net",
     "lasaft": "LaSAFT, large",
     "grouped": "spleeter_2:grouped",
     "2stems": "spleeter:2stems",
+}
+# files to convert, and options of the converter
+CONVERSIONS = {
+    "roformer": ("model.safetensors", ["--from", "roformer"]),
+    "mdx": (
+        "network.onnx",
+        ["--from", "mdx", "--n-fft", mdx_network.N_FFT, "--stem", mdx_network.STEM],
+    ),
 }
 
 
@@ -91,34 +105,42 @@ def multiply_adds(configuration: Configuration) -> int:
 
 
 def prepare(kind: str, folder: Path) -> dict:
-    """Write a model of random weights for ``-p``; of the RoFormer, ``state.npz`` too."""
+    """Write the file to convert, or of LaSAFT a model for ``-p``; of the RoFormer, also an npz."""
     if kind == "lasaft":
         import lasaft
 
         return {"gmac": 4e-9 * lasaft.prepare(folder)}  # four targets
-    from spleeter_2.config.loading import load_configuration
-    from spleeter_2.runtime.export import write_model_file
-    from spleeter_2.weights.checkpoint import write_checkpoint
-    from weight_converter.mapping import Row
-    from weight_converter.placement import value_of
-    from weight_converter.roformer import expected_tensors
+    source = folder / CONVERSIONS[kind][0]
+    if kind == "mdx":
+        return {"gmac": 1e-9 * mdx_network.write_network(source)}
+    from safetensors.numpy import save_file
 
     configuration = parse_configuration(KIM)
     state = random_state(configuration)
+    save_file(state, source)
     np.savez(folder / "state.npz", **state)
-    rows = [
-        Row(n, None, v, shape, rule) for n, v, rule, shape in expected_tensors(configuration, {})
-    ]
-    write_checkpoint({row.variable: value_of(state.pop(row.source), row) for row in rows}, folder)
-    write_json(folder / "config.json", {"spleeter_2": 1, **KIM, "weights": "."})
-    write_model_file(load_configuration(str(folder)))
     return {"gmac": 1e-9 * multiply_adds(configuration)}
 
 
-def peak_memory() -> float:
-    """Peak memory of this process in MB, on Linux."""
-    status = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM"))
+def converted(kind: str, folder: Path) -> Path:
+    """Convert the file of ``prepare`` by the command line; print the time and the peak memory."""
+    name, options = CONVERSIONS[kind]
+    source, output = folder / name, folder / "converted"
+    command = [sys.executable, "-m", "weight_converter", *options, source, "-o", output]
+    start = time.perf_counter()
+    process = subprocess.Popen([*map(str, command)], stdout=subprocess.DEVNULL, cwd=HERE.parent)
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - start
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"the conversion of {source} failed")
+    size, peak = source.stat().st_size / 2**20, usage.ru_maxrss / 1024
+    print(
+        f"{MODELS[kind]}: {size:.0f} MB are converted in {seconds:.0f} s and {peak:.0f} MB, "
+        f"{peak / size:.2f} times the file's size",
+        flush=True,
+    )
+    return output
 
 
 def serve(descriptor: str) -> None:
@@ -139,9 +161,8 @@ def serve(descriptor: str) -> None:
     print(json.dumps({"audio": nb_samples / configuration.sample_rate}), flush=True)
     for line in sys.stdin:
         seconds = _seconds(lambda: separator._network.estimate(mixture))
-        peak = peak_memory()
-        answer = {"seconds": seconds, "peak": peak}
-        if line.strip() == "matrix":
+        answer = {"seconds": seconds, "peak": peak_memory()}
+        if json.loads(line)["matrix"]:
             answer["matrix"] = _seconds(_matrix_product)
         print(json.dumps(answer), flush=True)
 
@@ -157,66 +178,38 @@ def _seconds(task: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-class Side:
-    """A process that answers each line with a line of JSON."""
-
-    def __init__(self, command: list) -> None:
-        self.process = subprocess.Popen(
-            list(map(str, command)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        self.audio = self._answer()["audio"]
-        self.seconds: list[float] = []
-        self.matrix: list[float] = []
-        self.peak = 0.0
-
-    def turn(self, message: str = "") -> None:
-        self.process.stdin.write(f"{message}\n")
-        self.process.stdin.flush()
-        answer = self._answer()
-        self.seconds.append(answer["seconds"])
-        self.peak = answer["peak"]
-        self.matrix += [answer["matrix"]] if "matrix" in answer else []
-
-    def _answer(self) -> dict:
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"a process of the benchmark ended: {self.process.args}")
-        return json.loads(line)
-
-    def close(self) -> None:
-        self.process.stdin.close()
-        self.process.wait()
-
-
 def measured(kind: str, folder: Path, options: argparse.Namespace) -> None:
     """Print the rows of a model, of the RoFormer also PyTorch's."""
     ours = [sys.executable, __file__]
     descriptor, gmac = MODELS[kind], None
-    if kind in ("roformer", "lasaft"):
+    if kind in ("lasaft", *CONVERSIONS):
         command = [*ours, "--prepare", kind, folder]
         done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
         gmac, descriptor = json.loads(done.stdout.splitlines()[-1])["gmac"], folder
+    if kind in CONVERSIONS:
+        descriptor = converted(kind, folder)
     sides = {MODELS[kind]: Side([*ours, "--serve", descriptor])}
     torch = os.environ.get("TORCH_PYTHON")
     if torch and kind == "roformer":
         sides["the same in PyTorch"] = Side([torch, TORCH_SIDE, folder / "state.npz"])
+    answers = {name: [] for name in sides}
     for _ in range(options.repeat):
         for name, side in sides.items():
-            side.turn("matrix" if name == MODELS[kind] else "")
+            answers[name].append(side.ask(matrix=name == MODELS[kind]))
+    seconds = {name: [each["seconds"] for each in rows] for name, rows in answers.items()}
     for name, side in sides.items():
         side.close()
-        median = statistics.median(side.seconds)
-        row = f"{name:22} {side.audio:8.1f} {median:10.2f} {median / side.audio:12.3f}"
+        median, audio = statistics.median(seconds[name]), side.facts["audio"]
+        row = f"{name:22} {audio:8.1f} {median:10.2f} {median / audio:12.3f}"
         row += f" {side.peak:9.0f}"
         print(row + (f" {gmac / median:9.1f}" if gmac else ""), flush=True)
     if len(sides) == 2:
-        one, two = (side.seconds for side in sides.values())
-        ratios = [b / a for a, b in zip(one, two, strict=True)]
+        ratios = [b / a for a, b in zip(*seconds.values(), strict=True)]
         print(f"ours is {statistics.median(ratios):.2f} times as fast as PyTorch")
     if kind == "roformer":
-        first = next(iter(sides.values()))
-        peak = 1e-9 * MATRIX**3 / min(first.matrix)
-        share = gmac / statistics.median(first.seconds) / peak
+        ours = MODELS[kind]
+        peak = 1e-9 * MATRIX**3 / min(each["matrix"] for each in answers[ours])
+        share = gmac / statistics.median(seconds[ours]) / peak
         print(f"a matrix product reaches {peak:.1f} GMAC/s, the RoFormer {100 * share:.0f} % of it")
 
 

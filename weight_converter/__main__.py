@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -23,6 +24,7 @@ from spleeter_2.errors import SeparationError
 from spleeter_2.extras import require_extra
 from spleeter_2.files import atomic_folder, temporary_folder, write_json, writing
 from spleeter_2.runtime import model_file
+from spleeter_2.runtime.memory import return_free_memory, return_large_blocks
 
 from . import verify
 from .mapping import HEADER, Conversion
@@ -245,6 +247,7 @@ def _checks(folder: Path, conversion: Conversion, expected: Path | None) -> dict
     verify.check_arrays(folder, conversion.values)
     nb_arrays = len(conversion.values)
     conversion.values.clear()
+    return_free_memory()
     exported = write_model_file(load_configuration(str(folder)))
     typer.echo(
         "model.onnx: the network that ships with spleeter-2, with these weights"
@@ -313,6 +316,9 @@ def _as_json(conversion: Conversion) -> dict[str, object]:
 
 def entrypoint() -> None:
     """Run the program and exit with its status."""
+    return_large_blocks()
+    # TensorFlow's allocator for oneDNN keeps what a network's tensors took, beside the exported one
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     run(application, "weight_converter")
 
 

@@ -19,7 +19,7 @@ from . import build_model
 from .conditioning import SplitPerBlock
 from .frequency import Attention
 from .layers import PLANES, FromPlanes, ToPlanes, no_autograph
-from .variables import assign, assign_checkpoint
+from .variables import assign, assign_checkpoint, unset_variables
 
 # from planes of the mixture [B, T, F, 2C] to {target: planes [B, T, F, 2C]}
 EstimateFunction = Callable[[tf.Tensor], dict[str, tf.Tensor]]
@@ -60,11 +60,14 @@ def load_for_inference(
     checkpoint = open_checkpoint(folder, configuration.targets)
     if isinstance(configuration.model, UNet):
         arrays = checkpoint.read(verify=True)
-        model = build_model(without_neutral_parts(configuration, arrays), instruments, band_only)
+        with unset_variables():
+            needed = without_neutral_parts(configuration, arrays)
+            model = build_model(needed, instruments, band_only)
         assign(model, arrays, folder)
         window = arrays.get(WINDOW)
     else:
-        model = build_model(configuration, instruments, band_only)
+        with unset_variables():
+            model = build_model(configuration, instruments, band_only)
         window = assign_checkpoint(model, checkpoint, folder)
     return InferenceModel(
         inference_function(model),

@@ -11,7 +11,6 @@ tokens. Norms are ``x / max(|x|, 1e-12) * sqrt(D) * gamma``, without an epsilon 
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable
 
@@ -27,7 +26,7 @@ EXPANSION = 4  # width of a feed-forward network, relative to its input
 SMALLEST_NORM = 1e-12  # of a vector that is divided by its norm
 THETA = 10000.0  # base of the rotary frequencies
 LINEAR_SCALE = 8.0  # of the scores of linear attention
-MAX_NUMBERS = 2**24  # of a tensor within a layer, 64 MB: sequences are computed in pieces
+MAX_NUMBERS = 2**22  # of a tensor within a layer, 16 MB: sequences are computed in pieces
 
 
 def build_roformer(
@@ -126,20 +125,36 @@ def _transformer(
 
 
 def _nb_pieces(sequences: int, numbers: int) -> int:
-    """Pieces in which to compute sequences that have so many numbers each."""
-    return min(sequences, math.ceil(sequences * numbers / MAX_NUMBERS))
+    """Pieces in which to compute sequences of so many numbers each; equal ones if possible."""
+    least = min(sequences, math.ceil(sequences * numbers / MAX_NUMBERS))
+    counts = range(least, min(sequences, 2 * least) + 1)
+    return min(counts, key=lambda count: -sequences % count)
 
 
-def in_pieces(function: Callable, count: int, *tensors: tf.Tensor) -> tf.Tensor:
-    """Apply a function to ``[B, S, n, D]`` in pieces along S; they share its weights."""
+def in_pieces(function: Callable, count: int, x: tf.Tensor, *weights: tf.Variable) -> tf.Tensor:
+    """Apply a function of ``[B, S, n, D]`` and of weights to pieces of the sequences, in a loop.
+
+    A graph has the operations of one piece, and reads the weights outside the loop.
+    """
+    weights = [tf.convert_to_tensor(weight) for weight in weights]
     if count == 1:
-        return function(*tensors)
-    length = shape_of(tensors[0])[1]
-    bounds = [length * number // count for number in range(count + 1)]
-    pieces = [
-        function(*(x[:, start:end] for x in tensors)) for start, end in itertools.pairwise(bounds)
-    ]
-    return tf.concat(pieces, axis=1)
+        return function(x, *weights)
+    batch, sequences, length, dim = shape_of(x)
+    total = batch * sequences
+    size = -(-total // count)
+    flat = tf.reshape(x, (total, length, dim))
+    missing = count * size - total
+    if not (isinstance(missing, int) and missing == 0):
+        flat = tf.pad(flat, ((0, missing), (0, 0), (0, 0)))
+    pieces = tf.reshape(flat, (count, 1, size, length, dim))
+    results = tf.map_fn(
+        lambda piece: function(piece, *weights),
+        pieces,
+        parallel_iterations=1,
+        fn_output_signature=tf.TensorSpec(pieces.shape[1:], x.dtype),
+    )
+    flat = tf.reshape(results, (count * size, length, dim))[:total]
+    return tf.reshape(flat, (batch, sequences, length, dim))
 
 
 def _flatten_tokens(x: tf.Tensor) -> tf.Tensor:
@@ -318,13 +333,15 @@ class Attention(Layer):
         dim, inner = x.shape[-1], self.heads * self.size
         qkv_kernel = tf.reshape(self.qkv_kernel, (dim, 3 * inner))
         output_kernel = tf.reshape(self.output_kernel, (inner, dim))
+        weights = self.gamma, self.gates_kernel, self.gates_bias, qkv_kernel, output_kernel
+        return in_pieces(self.attention, self.pieces, x, angles, *weights)
 
-        def attention(x: tf.Tensor) -> tf.Tensor:
-            x = rms_norm(x, self.gamma)
-            gates = tf.sigmoid(dense(x, self.gates_kernel, self.gates_bias))
-            return dense(self.attend(dense(x, qkv_kernel), gates, angles), output_kernel)
-
-        return in_pieces(attention, self.pieces, x)
+    def attention(
+        self, x, angles, gamma, gates_kernel, gates_bias, qkv_kernel, output_kernel
+    ) -> tf.Tensor:
+        x = rms_norm(x, gamma)
+        gates = tf.sigmoid(dense(x, gates_kernel, gates_bias))
+        return dense(self.attend(dense(x, qkv_kernel), gates, angles), output_kernel)
 
     def attend(self, qkv: tf.Tensor, gates: tf.Tensor, angles: tf.Tensor) -> tf.Tensor:
         """``[B, S, n, 3 heads d]`` and ``[B, S, n, heads]`` -> ``[B, S, n, heads d]``."""
@@ -405,11 +422,12 @@ class FeedForward(Layer):
 
     @no_autograph
     def call(self, inputs):
-        return in_pieces(self.forward, self.pieces, inputs)
+        weights = self.gamma, self.kernel_1, self.bias_1, self.kernel_2, self.bias_2
+        return in_pieces(self.forward, self.pieces, inputs, *weights)
 
-    def forward(self, x: tf.Tensor) -> tf.Tensor:
-        x = dense(rms_norm(x, self.gamma), self.kernel_1, self.bias_1)
-        return dense(tf.nn.gelu(x, approximate=False), self.kernel_2, self.bias_2)
+    def forward(self, x, gamma, kernel_1, bias_1, kernel_2, bias_2) -> tf.Tensor:
+        x = dense(rms_norm(x, gamma), kernel_1, bias_1)
+        return dense(tf.nn.gelu(x, approximate=False), kernel_2, bias_2)
 
 
 class MaskEstimator(Layer):
@@ -460,7 +478,9 @@ class MaskEstimator(Layer):
         for x, network in zip(tf.unstack(inputs, axis=2), self.networks, strict=True):
             for number, (kernel, bias) in enumerate(network):
                 x = dense(tf.tanh(x) if number else x, kernel, bias)
-            value, gate = tf.split(x, 2, axis=-1)
+            half = x.shape[-1] // 2
+            # no tf.split: TensorFlow 2.12 with oneDNN would fuse both parts as the swish of one
+            value, gate = x[..., :half], x[..., half:]
             masks.append(value * tf.sigmoid(gate))  # [B, T, bins * C * 2]
         return self.joined(masks)
 

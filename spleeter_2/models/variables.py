@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import tensorflow as tf
 
 from spleeter_2.config.loading import WINDOW
 from spleeter_2.errors import SeparationError
+from spleeter_2.weights.bundle import ALIGNMENT
 from spleeter_2.weights.checkpoint import Checkpoint
 
 
@@ -22,6 +24,34 @@ def named_variables(model: tf.keras.Model) -> dict[str, tf.Variable]:
     if len(named) != len(model.weights):
         raise ValueError(f"{model.name}: two variables share a name")
     return named
+
+
+@contextlib.contextmanager
+def unset_variables() -> Iterator[None]:
+    """Context manager: variables are created as zeros that share memory, until ``assign``.
+
+    A large network's random initial values would take time, and its weights' memory once more.
+    """
+    zeros = np.zeros(0, np.float32)
+
+    def create(next_creator, **kwargs):
+        nonlocal zeros
+        shape, dtype = kwargs.get("shape"), tf.as_dtype(kwargs["dtype"] or tf.float32)
+        if shape is not None and dtype == tf.float32:
+            size = int(np.prod(shape))
+            if size > zeros.size:
+                zeros = aligned(size)
+            kwargs["initial_value"] = zeros[:size].reshape(shape)
+        return next_creator(**kwargs)
+
+    with tf.variable_creator_scope(create):
+        yield
+
+
+def aligned(size: int) -> np.ndarray:
+    """Zeros that TensorFlow uses in place; pages are allocated once they are written."""
+    memory = np.zeros(size + ALIGNMENT, np.float32)
+    return memory[-memory.ctypes.data % ALIGNMENT // memory.itemsize :]
 
 
 def assign(model: tf.keras.Model, arrays: Mapping[str, np.ndarray], source: object) -> None:

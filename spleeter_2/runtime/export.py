@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from spleeter_2.audio.stft import Transform
+from spleeter_2.config.networks import RoFormer
 from spleeter_2.config.schema import Configuration
 from spleeter_2.errors import SeparationError
 from spleeter_2.extras import is_installed, require_extra
@@ -24,6 +25,7 @@ from spleeter_2.files import atomic_file
 from spleeter_2.weights.checkpoint import Checkpoint, open_checkpoint
 
 from . import model_file, onnx_graph
+from .memory import return_free_memory
 from .network import complete_model, open_session, shares_weights, to_planes
 from .references import input_name, metadata, references
 from .tensorflow_import import import_tensorflow
@@ -150,26 +152,45 @@ def _compared_graph(configuration: Configuration) -> _Graph:
     require_extra("train", "exporting a network")
     network = _build(configuration)
     checkpoint = open_checkpoint(configuration.weights, configuration.targets)
-    graph = network.graph(choose=True, with_values=_size(checkpoint) < LARGE)
-    names = {name: input_name(name) for name in graph.variables}
-    content, files = graph.model.SerializeToString(), checkpoint.resolved()
+    is_large, files = _size(checkpoint) >= LARGE, checkpoint.resolved()
     inputs = _inputs(configuration, network.shape)
+    inputs = [_halves(*inputs)] if is_large else inputs
     expected = [network.estimate(planes) for planes in inputs]
+    _collect()
+    graph = network.graph(choose=True, with_values=not _omits_values(configuration, checkpoint))
+    names = {name: input_name(name) for name in graph.variables}
+    content = graph.model.SerializeToString()
     network = replace(network, function=None, keras=None)
-    gc.collect()  # the weights of a large network do not fit into memory twice
+    del graph
+    _collect()  # the weights of a large network do not fit into memory twice
     session = open_session(
         references(files, names) + content,
         folder=Path(files.index.folder),
         shares_weights=shares_weights(configuration),
     )
+    _collect()
     difference = _compare(expected, session.estimate, inputs)
     content += metadata(_facts(network, difference))
     return _Graph(references(checkpoint, names), content, difference)
 
 
+def _collect() -> None:
+    gc.collect()
+    return_free_memory()
+
+
 def _size(checkpoint: Checkpoint) -> int:
     """Bytes of all tensors."""
     return sum(entry.size for entry in checkpoint.index.entries.values())
+
+
+def _omits_values(configuration: Configuration, checkpoint: Checkpoint) -> bool:
+    """True if a graph is built without the values of variables.
+
+    They may not fit into memory again. With values TensorFlow optimizes the graph first, and ONNX
+    Runtime refuses the loops of RoFormers in the result ("Invalid tensor data type 0").
+    """
+    return _size(checkpoint) >= LARGE or isinstance(configuration.model, RoFormer)
 
 
 def _compared_model(configuration: Configuration, content: bytes) -> float | None:
@@ -241,7 +262,7 @@ def _write_onnx(network: _Network, path: Path, choose: bool = False) -> Estimate
 
     checkpoint = open_checkpoint(network.configuration.weights, network.configuration.targets)
     size = _size(checkpoint)
-    if size < LARGE:
+    if not _omits_values(network.configuration, checkpoint):
         model = network.graph(choose).complete()
     else:
         graph = network.graph(choose, with_values=False)
@@ -326,6 +347,12 @@ def _inputs(configuration: Configuration, shape: tuple[int, ...]) -> list[np.nda
     transform = Transform(stft.frame_length, stft.frame_step)
     spectrograms = [transform.forward(x.astype(np.float32)) for x in (0.1 * noise, music)]
     return [to_planes(spectrogram[:, : shape[2]])[np.newaxis] for spectrogram in spectrograms]
+
+
+def _halves(one: np.ndarray, two: np.ndarray) -> np.ndarray:
+    """The first half of one window and the second half of another."""
+    middle = one.shape[1] // 2
+    return np.concatenate([one[:, :middle], two[:, middle:]], axis=1)
 
 
 def _compare(

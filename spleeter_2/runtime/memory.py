@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import ctypes
 
-ARENA_MAX = -8  # M_ARENA_MAX of malloc.h
+ARENA_MAX, MMAP_THRESHOLD = -8, -3  # M_ARENA_MAX and M_MMAP_THRESHOLD of malloc.h
+LARGE = 2**20  # bytes of a block that is returned at once
 
 
 def use_one_arena() -> None:
@@ -16,6 +17,15 @@ def use_one_arena() -> None:
     """
     with contextlib.suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).mallopt(ARENA_MAX, 1)
+
+
+def return_large_blocks() -> None:
+    """Let glibc, where it is the C library, return large blocks as soon as they are freed.
+
+    By default it keeps blocks of up to 32 MB for later ones, which are other sizes in a network.
+    """
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).mallopt(MMAP_THRESHOLD, LARGE)
 
 
 def return_free_memory() -> None:

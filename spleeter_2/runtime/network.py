@@ -171,8 +171,8 @@ def open_session(
         source: a file, or the contents of one.
         folder: of the tensors that the contents of a file refer to.
         advice: end of the message about a model that cannot be loaded.
-        shares_weights: several nodes use the same weights, of which ONNX Runtime would keep a copy
-            in its own order for each.
+        shares_weights: compute with the weights as they are in the file: ONNX Runtime would keep a
+            copy in its own order for each node that uses them.
 
     Raises:
         SeparationError: it is missing, damaged, or has other inputs; an unknown device.
@@ -199,6 +199,7 @@ def start_session(
     # threads that wait by spinning would take the cores from the STFT and from ffmpeg
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.enable_mem_pattern = False  # it plans one block for all tensors of a run, a larger one
+    options.enable_mem_reuse = False  # it keeps a tensor's memory for later ones of the same shape
     options.intra_op_num_threads = nb_threads()
     if shares_weights:
         options.add_session_config_entry("session.disable_prepacking", "1")
@@ -256,7 +257,7 @@ def execution_providers(onnxruntime, device: str | None) -> list:
 
 
 def shares_weights(configuration: Configuration) -> bool:
-    """True if a network computes its layers in pieces; see ``open_session``."""
+    """True for large networks that compute their layers in pieces; see ``open_session``."""
     return isinstance(configuration.model, RoFormer)
 
 

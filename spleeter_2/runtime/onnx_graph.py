@@ -30,12 +30,14 @@ class Traced:
         inputs: signature of the function.
         outputs: names of the outputs in the graph, by their keys, sorted.
         variables: names of the variables, by the names of these constants or placeholders.
+        has_values: they are constants.
     """
 
     graph: Any
     inputs: list
     outputs: Mapping[str, str]
     variables: Mapping[str, str]
+    has_values: bool = True
 
     def tensors(self) -> dict[str, Any]:
         """``TensorProto`` of each variable's value, by ``input_name``; it may have a shape only."""
@@ -107,46 +109,39 @@ def trace(function: Callable, signature: list, with_values: bool = True) -> Trac
             constant, graph = convert_variables_to_constants_v2_as_graph(concrete)
             results = constant.outputs
         else:
-            graph, variables = _with_placeholders(concrete, variables)
+            graph = _with_placeholders(concrete, variables)
             results = concrete.outputs
     for node in graph.node:  # gradients defined in Python, which a SavedModel would refer to
         node.attr.pop("_gradient_op_type", None)
         node.device = ""  # a SavedModel's user chooses
     keys = sorted(concrete.structured_outputs)  # the order of a dictionary's values
     outputs = dict(zip(keys, (output.name for output in results), strict=True))
-    return Traced(graph, list(signature), outputs, variables)
+    return Traced(graph, list(signature), outputs, variables, with_values)
 
 
-def _with_placeholders(concrete, variables: Mapping[str, str]) -> tuple[Any, dict[str, str]]:
-    """GraphDef of a concrete function in which placeholders take the place of reads of variables.
+def _with_placeholders(concrete, variables: Mapping[str, str]) -> Any:
+    """GraphDef of a concrete function whose variables are placeholders of their values.
 
     Args:
         variables: names of the variables, by the names of the nodes of their handles.
-
-    Returns:
-        The GraphDef, and the names of the variables by those of the placeholders.
     """
-    graph, names = concrete.graph.as_graph_def(), {}
+    graph = concrete.graph.as_graph_def()
+    handles = {node.name: node for node in graph.node if node.name in variables}
     for node in graph.node:
-        read = node.input[0] if node.op == "ReadVariableOp" else ""
-        if read not in variables:
-            continue
-        names[node.name] = variables[read]
-        shape = concrete.graph.get_tensor_by_name(f"{node.name}:0").shape.as_proto()
-        dtype = node.attr["dtype"].type
-        node.op = "Placeholder"
-        node.attr.clear()
-        del node.input[:]
-        node.attr["dtype"].type = dtype
-        node.attr["shape"].shape.CopyFrom(shape)
-    kept = [node for node in graph.node if node.name not in variables]
-    for node in kept:  # results wait for the reads, which are gone; nothing else has an effect
+        if node.op == "ReadVariableOp" and (handle := handles.get(node.input[0])):
+            value = concrete.graph.get_tensor_by_name(f"{node.name}:0")
+            dtype = node.attr["dtype"].type
+            handle.attr.clear()
+            handle.attr["dtype"].type = dtype
+            handle.attr["shape"].shape.CopyFrom(value.shape.as_proto())
+            node.op = "Identity"
+            node.attr.clear()
+            node.attr["T"].type = dtype
+    for node in graph.node:  # results wait for the reads; nothing else has an effect
         data = [name for name in node.input if not name.startswith("^")]
         del node.input[:]
         node.input.extend(data)
-    del graph.node[:]
-    graph.node.extend(kept)
-    return graph, names
+    return graph
 
 
 @dataclass(frozen=True)
@@ -220,9 +215,33 @@ def _to_onnx(traced: Traced):
     import tf2onnx
 
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
+    if not traced.has_values:
+        return _to_onnx_directly(traced)
     function = traced.function(with_variables=True)
     model, _ = tf2onnx.convert.from_function(function, function.input_signature, opset=OPSET)
     return model
+
+
+def _to_onnx_directly(traced: Traced):
+    """``_to_onnx`` without TensorFlow's optimizer, which would allocate each input, some twice."""
+    import tensorflow as tf
+    import tf2onnx
+    from tf2onnx.tf_loader import clear_functions
+
+    inputs = {f"{node}:0": input_name(name) for node, name in traced.variables.items()}
+    inputs |= {f"{spec.name}:0": spec.name for spec in traced.inputs}
+    outputs = {tensor: key for key, tensor in traced.outputs.items()}
+    with tf.Graph().as_default() as graph:
+        tf.import_graph_def(traced.graph, name="")
+        converted = tf2onnx.tfonnx.process_tf_graph(
+            graph,
+            opset=OPSET,
+            input_names=[*inputs],
+            output_names=[*outputs],
+            tensors_to_rename=inputs | outputs,
+        )
+    clear_functions()  # which are kept until the next conversion
+    return tf2onnx.optimizer.optimize_graph(converted, catch_errors=False).make_model("network")
 
 
 def _parts(network, signature: list) -> tuple[Traced, Traced]:

@@ -3,6 +3,7 @@
 import functools
 
 import numpy as np
+import onnx
 import pytest
 import tensorflow as tf
 from hypothesis import HealthCheck, given, settings
@@ -94,6 +95,48 @@ def test_pieces_are_exact(monkeypatch):
     mixture = noise(configuration)
     one, two = (model(mixture, training=False)["vocals"] for model in (whole, pieces))
     np.testing.assert_allclose(one, two, rtol=0, atol=1e-6 * np.abs(one).max())
+
+
+def test_a_graph_does_not_grow_with_the_pieces(monkeypatch, tmp_path):
+    """An ONNX graph has the operations of one piece, in a loop."""
+    configuration = write_model(small(MEL, stft=STFT, segment=WINDOW), tmp_path)
+    counts = []
+    for at_once in (1000, 500, 1):
+        monkeypatch.setattr(roformer, "MAX_NUMBERS", at_once)
+        layer = build_model(configuration).get_layer("block_1_frequency_1_attention")
+        path = tmp_path / f"{at_once}.onnx"
+        export.write_model_file(configuration, path)
+        model = onnx.load(path, load_external_data=False)
+        counts.append((layer.pieces, sum(1 for _ in nodes_of(model.graph))))
+    pieces, nodes = zip(*counts, strict=True)
+    assert 1 < pieces[0] < pieces[1] < pieces[2] == WINDOW["nb_frames"]
+    assert max(nodes) <= min(nodes) + 20, counts
+
+
+def nodes_of(graph):
+    """All nodes of a graph, those of its loops included."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            yield from nodes_of(attribute.g)
+
+
+def test_pieces_of_an_odd_number_of_sequences(monkeypatch):
+    """The last piece is filled up, and what fills it is dropped."""
+    x = tf.random.stateless_normal((2, 7, 3, 4), (0, 0))
+    found = roformer.in_pieces(lambda x, factor: x * factor, 4, x, tf.constant(3.0))
+    np.testing.assert_array_equal(found, 3 * x)
+    # of 61 sequences, 20 at least, 31 pieces of 2 leave one place; of 60, none is left
+    monkeypatch.setattr(roformer, "MAX_NUMBERS", 3)
+    assert [roformer._nb_pieces(sequences, 1) for sequences in (61, 60)] == [31, 20]
+
+
+def test_graphs_of_tensorflow_gate_the_masks(monkeypatch):
+    """Both halves of a gated linear unit are kept apart: as parts of one tf.split they became
+    x * sigmoid(x) in graphs of TensorFlow 2.12 with oneDNN."""
+    layer = roformer.MaskEstimator(((0, 3),), 1, 1, 4)
+    x = tf.random.stateless_normal((1, 5, 1, 4), (0, 0))
+    np.testing.assert_allclose(tf.function(layer)(x), layer(x), atol=1e-5)
 
 
 def test_mel_bands_of_published_models():
