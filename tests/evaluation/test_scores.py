@@ -64,12 +64,13 @@ def test_the_fault_of_band_limited_floats_and_its_cure(stems, estimates):
 
 
 def test_scores_are_musevals_own(stems, estimates, mixture):
+    """On decoded AAC, for which rounding errors of museval's own depend on the CPU."""
     scores = score(stems, estimates, mixture, RATE)
     true, said = ([round_to_16_bits(part[name]) for name in stems] for part in (stems, estimates))
     expected = museval.evaluate(true, said)  # SDR, ISR, SIR, SAR
     for index, name in enumerate(stems):
         for metric, values in zip(("SDR", "ISR", "SIR", "SAR"), expected, strict=True):
-            assert np.allclose(scores[name].frames[metric], values[index], atol=1e-6, rtol=0)
+            assert np.allclose(scores[name].frames[metric], values[index], atol=2e-6, rtol=0)
 
 
 def test_models_share_what_depends_on_the_references(stems, estimates, mixture, monkeypatch):

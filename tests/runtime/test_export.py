@@ -53,18 +53,14 @@ NETWORKS = {
     "convolutions": {**UNET, "frequency": levels(*CONVOLUTIONS)},
     "film": cunet("film", spectrogram="magnitude", estimate="masking"),
     "film_tdf": cunet("film", FC, spectrogram="magnitude"),
-    "film_lasaft": cunet("film", LASAFT, estimate="masking"),
     "pocm": cunet("pocm", time_levels=[1]),
-    "gpocm": cunet("gpocm", CONVOLUTIONS[0]),
-    "gpocm_tdf": cunet("gpocm", {**FC, "bn_factor": None, "bias": True}),
     "gpocm_lasaft": cunet("gpocm", {**LASAFT, "bn_factor": None, "bias": True}),
     "gpocm_lightsaft": cunet("gpocm", LIGHTSAFT),
-    "gpocm_dilated": cunet("gpocm", CONVOLUTIONS[1]),
     "gpocm_grouped": cunet("gpocm", CONVOLUTIONS[2]),
 }
 
 
-LONG = ("mask of all bins, as they are", "film_tdf", "pocm", "gpocm_tdf", "gpocm_lasaft")
+LONG = ("mask of all bins, as they are", "film_tdf", "pocm", "gpocm_lasaft")
 
 
 def cases(*names):
