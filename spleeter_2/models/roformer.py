@@ -26,7 +26,7 @@ EXPANSION = 4  # width of a feed-forward network, relative to its input
 SMALLEST_NORM = 1e-12  # of a vector that is divided by its norm
 THETA = 10000.0  # base of the rotary frequencies
 LINEAR_SCALE = 8.0  # of the scores of linear attention
-MAX_NUMBERS = 2**22  # of a tensor within a layer, 16 MB: sequences are computed in pieces
+MAX_NUMBERS = 2**23  # of a tensor within a layer, 32 MB: sequences are computed in pieces
 
 
 def build_roformer(
