@@ -25,13 +25,13 @@ from spleeter_2.config.loading import load_configuration, parse_configuration
 from spleeter_2.console import configure_logging
 from spleeter_2.data.songs import split, training_songs
 from spleeter_2.errors import SeparationError
-from spleeter_2.executor import Cluster, Failure, run_tasks
+from spleeter_2.executor import Cluster, Failure, log_dashboard, run_tasks
 from spleeter_2.files import write_text
 
 from .ablation_plan import Plan, Variant, configured, read_plan
 from .ablation_report import write_results
 from .results import Run
-from .runner import Settings, hardware, log_dashboard, score_missing, time_left, versions
+from .runner import Settings, hardware, score_missing, time_left, versions
 from .tracks import find_tracks
 
 log = logging.getLogger(__name__)

@@ -28,7 +28,7 @@ from spleeter_2.checks import (
 )
 from spleeter_2.data.songs import Song
 from spleeter_2.errors import SeparationError
-from spleeter_2.executor import Cluster, Failure, run_tasks
+from spleeter_2.executor import Cluster, Failure, log_dashboard, run_tasks
 from spleeter_2.files import atomic_file, write_json
 from spleeter_2.runtime.network import parse_device
 from spleeter_2.separation.separator import MOST_SHIFTS
@@ -329,11 +329,6 @@ def _score_all(tasks: list[Task], settings: Settings) -> None:
             "or name the others with --tracks and choose another folder than "
             f"{settings.output} with -o"
         )
-
-
-def log_dashboard(address: str) -> None:
-    """Log where a run can be watched."""
-    log.info(f"dashboard: {address}")
 
 
 def _with_absolute_paths(task: Task) -> Task:

@@ -156,6 +156,11 @@ def run_tasks(
             run.stop()
 
 
+def log_dashboard(address: str) -> None:
+    """``on_start`` of a command: log where its run can be watched."""
+    log.info(f"dashboard: {address}")
+
+
 @dataclass(frozen=True)
 class _Facts:
     """What a run has to know of its cluster.

@@ -16,7 +16,7 @@ from spleeter_2.audio.ffmpeg import STDIO
 from spleeter_2.config.loading import PREFIXES
 from spleeter_2.console import progress_bar
 from spleeter_2.errors import ModelError, SeparationError
-from spleeter_2.executor import Cluster, Failure, run_tasks
+from spleeter_2.executor import Cluster, Failure, log_dashboard, run_tasks
 from spleeter_2.runtime.memory import use_one_arena
 
 from .manifest import Manifest, Row
@@ -189,7 +189,7 @@ class _Run:
             separate_in_worker,
             self._cluster,
             self._settings.verbose,
-            on_start=lambda address: log.info(f"dashboard: {address}"),
+            on_start=log_dashboard,
         )
         with contextlib.closing(results):
             for task, result in results:

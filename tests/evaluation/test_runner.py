@@ -426,6 +426,7 @@ def test_what_is_refused_before_any_work(evaluation, spleeter, plain, tmp_path):
         (["--mus_dir", tmp_path / "nowhere"], "there is no folder"),
         (["--mus_dir", tmp_path], "there are no songs"),
         (["--mus_dir", plain, "--jobs", 0], "--jobs must be positive"),
+        (["--mus_dir", plain, "--overlap", 0.9], "the overlap must be a number between 0 and 0.5"),
         (["--mus_dir", plain, "--baseline", "irm,nothing"], "nothing"),
         (["--mus_dir", plain, "--subset", "dev"], "must be train or test"),
         (["--mus_dir", plain, "-a", "some.Adapter"], "without --adapter some.Adapter"),
