@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,7 +12,7 @@ from spleeter_2.errors import SeparationError
 from spleeter_2.extras import install_command, is_installed
 
 SUFFIXES = (".parquet", ".pq")
-_BATCH = 10_000  # rows in memory
+_BATCH = 10_000  # rows in memory, and of a row group
 
 
 def is_parquet(path: str) -> bool:
@@ -47,24 +48,19 @@ def column_names(path: Path) -> list[str]:
         raise SeparationError(f"cannot read {path}: {_first_line(error)}") from error
 
 
-def write_rows(
-    path: Path, columns: Mapping[str, type], batches: Iterable[list[Mapping[str, Any]]]
-) -> None:
-    """Write a file.
+def write_rows(path: Path, columns: Mapping[str, type], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a file, some rows at a time.
 
     Args:
         columns: type of each column, str or float; an empty text is no float.
-        batches: lists of rows.
     """
     pyarrow = _pyarrow(path)
     kinds = {str: pyarrow.string(), float: pyarrow.float64()}
     schema = pyarrow.schema([(name, kinds[kind]) for name, kind in columns.items()])
+    rows = ({name: _typed(row[name], kind) for name, kind in columns.items()} for row in rows)
     with pyarrow.parquet.ParquetWriter(path, schema) as writer:
-        for rows in batches:
-            typed = [
-                {name: _typed(row[name], kind) for name, kind in columns.items()} for row in rows
-            ]
-            writer.write_table(pyarrow.Table.from_pylist(typed, schema))
+        while batch := list(islice(rows, _BATCH)):
+            writer.write_table(pyarrow.Table.from_pylist(batch, schema))
 
 
 def _typed(value: Any, kind: type) -> Any:

@@ -18,7 +18,6 @@ import io
 import os
 import time
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -44,7 +43,6 @@ COLUMNS = {
 }
 DONE = "done"
 _TAIL = 1 << 20  # bytes of the end of a journal that are searched for its last whole row
-_BATCH = 10_000  # rows of a Parquet file's row group
 
 
 class Table:
@@ -128,10 +126,8 @@ class Table:
 
     def _write_parquet(self) -> None:
         """Add the journal's rows to the Parquet file and remove the journal."""
-        rows = self._rows()
-        batches = iter(lambda: list(islice(rows, _BATCH)), [])
         with atomic_file(self._parquet) as path:
-            write_rows(path, COLUMNS, batches)
+            write_rows(path, COLUMNS, self._rows())
         with writing(self._path):
             self._path.unlink()
 
