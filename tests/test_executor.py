@@ -21,6 +21,7 @@ from support.executor import (
     die_once,
     greedy,
     half_written,
+    is_profiled,
     misbehave,
     process_after,
     stubborn,
@@ -107,6 +108,10 @@ def test_a_failure_costs_its_task_alone(tmp_path, capfd):
         assert result.startswith(words[task])
         assert isinstance(result, Failure) == (task not in ("one", "two"))
     assert capfd.readouterr() == ("", "")
+
+
+def test_no_profiler_slows_down_the_processes_of_this_machine():
+    assert dict(run_tasks(["task"], is_profiled, Cluster(1))) == {"task": False}
 
 
 def test_a_task_is_tried_again_after_the_death_of_its_process(tmp_path):

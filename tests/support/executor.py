@@ -37,6 +37,13 @@ def misbehave(task: str) -> str:
     return f"{task} with {os.environ['OMP_NUM_THREADS']} thread(s)"
 
 
+def is_profiled(_: object) -> bool:
+    """True if Dask stops the task's thread every some milliseconds."""
+    import dask
+
+    return dask.config.get("distributed.worker.profile.enabled")
+
+
 def die_once(path: Path) -> int:
     """Die the first time; later return the process."""
     if not path.exists():
