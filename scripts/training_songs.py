@@ -8,7 +8,9 @@ their licences. OUT has a folder per song, for ``spleeter train -d OUT``:
 
 - the songs with stems, unchanged;
 - voices over backing. Their combination is arbitrary, since the remix of ``spleeter train`` draws
-  each stem separately. Voices get a synthetic reverberation, since they were recorded dry;
+  each stem separately. Solo voices get a synthetic reverberation, since they were recorded dry;
+- pieces of the songs' vocals and solo voices in random order, each at another speed and level, over
+  other backing: songs for ``scripts/teacher_songs.py``, whose mixtures stay as they are;
 - band arrangements, which add drums, basses and harmonies: random chords, arranged by MMA and
   played by FluidSynth (``apt-get install mma fluidsynth fluid-soundfont-gm``).
 
@@ -26,6 +28,7 @@ from pathlib import Path
 import numpy as np
 import scipy.signal
 import soundfile
+import soxr
 
 from spleeter_2.audio.mixing import with_channels
 from spleeter_2.audio.reader import AudioReader
@@ -47,6 +50,30 @@ MIXES = {  # song: voices, backing
         {"sectoid-War_of_freedom", "librosa-vibeace_CC-BY-3.0"},
     ),
 }  # fmt: skip
+MEDLEYS = {  # song: singers, backing
+    "medley-1": (
+        {"EIF-Hydrogen", "EIF-Lithium", "vocadito_1", "carnatic"},
+        {
+            "opengameart-CrashedShip_CC-BY-3.0", "opengameart-Futuristic_junk_CC-BY-3.0",
+            "opengameart-The_9th_Circle_V2_CC0-1.0", "opengameart-low_fi_CC-BY-3.0",
+            "opensurge-allegro_CC0-1.0", "opensurge-citychill_CC-BY-3.0",
+            "opensurge-drowning_CC-BY-4.0", "opensurge-options_CC-BY-3.0",
+            "opensurge-speed_CC-BY-4.0", "opensurge-waterworks_CC0-1.0",
+        },
+    ),
+    "medley-2": (
+        {"EIF-Potassium", "EIF-Rubidium", "vocadito_10", "vignesh", "soprano-E4"},
+        {
+            "opengameart-A_Really_Tense_Moment_FULL_CC-BY-3.0", "opengameart-Epic_Fall_CC-BY-3.0",
+            "opengameart-Party_Sector_CC0-1.0", "opengameart-red_doors2_CC-BY-3.0",
+            "opengameart-space_0_CC-BY-3.0", "opengameart-space_dimensions_8bit_CC-BY-3.0",
+            "opensurge-gimacian_CC-BY-3.0", "opensurge-sunshine_CC-BY-3.0",
+            "opensurge-title_CC-BY-4.0",
+        },
+    ),
+}  # fmt: skip
+PIECE = 20 * RATE  # samples of a singer's piece in a medley, at most
+MEDLEY_SPEED, MEDLEY_DB = (0.89, 1.12), (-6.0, 4.0)
 GROOVES = (
     "50sRock 60sRock 8Beat Ballad BasicRock Blues BossaNova BubbleRock Calypso CountryBlues "
     "FolkRock Funk1 BVFunk GuitarBallad JazzRock LFusion ModernJazz PopBallad R&B Rock128 "
@@ -103,6 +130,33 @@ def mixed(material: Path, voices: set[str], backing: set[str], rng) -> dict[str,
         for voice in sung:
             parts.append(reverberated(voice, rng))
             length += len(parts[-1])
+    return {
+        "vocals": np.concatenate(parts)[: len(accompaniment)],
+        "accompaniment": accompaniment,
+    }
+
+
+def medley(material: Path, singers: set[str], backing: set[str], rng) -> dict[str, np.ndarray]:
+    """Song of singers' pieces over backing, ``{stem: [S, 2]}``; every draw is random."""
+    accompaniment = np.concatenate([levelled(read(p)) for p in find(material / "backing", backing)])
+    pieces = []
+    for singer in sorted(singers):
+        song = material / "train" / singer
+        if not song.is_dir():
+            (path,) = find(material / "voices", {singer})
+            pieces.append(reverberated(read(path), rng))
+            continue
+        (path,) = song.glob("vocals.*")
+        voice = read(path)
+        pieces += [voice[start : start + PIECE] for start in range(0, len(voice), PIECE)]
+    loudest = max(np.abs(piece).max() for piece in pieces)
+    pieces = [levelled(piece) for piece in pieces if np.abs(piece).max() > 0.05 * loudest]
+    parts, length = [], 0
+    while length < len(accompaniment):
+        piece = pieces[rng.integers(len(pieces))]
+        piece = soxr.resample(piece, RATE * rng.uniform(*MEDLEY_SPEED), RATE)
+        parts.append(piece * 10 ** (rng.uniform(*MEDLEY_DB) / 20))
+        length += len(parts[-1])
     return {
         "vocals": np.concatenate(parts)[: len(accompaniment)],
         "accompaniment": accompaniment,
@@ -168,6 +222,8 @@ def main() -> None:
         (path,) = (options.material / "train" / singer).glob("vocals.*")
         stems = {"vocals": np.resize(read(path), half.shape), "accompaniment": half}
         write(options.out / f"bands-{number}", stems)
+    for name, (singers, backing) in MEDLEYS.items():
+        write(options.out / name, medley(options.material, singers, backing, rng))
 
 
 if __name__ == "__main__":

@@ -100,6 +100,7 @@ def describe(configuration: Configuration, exported: Any) -> dict[str, Any]:
         "targets": list(exported.targets),
         "residual": configuration.residual if complete else None,
         "ratio_mask": msgspec.to_builtins(configuration.ratio_mask),
+        "extension": configuration.extension,
         "input": {"name": INPUT, "shape": list(exported.shape)},
         "outputs": [{"name": name, "shape": list(exported.shape)} for name in exported.targets],
     }

@@ -106,7 +106,7 @@ class UNet(Options, tag_field="type", tag="unet"):
     """Spleeter's U-Net (Jansson et al., ISMIR 2017).
 
     Attributes:
-        nb_bins: lowest frequency bins, the network's input; the estimate is silent above them.
+        nb_bins: lowest frequency bins, the network's input; above them its estimate is silent.
         level: RMS, relative to full scale, to which each window's magnitude is scaled as input of
             the network (null: no scaling). Masks and corrections apply to the unscaled mixture.
         max_gain: limit of that gain in dB.
@@ -156,7 +156,7 @@ class Mdx(Options, tag_field="type", tag="mdx"):
     """MDX-Net, ``model.onnx`` in the folder of the weights; there is no such model in Keras.
 
     Attributes:
-        nb_bins: lowest frequency bins, the network's input; the estimate is silent above them.
+        nb_bins: lowest frequency bins, the network's input; above them its estimate is silent.
         nb_zeroed: lowest bins that are zero in the input; the estimate of them is used.
         compensate: factor of the estimate.
         denoise: half the difference of the estimates of the mixture and of its negative, in place

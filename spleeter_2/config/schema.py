@@ -117,6 +117,8 @@ class Configuration(Options):
         targets: instruments that the network estimates.
         residual: instrument that is the mixture minus the targets, or None.
         ratio_mask: in separation, share the mixture among the targets; None: estimates as they are.
+        extension: in separation, estimates above ``model.nb_bins``: "zeros", or the mixture scaled
+            by each frame's share of "power" just below (``separation.filters.extended_by_power``).
         stem_format: sample rate and channels of stems are those of the "song" or of the "model".
         weights: folder of the checkpoint, or None.
         model_dir: folder of weights as Spleeter's configurations name it; found or fetched.
@@ -132,6 +134,7 @@ class Configuration(Options):
     model: UNet | CUNet | RoFormer | Mdx
     description: str = ""
     ratio_mask: RatioMask | None = None
+    extension: Literal["zeros", "power"] = "zeros"
     stem_format: Literal["song", "model"] = "song"
     weights: Path | None = None
     model_dir: str | None = None
@@ -205,6 +208,10 @@ class Configuration(Options):
         require(
             self.ratio_mask is None or self.residual is None,
             "residual must be null beside ratio_mask, whose stems sum to the mixture",
+        )
+        require(
+            self.ratio_mask is None or self.extension == "zeros",
+            "extension must be zeros beside ratio_mask, which has an extension of its own",
         )
         require(
             not self.is_joint or len(self.targets) > 1,

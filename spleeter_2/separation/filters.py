@@ -45,6 +45,28 @@ def ratio_masks(
     return shares
 
 
+def extended_by_power(mixture: np.ndarray, estimates: Spectrograms) -> dict[str, np.ndarray]:
+    """Extend estimates above the model's band by the mixture there, scaled per frame and channel.
+
+    The factor is the estimate's share of the mixture's power in the highest quarter of the band, at
+    most 1: sibilants and breath go on upwards, and where the band's top has no voice, nothing does.
+
+    Args:
+        mixture: complex64 ``[T, F, C]``.
+
+    Returns:
+        ``{instrument: complex64 [T, F, C]}``.
+    """
+    extended = {}
+    for name, estimate in estimates.items():
+        nb_bins = estimate.shape[1]
+        top = slice(nb_bins - nb_bins // 4, nb_bins)
+        total = _power(mixture[:, top], 2).sum(axis=1, keepdims=True) + np.float32(EPSILON)
+        share = np.minimum(_power(estimate[:, top], 2).sum(axis=1, keepdims=True) / total, 1)
+        extended[name] = np.concatenate([estimate, mixture[:, nb_bins:] * share], axis=1)
+    return extended
+
+
 def _power(estimate: np.ndarray, exponent: float) -> np.ndarray:
     """Magnitudes to a power, float32."""
     squared = estimate.real**2 + estimate.imag**2

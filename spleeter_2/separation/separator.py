@@ -35,7 +35,7 @@ from spleeter_2.runtime.network import Network, load_network, parse_device
 from spleeter_2.weights.resolve import with_weights
 
 from .background import in_background
-from .filters import ratio_masks, wiener
+from .filters import extended_by_power, ratio_masks, wiener
 from .paths import plan_outputs
 from .remote import is_remote
 from .windows import OverlapAdd, Windows
@@ -378,10 +378,11 @@ class Separator:
 
     def _bins_needed(self) -> int:
         """Bins of the mixture that the network and the filter need."""
-        masks = self.configuration.ratio_mask
-        is_extended = masks is not None and masks.extension != "zeros"
-        stft, model = self.configuration.stft, self.configuration.model
-        return stft.nb_bins if is_extended else model.nb_bins
+        configuration, masks = self.configuration, self.configuration.ratio_mask
+        is_extended = configuration.extension != "zeros" or (
+            masks is not None and masks.extension != "zeros"
+        )
+        return configuration.stft.nb_bins if is_extended else configuration.model.nb_bins
 
     def _instruments(
         self, mixture: np.ndarray, estimates: list[np.ndarray]
@@ -429,10 +430,12 @@ class Separator:
         configuration = self.configuration
         with np.errstate(over="ignore", invalid="ignore"):  # see ``_check_estimates``
             if self._mwf:
-                return wiener(mixture, estimates, configuration.residual is not None)
-            if configuration.ratio_mask is None:
-                return estimates
-            return ratio_masks(mixture, estimates, configuration.ratio_mask)
+                estimates = wiener(mixture, estimates, configuration.residual is not None)
+            elif configuration.ratio_mask is not None:
+                estimates = ratio_masks(mixture, estimates, configuration.ratio_mask)
+            if configuration.extension == "power":
+                estimates = extended_by_power(mixture, estimates)
+            return estimates
 
     def close(self) -> None:
         """Release the network."""

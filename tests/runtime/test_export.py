@@ -395,6 +395,7 @@ def test_the_description(exporting, mask, tmp_path, form):
         "targets": ["vocals", "drums"],
         "residual": "other",
         "ratio_mask": None,
+        "extension": "zeros",
         "input": {"name": "mixture", "shape": shape},
         "outputs": [{"name": "vocals", "shape": shape}, {"name": "drums", "shape": shape}],
     }  # fmt: skip

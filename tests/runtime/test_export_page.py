@@ -55,6 +55,16 @@ def test_another_window_join_and_overlap(program, mixture, tmp_path, monkeypatch
     assert_same(follow("onnx", waveform, 8000), Separator("model").separate(waveform))
 
 
+def test_an_extended_band(program, mixture, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_model(small(UNET, extension="power"), tmp_path / "model")
+    assert program(entrypoint, "export", "-p", "model", "-o", "exported")[0] == 0
+    waveform = 0.25 * mixture[10000:16000]
+    stems, separator = follow("onnx", waveform, 8000), Separator("model")
+    assert separator.configuration.model.nb_bins < separator.configuration.stft.nb_bins
+    assert_same(stems, separator.separate(waveform))
+
+
 @pytest.mark.parametrize(
     "extension, exponent, overlap", [("zeros", 2, 0.0), ("average", 1.5, 0.0), ("zeros", 2, 0.4)]
 )

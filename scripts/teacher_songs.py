@@ -1,0 +1,80 @@
+"""Replace the vocals of songs, in part, by several models' mean estimate.
+
+    python scripts/teacher_songs.py songs taught --teachers spleeter_2:grouped runs/teacher
+
+IN and OUT are folders for ``spleeter train -d``. The vocals of OUT are ``share`` times the mean of
+all teachers' estimates, in ``--shifts`` passes each, plus ``1 - share`` times the true vocals; the
+accompaniment is the rest of the mixture, which stays the same. So a network can learn in one pass
+what several networks and passes know (see ``spleeter_2/training/distillation.py``, which computes
+the teachers' estimates anew in every step instead).
+
+A song that is named in ``--keep`` is copied unchanged, to validate with.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from spleeter_2.audio.mixing import with_channels
+from spleeter_2.audio.reader import AudioReader
+from spleeter_2.separation.separator import Separator
+
+RATE = 44100
+STEMS = ("vocals", "accompaniment")
+OVERLAP = 0.125
+
+
+def read(song: Path) -> dict[str, np.ndarray]:
+    """Both stems of a song, float32 ``[S, 2]`` each."""
+    stems = {}
+    for stem in STEMS:
+        (path,) = song.glob(f"{stem}.*")
+        with AudioReader(path, RATE) as reader:
+            stems[stem] = with_channels(np.concatenate(list(reader.blocks())), 2)
+    length = min(map(len, stems.values()))
+    return {name: stem[:length] for name, stem in stems.items()}
+
+
+def taught(
+    stems: dict[str, np.ndarray], teachers: list[Separator], share: float
+) -> dict[str, np.ndarray]:
+    """Stems with the same sum, whose vocals are in part the teachers'."""
+    mixture = sum(stems.values())
+    estimates = [teacher.separate(mixture)["vocals"] for teacher in teachers]
+    vocals = share * sum(estimates) / len(estimates) + (1 - share) * stems["vocals"]
+    return {"vocals": vocals, "accompaniment": mixture - vocals}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("songs", type=Path, metavar="IN")
+    parser.add_argument("out", type=Path, metavar="OUT")
+    parser.add_argument("--teachers", nargs="+", required=True, help="descriptors of models")
+    parser.add_argument("--share", type=float, default=0.7, help="of the teachers (default: 0.7)")
+    parser.add_argument("--shifts", type=int, default=3, help="passes of each (default: 3)")
+    parser.add_argument("--keep", nargs="*", default=[], help="songs to copy unchanged")
+    options = parser.parse_args()
+    teachers = [
+        Separator(name, overlap=OVERLAP, shifts=options.shifts) for name in options.teachers
+    ]
+    for song in sorted(path for path in options.songs.iterdir() if path.is_dir()):
+        if (options.out / song.name).exists():
+            continue
+        stems = read(song)
+        if song.name not in options.keep:
+            stems = taught(stems, teachers, options.share)
+        folder = options.out / f".{song.name}"  # renamed when complete, so that a rerun goes on
+        folder.mkdir(parents=True, exist_ok=True)
+        scale = min(1.0, 0.99 / max(np.abs(stem).max() for stem in stems.values()))
+        for name, stem in stems.items():
+            soundfile.write(folder / f"{name}.flac", scale * stem, RATE)
+        folder.rename(options.out / song.name)
+        print(f"{song.name}: {len(stem) / RATE:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
