@@ -9,10 +9,11 @@ their licences. OUT has a folder per song, for ``spleeter train -d OUT``:
 - the songs with stems, unchanged;
 - voices over backing. Their combination is arbitrary, since the remix of ``spleeter train`` draws
   each stem separately. Solo voices get a synthetic reverberation, since they were recorded dry;
-- pieces of the songs' vocals and solo voices in random order, each at another speed and level, over
-  other backing: songs for ``scripts/teacher_songs.py``, whose mixtures stay as they are;
 - band arrangements, which add drums, basses and harmonies: random chords, arranged by MMA and
-  played by FluidSynth (``apt-get install mma fluidsynth fluid-soundfont-gm``).
+  played by FluidSynth (``apt-get install mma fluidsynth fluid-soundfont-gm``);
+- with ``--medleys`` also pieces of the songs' vocals and solo voices in random order, each at
+  another speed and level, over other backing: for ``scripts/teacher_songs.py``, which keeps their
+  mixtures.
 
 All random numbers have one seed. The song ``held``, for validation, shares no voice or backing
 with the other songs.
@@ -202,6 +203,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("material", type=Path)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--medleys", action="store_true", help="of the second training")
     options = parser.parse_args()
     if not (options.material / "train").is_dir():
         parser.error(f"there is no folder {options.material / 'train'}")
@@ -222,7 +224,7 @@ def main() -> None:
         (path,) = (options.material / "train" / singer).glob("vocals.*")
         stems = {"vocals": np.resize(read(path), half.shape), "accompaniment": half}
         write(options.out / f"bands-{number}", stems)
-    for name, (singers, backing) in MEDLEYS.items():
+    for name, (singers, backing) in MEDLEYS.items() if options.medleys else ():
         write(options.out / name, medley(options.material, singers, backing, rng))
 
 
