@@ -1,7 +1,8 @@
-"""Weighted mean of a run's initial, best and last weights.
+"""Weighted mean of models' weights.
 
-    python scripts/blend_weights.py runs/grouped blended --shares 0.15 0.425 0.425
+    python scripts/blend_weights.py OUT --part spleeter_2:mask 0.6 --last runs/a 0.4
 
+A part is a model; of a run of ``spleeter train`` it has the best weights, and ``--last`` the last.
 Fine-tuning on a few songs makes a network worse on other songs; a mean of the weights before and
 after it is a compromise (M. Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022,
 and "Model soups", ICML 2022). OUT is a model folder for ``-p`` with float16 kernels.
@@ -43,7 +44,7 @@ def blended(parts: list[tuple[float, dict[str, np.ndarray]]]) -> dict[str, np.nd
     """Weighted mean by name; a name that some parts lack is the mean of the other parts.
 
     Args:
-        parts: share and arrays of each part.
+        parts: share and arrays of each part; the last one has all names.
     """
     values = {}
     for name in parts[-1][1]:
@@ -55,42 +56,44 @@ def blended(parts: list[tuple[float, dict[str, np.ndarray]]]) -> dict[str, np.nd
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", type=Path, help="folder of a run of spleeter train")
     parser.add_argument("out", type=Path, help="model folder to write")
-    parser.add_argument(
-        "--shares",
-        type=float,
-        nargs=3,
-        required=True,
-        metavar=("START", "BEST", "LAST"),
-        help="weights of the mean, with sum 1",
-    )
+    for option, what in (
+        ("--part", "a model and its share; the last one gives the configuration"),
+        ("--last", "a run, for its last weights, and their share"),
+    ):
+        parser.add_argument(
+            option, nargs=2, action="append", default=[], metavar=("MODEL", "SHARE"), help=what
+        )
     options = parser.parse_args()
-    if min(options.shares) < 0 or abs(sum(options.shares) - 1) > 1e-6:
-        parser.error("the shares must not be negative and must add up to 1")
     if options.out.exists():
         parser.error(f"{options.out} exists: choose another folder")
     try:
-        blend(options.run, options.out, options.shares)
+        shares = [float(share) for _, share in options.last + options.part]
+    except ValueError as error:
+        parser.error(f"a share must be a number: {error}")
+    if not options.part or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+        parser.error("give a --part; the shares must not be negative and must add up to 1")
+    try:
+        blend(options.out, options.part, options.last)
     except SeparationError as error:
         parser.error(str(error))
 
 
-def blend(run: Path, out: Path, shares: list[float]) -> None:
+def blend(out: Path, parts: list[list[str]], lasts: list[list[str]]) -> None:
     """Write the blended model folder.
 
+    Args:
+        parts, lasts: descriptor and share of each.
+
     Raises:
-        SeparationError: a run without a start model or states, or weights that cannot be read.
+        SeparationError: weights that cannot be read, or a run without states.
     """
-    configuration = load_configuration(str(run))
-    if not configuration.training.start:
-        raise SeparationError(f"{run} is not a run that started from another model")
-    start = weights.read_checkpoint(load_configuration(configuration.training.start).weights)
-    best = weights.read_checkpoint(configuration.weights)
-    sets = (start, best, last_weights(run))
-    values = blended(list(zip(shares, sets, strict=True)))
+    sets = [(float(share), last_weights(Path(run))) for run, share in lasts]
+    for descriptor, share in parts:
+        configuration = load_configuration(descriptor)
+        sets.append((float(share), weights.read_checkpoint(configuration.weights)))
     with atomic_folder(out) as folder:
-        weights.write_checkpoint(weights.half_precision(values), folder)
+        weights.write_checkpoint(weights.half_precision(blended(sets)), folder)
         write_json(folder / "config.json", {**to_json(configuration), "weights": "."})
 
 
