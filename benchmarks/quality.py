@@ -98,6 +98,8 @@ def report(scores: dict[str, np.ndarray]) -> None:
     for model, rows in scores.items():
         mean = rows.mean(axis=0)
         print(f"{'mean':24} {model:34} {mean[0]:8.3f} {mean[1]:8.3f} {mean[2]:8.1f}")
+    if len(scores[first]) == 1:
+        return
     for model in others:
         for index, stem in enumerate(STEMS):
             gains = (scores[first] - scores[model])[:, index]
