@@ -126,6 +126,8 @@ def main() -> None:
     parser.add_argument("--above", type=float, help="score the band above so many Hz only")
     parser.add_argument("--gain", type=float, default=0.0, help="gain of the mixture in dB")
     options = parser.parse_args()
+    if options.starts < 1:
+        parser.error("--starts must be 1 or more")
     print(f"{'song':24} {'model':34} {'vocals':>8} {'accomp.':>8} {'seconds':>8}")
     scores: dict[str, list] = {model: [] for model in options.models}
     separators = {

@@ -21,6 +21,7 @@ import soundfile
 
 from spleeter_2.audio.mixing import with_channels
 from spleeter_2.audio.reader import AudioReader
+from spleeter_2.errors import SeparationError
 from spleeter_2.separation.separator import Separator
 
 RATE = 44100
@@ -32,7 +33,10 @@ def read(song: Path) -> dict[str, np.ndarray]:
     """Both stems of a song, float32 ``[S, 2]`` each."""
     stems = {}
     for stem in STEMS:
-        (path,) = song.glob(f"{stem}.*")
+        found = list(song.glob(f"{stem}.*"))
+        if len(found) != 1:
+            raise SeparationError(f"{song} must have one file {stem}.*")
+        (path,) = found
         with AudioReader(path, RATE) as reader:
             stems[stem] = with_channels(np.concatenate(list(reader.blocks())), 2)
     length = min(map(len, stems.values()))
@@ -58,6 +62,20 @@ def main() -> None:
     parser.add_argument("--shifts", type=int, default=3, help="passes of each (default: 3)")
     parser.add_argument("--keep", nargs="*", default=[], help="songs to copy unchanged")
     options = parser.parse_args()
+    if not options.songs.is_dir():
+        parser.error(f"there is no folder {options.songs}")
+    try:
+        teach(options)
+    except SeparationError as error:
+        parser.error(str(error))
+
+
+def teach(options: argparse.Namespace) -> None:
+    """Write the songs that are not there yet.
+
+    Raises:
+        SeparationError: a model or a song that cannot be read.
+    """
     teachers = [
         Separator(name, overlap=OVERLAP, shifts=options.shifts) for name in options.teachers
     ]
