@@ -65,12 +65,9 @@ def score(separator: Separator, stems: dict[str, np.ndarray], options) -> tuple[
     for index in range(options.starts):
         silence = np.zeros((index * STRIDE // options.starts, 2), np.float32)
         estimates = separator.separate(np.concatenate([silence, mixture]))
+        found = {name: estimate[len(silence) :] / gain for name, estimate in estimates.items()}
         rows.append(
-            [
-                sdr(*(above(x, options.above) for x in (stems[name], estimate / gain)))
-                for name in STEMS
-                for estimate in [estimates[name][len(silence) :]]
-            ]
+            [sdr(*(above(x[name], options.above) for x in (stems, found))) for name in STEMS]
         )
     seconds = (time.perf_counter() - started) / options.starts
     return list(np.mean(rows, axis=0)), seconds
