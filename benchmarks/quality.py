@@ -23,6 +23,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 import scipy.signal
+from scipy import stats
 
 from evaluation.metrics import sdr
 from spleeter_2.audio.mixing import with_channels
@@ -61,15 +62,16 @@ def score(separator: Separator, stems: dict[str, np.ndarray], options) -> tuple[
     """SDR of each stem in dB, mean over the starts, and the seconds of one separation."""
     gain, rows = 10 ** (options.gain / 20), []
     mixture = gain * sum(stems.values())
-    started = time.perf_counter()
+    seconds = 0.0
     for index in range(options.starts):
         silence = np.zeros((index * STRIDE // options.starts, 2), np.float32)
+        started = time.perf_counter()
         estimates = separator.separate(np.concatenate([silence, mixture]))
+        seconds += (time.perf_counter() - started) / options.starts
         found = {name: estimate[len(silence) :] / gain for name, estimate in estimates.items()}
         rows.append(
             [sdr(*(above(x[name], options.above) for x in (stems, found))) for name in STEMS]
         )
-    seconds = (time.perf_counter() - started) / options.starts
     return list(np.mean(rows, axis=0)), seconds
 
 
@@ -83,10 +85,14 @@ def above(waveform: np.ndarray, frequency: float | None) -> np.ndarray:
 
 def interval(differences: np.ndarray) -> tuple[float, float]:
     """Limits of the 95 % interval of the mean over songs."""
-    rng = np.random.default_rng(0)
-    draws = rng.choice(differences, (DRAWS, len(differences)))
-    low, high = np.percentile(draws.mean(axis=1), (2.5, 97.5))
-    return low, high
+    found = stats.bootstrap(
+        (differences,),
+        np.mean,
+        n_resamples=DRAWS,
+        method="percentile",
+        random_state=np.random.default_rng(0),
+    ).confidence_interval
+    return found.low, found.high
 
 
 def report(scores: dict[str, np.ndarray]) -> None:

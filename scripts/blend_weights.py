@@ -71,7 +71,7 @@ def main() -> None:
         shares = [float(share) for _, share in options.last + options.part]
     except ValueError as error:
         parser.error(f"a share must be a number: {error}")
-    if not options.part or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+    if not options.part or not (min(shares) >= 0 and abs(sum(shares) - 1) < 1e-6):
         parser.error("give a --part; the shares must not be negative and must add up to 1")
     try:
         blend(options.out, options.part, options.last)

@@ -18,27 +18,24 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+from training_songs import RATE, read
 
-from spleeter_2.audio.mixing import with_channels
-from spleeter_2.audio.reader import AudioReader
 from spleeter_2.errors import SeparationError
+from spleeter_2.files import atomic_folder
 from spleeter_2.separation.separator import Separator
 
-RATE = 44100
 STEMS = ("vocals", "accompaniment")
 OVERLAP = 0.125
 
 
-def read(song: Path) -> dict[str, np.ndarray]:
+def stems_of(song: Path) -> dict[str, np.ndarray]:
     """Both stems of a song, float32 ``[S, 2]`` each."""
     stems = {}
     for stem in STEMS:
         found = list(song.glob(f"{stem}.*"))
         if len(found) != 1:
             raise SeparationError(f"{song} must have one file {stem}.*")
-        (path,) = found
-        with AudioReader(path, RATE) as reader:
-            stems[stem] = with_channels(np.concatenate(list(reader.blocks())), 2)
+        stems[stem] = read(found[0])
     length = min(map(len, stems.values()))
     return {name: stem[:length] for name, stem in stems.items()}
 
@@ -77,20 +74,20 @@ def teach(options: argparse.Namespace) -> None:
         SeparationError: a model or a song that cannot be read.
     """
     teachers = [
-        Separator(name, overlap=OVERLAP, shifts=options.shifts) for name in options.teachers
+        Separator(name, stems=["vocals"], overlap=OVERLAP, shifts=options.shifts)
+        for name in options.teachers
     ]
     for song in sorted(path for path in options.songs.iterdir() if path.is_dir()):
         if (options.out / song.name).exists():
             continue
-        stems = read(song)
+        stems = stems_of(song)
         if song.name not in options.keep:
             stems = taught(stems, teachers, options.share)
-        folder = options.out / f".{song.name}"  # renamed when complete, so that a rerun goes on
-        folder.mkdir(parents=True, exist_ok=True)
         scale = min(1.0, 0.99 / max(np.abs(stem).max() for stem in stems.values()))
-        for name, stem in stems.items():
-            soundfile.write(folder / f"{name}.flac", scale * stem, RATE)
-        folder.rename(options.out / song.name)
+        options.out.mkdir(parents=True, exist_ok=True)
+        with atomic_folder(options.out / song.name) as folder:
+            for name, stem in stems.items():
+                soundfile.write(folder / f"{name}.flac", scale * stem, RATE)
         print(f"{song.name}: {len(stem) / RATE:.0f} s", flush=True)
 
 

@@ -57,11 +57,11 @@ def extended_by_power(mixture: np.ndarray, estimates: Spectrograms) -> dict[str,
     Returns:
         ``{instrument: complex64 [T, F, C]}``.
     """
+    nb_bins = next(iter(estimates.values())).shape[1]
+    top = slice(nb_bins - nb_bins // 4, nb_bins)
+    total = _power(mixture[:, top], 2).sum(axis=1, keepdims=True) + np.float32(EPSILON)
     extended = {}
     for name, estimate in estimates.items():
-        nb_bins = estimate.shape[1]
-        top = slice(nb_bins - nb_bins // 4, nb_bins)
-        total = _power(mixture[:, top], 2).sum(axis=1, keepdims=True) + np.float32(EPSILON)
         share = np.minimum(_power(estimate[:, top], 2).sum(axis=1, keepdims=True) / total, 1)
         extended[name] = np.concatenate([estimate, mixture[:, nb_bins:] * share], axis=1)
     return extended
