@@ -34,6 +34,15 @@ def test_better_than_spleeters(grouped, stems, mixture):
         assert sdr(reference, ours[name]) > sdr(reference, theirs[name]) + 0.5, name
 
 
+def test_vocals_go_on_above_the_networks_band(grouped, mixture):
+    above = int(12000 / RATE * len(mixture))  # the network's band ends at 11 kHz
+    vocals, whole = (
+        np.sum(np.abs(np.fft.rfft(x * np.hanning(len(x))[:, np.newaxis], axis=0)[above:]) ** 2)
+        for x in (grouped.separate(mixture)["vocals"], mixture)
+    )
+    assert 1e-3 * whole < vocals < whole
+
+
 @pytest.mark.parametrize("nb_samples", [1, 1000, 3 * RATE])
 def test_stems_sum_to_the_mixture(grouped, mixture, nb_samples):
     waveform = mixture[:nb_samples]
